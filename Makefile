@@ -1,0 +1,79 @@
+# Everything runs in .venv, which is made on first need from constraints.txt (exact versions and hashes).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+UV ?= uv
+# One pytest worker per core, 8 at most: each worker holds its own JAX. `WORKERS=0` runs in one process.
+WORKERS ?= logical
+# Passed on to the command behind the target: make demo ARGS=--help
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.installed
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check # errors only
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
+
+.PHONY: help install demo test test-all lint format notebooks bench constraints clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(READY) ## Make .venv (the other targets do so on their own); PYTHON= names the interpreter
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "jaxrnn needs Python 3.11 or newer, and '$(PYTHON)' is not: name one, as in make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing jaxrnn and its pinned dependencies into .venv (a minute or two)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --require-hashes -r constraints.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY) ## Train and diagnose a small network, results in runs/demo
+	$(BIN)/jaxrnn demo --out runs/demo $(ARGS)
+
+# Workers share an accelerator, so none may take its memory in advance.
+test test-all: export XLA_PYTHON_CLIENT_PREALLOCATE := false
+
+test: $(READY) ## Run the fast tests and the docstring examples
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(READY) ## Run the slow tests too
+	$(PYTEST) $(ARGS)
+
+lint: $(READY) ## Check formatting, style and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+
+format: $(READY) ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+notebooks: $(READY) ## Execute every notebook
+	$(BIN)/pytest --nbmake notebooks/*.ipynb $(ARGS)
+
+bench: $(READY) ## Run the benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
+
+define CONSTRAINTS_HEADER
+# Every dependency of jaxrnn, its `dev` extra and its build backend, for all platforms and Python >= 3.11.
+# Generated from pyproject.toml by `make constraints` (newest versions: `make constraints ARGS=--upgrade`).
+# Used by the Makefile: pip install --require-hashes -r constraints.txt
+endef
+export CONSTRAINTS_HEADER
+
+constraints: ## Pin the dependencies anew (maintainers; needs uv); ARGS=--upgrade moves to the newest
+	@command -v $(UV) >/dev/null || { echo "make constraints needs uv: pip install uv, or name it with UV=" >&2; exit 1; }
+	@$(UV) pip compile pyproject.toml --quiet --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-annotate --no-header --output-file constraints.txt $(ARGS)
+	@{ echo "$$CONSTRAINTS_HEADER"; cat constraints.txt; } > constraints.tmp && mv constraints.tmp constraints.txt
+
+clean: ## Remove .venv, build products and caches; runs/ stays
+	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	find . -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -not -path './.git/*' -prune -exec rm -rf {} +

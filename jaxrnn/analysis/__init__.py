@@ -1,0 +1,21 @@
+"""The microscope: step Jacobians, their spectra, the BPTT product, the flow of gradients."""
+
+from jaxrnn.analysis.gradient_flow import GradientFlow, gradient_flow
+from jaxrnn.analysis.jacobians import jacobians
+from jaxrnn.analysis.propagator import Propagator, propagator
+from jaxrnn.analysis.rates import Rate
+from jaxrnn.analysis.spectrum import Spectrum, spectrum
+from jaxrnn.analysis.trajectory import Trajectory, trace
+
+__all__ = [
+    "GradientFlow",
+    "Propagator",
+    "Rate",
+    "Spectrum",
+    "Trajectory",
+    "gradient_flow",
+    "jacobians",
+    "propagator",
+    "spectrum",
+    "trace",
+]

@@ -1,0 +1,65 @@
+"""A rate with its error: how fast a logarithm changes with the lag.
+
+Each sequence gives one slope, by least squares over its finite points. The sequences are independent,
+the points of one sequence are not (they are sums of the same factors), so the standard error comes from
+the spread *between* sequences. With a single sequence it comes from blocks of about √n neighbouring
+increments, which is rougher, and with fewer than four points there is none: NaN.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """A slope and its standard error, in nats a step of lag; negative means vanishing.
+
+    Attributes:
+      value: mean slope over the sequences.
+      stderr: its standard error; NaN where it cannot be told.
+      lag: the longest lag that the fit has seen, in steps.
+    """
+
+    value: Float[Array, ""]
+    stderr: Float[Array, ""]
+    lag: Float[Array, ""]
+
+
+def rate_by_lag(lags: Num[Array, "K"], logs: Float[Array, "K *B"]) -> Rate:
+    """Fit logs [K, *B] against lags [K]."""
+    lags = jnp.asarray(lags, logs.dtype)
+    logs = logs.reshape(len(lags), -1)
+    finite = jnp.isfinite(logs)
+    slopes = jax.vmap(_slope, in_axes=(None, 1, 1))(lags, jnp.where(finite, logs, 0), finite)
+    usable = jnp.isfinite(slopes)
+    mean = jnp.mean(slopes, where=usable)
+    between = jnp.std(slopes, ddof=1, where=usable) / jnp.sqrt(usable.sum().astype(logs.dtype))
+    stderr = between if logs.shape[1] > 1 else _block_error(lags, logs[:, 0])
+    longest = jnp.where(finite.any(axis=1), lags, 0).max()
+    return Rate(value=mean, stderr=stderr, lag=longest)
+
+
+def _slope(
+    lags: Float[Array, "K"], logs: Float[Array, "K"], finite: Bool[Array, "K"]
+) -> Float[Array, ""]:
+    """Least-squares slope over the finite points; NaN with fewer than two."""
+    weight = finite.astype(logs.dtype)
+    count = weight.sum()
+    centred = (lags - (lags * weight).sum() / jnp.maximum(count, 1)) * weight
+    return jnp.where(count > 1, (centred * logs).sum() / (centred**2).sum(), jnp.nan)
+
+
+def _block_error(lags: Float[Array, "K"], logs: Float[Array, "K"]) -> Float[Array, ""]:
+    increments = jnp.diff(logs) / jnp.diff(lags)
+    blocks = int(len(increments) ** 0.5)
+    if blocks < 2:
+        return jnp.asarray(jnp.nan, logs.dtype)
+    size = len(increments) // blocks
+    means = increments[: blocks * size].reshape(blocks, size).mean(axis=1)
+    return jnp.std(means, ddof=1) / jnp.sqrt(jnp.asarray(blocks, logs.dtype))

@@ -1,0 +1,121 @@
+"""A cell's path through state space, kept as data for everything that looks at it.
+
+The state s is the *whole* carry: its leaves flattened and concatenated in pytree order. An LSTM's is
+(c, h), never h alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Inexact
+
+from jaxrnn import checks
+from jaxrnn.steps import begin, compiled
+from jaxrnn.typing import Carry, Step
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """States visited and inputs that drove them.
+
+    Attributes:
+      xs: inputs [T, *B, F], or None for an autonomous system.
+      carries: carries, leaves [T + 1, *B, H]; entry 0 is the initial one, entry t the one after step t.
+      outputs: outputs [T, *B, Y].
+      batch: the batch axes *B.
+    """
+
+    xs: Any
+    carries: Carry
+    outputs: Any
+    batch: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    @property
+    def length(self) -> int:
+        """Number of steps T."""
+        return jax.tree.leaves(self.carries)[0].shape[0] - 1
+
+    @property
+    def states(self) -> Inexact[Array, "T1 *B S"]:
+        """Flattened states s_0 … s_T, [T + 1, *B, S]."""
+        return flat_state(self.carries, 1 + len(self.batch))
+
+    @property
+    def before(self) -> Carry:
+        """Carries from which the steps start, leaves [T, *B, H]."""
+        return jax.tree.map(lambda leaf: leaf[:-1], self.carries)
+
+
+def trace(
+    cell: Step, xs: Any, *, carry: Carry | None = None, length: int | None = None
+) -> Trajectory:
+    """Run a cell and keep every state.
+
+    Args:
+      cell: a cell, ours or Flax's, or any function ``(carry, x) -> (carry, y)``.
+      xs: inputs [T, *B, F], or None with `length` and `carry`, for an autonomous system.
+      carry: initial carry, leaves [*B, H]; by default the cell's own ``initialize_carry``.
+      length: number of steps, needed only when `xs` is None.
+
+    Returns:
+      A `Trajectory` of T + 1 states.
+
+    Raises:
+      InputError: arguments that do not fit, or inputs, initial carry or weights that are not finite,
+        or states that became so.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> cell = jaxrnn.LSTMCell(3, 8, rngs=nnx.Rngs(0))
+      >>> jaxrnn.analysis.trace(cell, jnp.ones((20, 4, 3))).states.shape
+      (21, 4, 16)
+    """
+    checks.finite("xs", xs)
+    carry, steps, batch = begin(cell, xs, carry, length)
+    checks.finite("carry", carry)
+    carries, outputs = _run(cell, carry, xs, steps)
+    checks.finite("cell: its states", carries)
+    return Trajectory(xs=xs, carries=carries, outputs=outputs, batch=batch)
+
+
+def _run(cell: Step, carry: Carry, xs: Any, steps: int) -> tuple[Carry, Any]:
+    def scan(cell, carry, xs):
+        def record(carry, x):
+            moved, y = cell(carry, x)
+            return moved, (moved, y)
+
+        _, (after, outputs) = jax.lax.scan(record, carry, xs, length=steps)
+        carries = jax.tree.map(
+            lambda first, rest: jnp.concatenate([first[None], rest]), carry, after
+        )
+        return carries, outputs
+
+    return compiled(scan)(cell, carry, xs)
+
+
+def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
+    """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S]."""
+    leaves = [leaf.reshape(*leaf.shape[:leading], -1) for leaf in jax.tree.leaves(carry)]
+    return jnp.concatenate(leaves, axis=-1)
+
+
+def single_step(cell: Step, trajectory: Trajectory) -> Callable[[Any, Any], Any]:
+    """Return F: one sequence's state [S] and input -> its next state [S]."""
+    skip = 1 + len(trajectory.batch)
+    sample = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[skip:], leaf.dtype), trajectory.carries)
+    _, unravel = ravel_pytree(sample)
+
+    def step(state, x):
+        moved, _ = cell(unravel(state), x)
+        return ravel_pytree(moved)[0]
+
+    return step

@@ -1,0 +1,166 @@
+"""What every cell of ours is: a Param-only module with Flax's protocol outside, four parts inside.
+
+A cell holds `nnx.Param`s and nothing else that changes: no random state, no Python-side mutation. Such
+a module is a plain pytree, so ``jax.grad``, ``jit``, ``vmap`` and optax take it as it is:
+``jax.grad(loss)(cell)`` is a cell of gradients, ``jax.vmap(make)(keys)`` an ensemble of cells.
+
+A new cell writes `project`, `mix`, `update` and `readout` (what each promises: `jaxrnn.typing`) and,
+where its carry is more than one array of H units, `initialize_carry`.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, ClassVar, Required, TypedDict, final
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxrnn import checks
+from jaxrnn.cells import initializers
+from jaxrnn.typing import Carry, Initializer
+
+
+class CellOptions(TypedDict, total=False):
+    """Keyword arguments that every cell takes; `RecurrentCell` says what they mean."""
+
+    kernel_init: Initializer
+    recurrent_kernel_init: Initializer
+    bias_init: Initializer
+    param_dtype: Any
+    rngs: Required[nnx.Rngs]
+
+
+def affine(
+    x: Float[Array, "*B N"], kernel: Float[Array, "N P"], bias: Float[Array, "P"]
+) -> Float[Array, "*B P"]:
+    """Return x · kernel + bias."""
+    product = x @ kernel
+    return product + jnp.broadcast_to(bias, product.shape)
+
+
+class RecurrentCell(nnx.Module, abc.ABC):
+    """Weights and protocol common to all split cells.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      kernel_init: initialiser of each gate's input block [F, H].
+      recurrent_kernel_init: initialiser of each gate's recurrent block [H, H].
+      bias_init: initialiser of the biases, called with the shape (G, H), one row a gate; by default
+        the cell's own, `default_bias_init`.
+      param_dtype: dtype of the parameters, the carry and the arithmetic.
+      rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
+
+    Attributes:
+      kernel: input weights [F, G·H], gates side by side.
+      recurrent_kernel: recurrent weights [H, G·H].
+      bias: biases [G·H], added to the drive.
+    """
+
+    gates: ClassVar[tuple[str, ...]]
+    """Names of the gates in the order in which the kernels hold them."""
+
+    carry_names: ClassVar[tuple[str, ...]] = ("h",)
+    """Names of the carry's leaves, in pytree order."""
+
+    default_bias_init: ClassVar[Initializer] = staticmethod(jax.nn.initializers.zeros)
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        kernel_init: Initializer = initializers.glorot(),
+        recurrent_kernel_init: Initializer = initializers.orthogonal(),
+        bias_init: Initializer | None = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        checks.positive("in_features", in_features)
+        checks.positive("hidden_features", hidden_features)
+        self.in_features = in_features
+        self.hidden_features = hidden_features
+        g, h = len(self.gates), hidden_features
+        self.kernel = nnx.Param(
+            initializers.per_gate(kernel_init, rngs.params(), (in_features, h), g, param_dtype)
+        )
+        self.recurrent_kernel = nnx.Param(
+            initializers.per_gate(recurrent_kernel_init, rngs.params(), (h, h), g, param_dtype)
+        )
+        bias_init = bias_init or self.default_bias_init
+        self.bias = nnx.Param(bias_init(rngs.params(), (g, h), param_dtype).reshape(-1))
+
+    @abc.abstractmethod
+    def mix(self, carry: Carry) -> Float[Array, "*B P"]:
+        """Map the carry to the pull: the recurrent weights, affine in the carry."""
+
+    @abc.abstractmethod
+    def update(
+        self, carry: Carry, drive: Float[Array, "*B P"], pull: Float[Array, "*B P"]
+    ) -> Carry:
+        """Combine carry, drive and pull into the next carry, unit by unit."""
+
+    @abc.abstractmethod
+    def readout(self, carry: Carry) -> Float[Array, "*B H"]:
+        """Return the output of a carry."""
+
+    def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B P"]:
+        """Map the input to the drive, W x + b."""
+        return affine(x, self.kernel[...], self.bias[...])
+
+    @final
+    def __call__(
+        self, carry: Carry, x: Float[Array, "*B F"] | Any
+    ) -> tuple[Carry, Float[Array, "*B H"]]:
+        """Take one step: ``(carry, x) -> (carry, y)``.
+
+        Raises:
+          InputError: `x` or `carry` has another size, structure or dtype than the cell.
+        """
+        self._check_input(x)
+        self._check_carry(carry, x.shape[:-1])
+        carry = self.update(carry, self.project(x), self.mix(carry))
+        return carry, self.readout(carry)
+
+    def initialize_carry(self, input_shape: tuple[int, ...], rngs: nnx.Rngs | None = None) -> Carry:
+        """Return the zero carry, leaves [*B, H], for inputs of shape [*B, F]; `rngs` is not used."""
+        del rngs  # Flax's protocol has it; a zero carry draws nothing
+        zeros = jnp.zeros((*input_shape[:-1], self.hidden_features), self.kernel.dtype)
+        return zeros if len(self.carry_names) == 1 else (zeros,) * len(self.carry_names)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Number of trailing axes of an input that are not batch (Flax's protocol)."""
+        return 1
+
+    def _check_input(self, x: Any) -> None:
+        checks.floating("x", x)
+        if jnp.ndim(x) < 1 or x.shape[-1] != self.in_features:
+            checks.refuse(
+                "x",
+                checks.describe(x),
+                f"{self.in_features} features (in_features) in the last axis",
+            )
+        if x.dtype != self.kernel.dtype:
+            checks.refuse(
+                "x",
+                f"dtype {x.dtype}",
+                f"the cell's own, {self.kernel.dtype} (cast one of the two)",
+            )
+
+    def _check_carry(self, carry: Carry, batch: tuple[int, ...]) -> None:
+        like = jax.eval_shape(lambda: self.initialize_carry((*batch, self.in_features)))
+        names = ", ".join(self.carry_names)
+        if jax.tree.structure(carry) != jax.tree.structure(like):
+            what = f"({names})" if len(self.carry_names) > 1 else f"one array {names}"
+            checks.refuse("carry", checks.describe(carry), f"{what}, as from initialize_carry")
+        for name, leaf, want in zip(
+            self.carry_names, jax.tree.leaves(carry), jax.tree.leaves(like), strict=True
+        ):
+            if jnp.shape(leaf) != want.shape or leaf.dtype != want.dtype:
+                checks.refuse(
+                    f"carry ({name})", checks.describe(leaf), f"{checks.describe(want)}, [*B, H]"
+                )

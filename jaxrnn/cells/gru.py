@@ -1,0 +1,80 @@
+"""The GRU: one gate interpolates between the old state and a candidate.
+
+    r = σ(W_r x + U_r h + b_r)
+    z = σ(W_z x + U_z h + b_z)
+    n = tanh(W_n x + b_n + r (U_n h + v))
+    h' = z h + (1 − z) n
+    y  = h'
+
+Cho et al. 2014, in the form of cuDNN, PyTorch and Keras (``reset_after``): the reset gate acts *after*
+the recurrent product, so all three products are one, and the hidden bias v stands inside it. Where z ≈ 1
+the gradient passes as through an identity; a unit held at z keeps its state for about 1/(1 − z) steps.
+Unlike the LSTM it cannot keep and admit independently: the two gates share one budget.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Unpack
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import sigmoid
+from jaxtyping import Array, Float
+
+from jaxrnn.cells import initializers
+from jaxrnn.cells.base import CellOptions, RecurrentCell, affine
+from jaxrnn.typing import Initializer
+
+
+class GRUCell(RecurrentCell):
+    """GRU cell, reset after the product; carry h [*B, H], output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `RecurrentCell`.
+
+    Attributes:
+      recurrent_bias: v [H], the candidate's bias inside the reset product; starts at 0. Flax's
+        ``nnx.GRUCell`` lacks it (it is ours with v = 0).
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import GRUCell
+      >>> cell = GRUCell(3, 8, rngs=nnx.Rngs(0))
+      >>> h, y = cell(cell.initialize_carry((5, 3)), jnp.ones((5, 3)))
+      >>> h.shape, y.shape
+      ((5, 8), (5, 8))
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("reset", "update", "new")
+
+    @staticmethod
+    def chrono(max_lag: float) -> Initializer:
+        """Update-gate biases log U(1, max_lag − 1) (Tallec & Ollivier 2018), the others 0."""
+        return initializers.chrono(max_lag, signs=(0.0, 1.0, 0.0))
+
+    def __init__(self, in_features: int, hidden_features: int, **options: Unpack[CellOptions]):
+        super().__init__(in_features, hidden_features, **options)
+        self.recurrent_bias = nnx.Param(jnp.zeros((hidden_features,), self.kernel.dtype))
+
+    def mix(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B P"]:
+        """Return U h, plus v for the candidate."""
+        bias = jnp.pad(self.recurrent_bias[...], (2 * self.hidden_features, 0))
+        return affine(carry, self.recurrent_kernel[...], bias)
+
+    def update(
+        self, carry: Float[Array, "*B H"], drive: Float[Array, "*B P"], pull: Float[Array, "*B P"]
+    ) -> Float[Array, "*B H"]:
+        """Return z h + (1 − z) n."""
+        drive_r, drive_z, drive_n = jnp.split(drive, 3, axis=-1)
+        pull_r, pull_z, pull_n = jnp.split(pull, 3, axis=-1)
+        r = sigmoid(drive_r + pull_r)
+        z = sigmoid(drive_z + pull_z)
+        n = jnp.tanh(drive_n + r * pull_n)
+        return z * carry + (1 - z) * n
+
+    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
+        """Return h."""
+        return carry

@@ -1,0 +1,113 @@
+"""How the weights of a recurrent network start.
+
+At initialisation the step Jacobian is diag(φ') W, so the spectrum of W *is* the first answer to
+whether gradients survive. Each function here returns an initialiser ``(key, shape, dtype) -> Array``
+as ``jax.nn.initializers`` does, and those can be passed in its place.
+
+- `glorot`: variance 2/(fan in + fan out), Glorot & Bengio 2010. Circular law of radius ≈ 1.
+- `orthogonal`: every singular value equals `scale`, Saxe et al. 2014; all directions are kept.
+- `identity`: W = scale·I, the IRNN of Le, Jaitly & Hinton 2015.
+- `spectral_radius`: Gaussian entries rescaled so that max |λ| is exactly `rho`, as in echo state
+  networks (Jaeger 2001). Non-normal: ‖W‖ ≈ 2ρ, so it grows first even when ρ < 1.
+- `chrono`: gate biases whose time constants spread over 1 … max_lag, Tallec & Ollivier 2018.
+
+A gated cell's recurrent kernel [H, G·H] holds G square blocks; `per_gate` draws each by itself, for
+an orthogonal [H, G·H] matrix would not have orthogonal blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrnn import checks
+from jaxrnn.typing import Initializer, Key
+
+
+def glorot() -> Initializer:
+    """Uniform with variance 2/(fan_in + fan_out) (Glorot & Bengio 2010)."""
+    return jax.nn.initializers.glorot_uniform()
+
+
+def orthogonal(scale: float = 1.0) -> Initializer:
+    """Orthogonal matrix times `scale`, uniform over the group (Saxe et al. 2014)."""
+    return jax.nn.initializers.orthogonal(scale)
+
+
+def identity(scale: float = 1.0) -> Initializer:
+    """Identity matrix times `scale` (Le, Jaitly & Hinton 2015)."""
+
+    def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "H H"]:
+        del key  # nothing is drawn
+        _require_square(shape)
+        return scale * jnp.eye(shape[0], dtype=dtype)
+
+    return init
+
+
+def spectral_radius(rho: float) -> Initializer:
+    """Gaussian matrix rescaled so that its largest |eigenvalue| is `rho` (Jaeger 2001).
+
+    The eigenvalues are found on the host, so this initialiser runs on every backend, under ``vmap``
+    too.
+    """
+    checks.positive("rho", rho)
+
+    def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "H H"]:
+        _require_square(shape)
+        entries = jax.random.normal(key, tuple(shape), dtype)
+        radius = jax.pure_callback(
+            _host_radius, jax.ShapeDtypeStruct((), entries.dtype), entries, vmap_method="sequential"
+        )
+        return entries * (rho / radius)
+
+    return init
+
+
+def constant_per_gate(values: Sequence[float]) -> Initializer:
+    """Biases [G, H] with one constant a gate."""
+
+    def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "G H"]:
+        del key  # nothing is drawn
+        return jnp.broadcast_to(jnp.asarray(values, dtype)[:, None], tuple(shape))
+
+    return init
+
+
+def chrono(max_lag: float, signs: Sequence[float]) -> Initializer:
+    """Biases [G, H] that spread the units' memory over 1 … `max_lag` steps (Tallec & Ollivier 2018).
+
+    One b ~ log U(1, max_lag − 1) is drawn per unit; gate g gets ``signs[g]·b``: +1 for the gate that
+    keeps, −1 for the one that admits, 0 for the rest. A gate held at σ(b) keeps a unit for about
+    1 + e^b steps.
+    """
+    if not max_lag > 2:
+        checks.refuse("max_lag", max_lag, "more than 2 steps")
+
+    def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "G H"]:
+        memory = jax.random.uniform(key, (shape[1],), dtype, 1.0, max_lag - 1.0)
+        return jnp.asarray(signs, dtype)[:, None] * jnp.log(memory)[None, :]
+
+    return init
+
+
+def per_gate(
+    init: Initializer, key: Key, shape: Sequence[int], gates: int, dtype
+) -> Float[Array, "N P"]:
+    """Draw `gates` blocks of `shape` [N, H], each with a key of its own, side by side: [N, G·H]."""
+    blocks = [init(k, tuple(shape), dtype) for k in jax.random.split(key, gates)]
+    return jnp.concatenate(blocks, axis=-1)
+
+
+def _host_radius(matrix):
+    import numpy as np
+
+    return np.abs(np.linalg.eigvals(matrix)).max().astype(matrix.dtype)
+
+
+def _require_square(shape: Sequence[int]) -> None:
+    if len(shape) != 2 or shape[0] != shape[1]:
+        checks.refuse("shape", list(shape), "a square matrix [H, H]: this is for recurrent kernels")

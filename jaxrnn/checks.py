@@ -1,0 +1,85 @@
+"""Argument checks with one message form: the argument, what came, what was expected.
+
+Every refusal of this package is an `InputError`, whose text reads
+
+    <argument>: got <what came>; expected <what was expected>
+
+`InputError` is a ``ValueError``, so callers need not know it; the command line catches it alone, so
+that a mistake of the user's ends in one line and a mistake of ours still shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+class InputError(ValueError):
+    """An argument, file or setting that cannot be used as given."""
+
+
+def refuse(argument: str, got: object, expected: str) -> NoReturn:
+    """Raise an `InputError` in the house's form."""
+    raise InputError(f"{argument}: got {got}; expected {expected}")
+
+
+def describe(x: Any) -> str:
+    """Say what an argument is: dtype and shape of arrays, otherwise its type and value."""
+    if hasattr(x, "shape") and hasattr(x, "dtype"):
+        return f"{x.dtype}{list(x.shape)}"
+    if isinstance(x, (tuple, list)):
+        return "(" + ", ".join(map(describe, x)) + ")"
+    return f"{type(x).__name__} {x!r}"
+
+
+def concrete(x: Any) -> bool:
+    """Tell whether values can be looked at now: not while JAX traces the code."""
+    return not isinstance(x, Tracer)
+
+
+def positive(argument: str, value: int | float) -> None:
+    """Refuse anything but a number above zero."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        refuse(argument, repr(value), "a number above 0")
+
+
+def floating(argument: str, x: Any) -> None:
+    """Refuse anything but an array of floats: integers have no gradient to analyse."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+        refuse(argument, describe(x), "a floating-point array (convert it with .astype)")
+
+
+def finite(argument: str, tree: Any) -> None:
+    """Refuse NaN and infinity, and say where the first one stands."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not concrete(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            continue
+        bad = ~np.isfinite(np.asarray(leaf))
+        if bad.any():
+            where = [int(i) for i in np.argwhere(bad)[0]]
+            name = argument + jax.tree_util.keystr(path)
+            refuse(
+                name, f"{int(bad.sum())} non-finite values, the first at {where}", "finite values"
+            )
+
+
+def shape(argument: str, x: Any, expected: Sequence[int], legend: str) -> None:
+    """Refuse an array whose shape is not `expected`; `legend` names its axes, as in "[T, *B]"."""
+    if tuple(jnp.shape(x)) != tuple(expected):
+        refuse(argument, describe(x), f"shape {list(expected)}, {legend}")
+
+
+def choice(argument: str, value: str, options: Iterable[str]) -> None:
+    """Refuse a name that is not among `options`, and suggest the nearest."""
+    options = list(options)
+    if value not in options:
+        near = difflib.get_close_matches(value, options, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        refuse(argument, repr(value), f"one of {', '.join(options)}{hint}")

@@ -1,0 +1,137 @@
+"""What can be asked of any step, ours or foreign: how far it runs, where it starts, what it reads out.
+
+Here stands the knowledge that both `unroll` and `analysis` need of a `Step`, so that neither room has
+to import the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxrnn import checks
+from jaxrnn.typing import Carry, SplitCell, Step
+
+
+def begin(
+    cell: Step, xs: Any, carry: Carry | None = None, length: int | None = None
+) -> tuple[Carry, int, tuple[int, ...]]:
+    """Return the initial carry, the number of steps T and the batch axes *B, all checked.
+
+    Args:
+      cell: the step.
+      xs: inputs [T, *B, F], or None together with `carry` and `length`.
+      carry: initial carry, or None for the cell's own.
+      length: number of steps, needed where `xs` is None.
+
+    Raises:
+      InputError: the arguments do not fit each other or the cell.
+    """
+    steps = _length(xs, length)
+    if carry is None:
+        carry = _initial_carry(cell, xs)
+    if not jax.tree.leaves(carry):
+        checks.refuse("carry", checks.describe(carry), "at least one array, leaves [*B, H]")
+    batch = _batch(cell, xs, carry)
+    _check_step(cell, carry, xs)
+    return carry, steps, batch
+
+
+def readout_of(cell: Step, carry: Carry, x: Any) -> Callable[[Carry], Any] | None:
+    """Return the map from a carry to the output that belongs to it, or None if there is none.
+
+    A split cell says it. A foreign step returns its output beside its carry; where the output *is* one
+    of the carry's leaves, as in every Flax cell, the traced program shows it, and the map is to pick
+    that leaf.
+    """
+    if isinstance(cell, SplitCell):
+        return cell.readout
+    treedef = jax.tree.structure(carry)
+    program, shapes = jax.make_jaxpr(cell, return_shape=True)(carry, x)
+    count = treedef.num_leaves
+    states, outputs = program.jaxpr.outvars[:count], program.jaxpr.outvars[count:]
+    if not all(any(y is s for s in states) for y in outputs):
+        return None
+    picks = [next(i for i, s in enumerate(states) if s is y) for y in outputs]
+    output_tree = jax.tree.structure(shapes[1])
+
+    def readout(carry: Carry) -> Any:
+        leaves = jax.tree.leaves(carry)
+        return jax.tree.unflatten(output_tree, [leaves[i] for i in picks])
+
+    return readout
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile ``function(cell, *arrays)`` for any kind of step.
+
+    A module is a pytree and travels as an argument, so new weights do not compile again; a plain
+    function is part of the program.
+    """
+    with_module = jax.jit(function)
+    with_function = jax.jit(function, static_argnums=0)
+
+    def call(cell: Step, *arrays: Any) -> Any:
+        return (with_module if isinstance(cell, nnx.Module) else with_function)(cell, *arrays)
+
+    return call
+
+
+def _length(xs: Any, length: int | None) -> int:
+    leaves = jax.tree.leaves(xs)
+    if not leaves:
+        if length is None:
+            checks.refuse("xs", "None", "inputs [T, *B, F], or None together with length and carry")
+        if length < 1:
+            checks.refuse("length", length, "at least 1 step")
+        return length
+    if any(jnp.ndim(leaf) < 1 for leaf in leaves):
+        checks.refuse("xs", checks.describe(xs), "a time axis first, [T, *B, F]")
+    steps = leaves[0].shape[0]
+    if steps < 1:
+        checks.refuse("xs", checks.describe(xs), "at least 1 step in the first axis, [T, *B, F]")
+    if any(leaf.shape[0] != steps for leaf in leaves):
+        checks.refuse(
+            "xs", checks.describe(xs), "the same number of steps in every leaf, [T, *B, F]"
+        )
+    if length is not None and length != steps:
+        checks.refuse("length", length, f"{steps}, the steps in xs (or leave it out)")
+    return steps
+
+
+def _initial_carry(cell: Step, xs: Any) -> Carry:
+    if not hasattr(cell, "initialize_carry"):
+        checks.refuse("carry", "None", "an initial carry: a plain function has no initialize_carry")
+    if not hasattr(xs, "shape"):
+        checks.refuse("carry", "None", "an initial carry, where xs is not one array [T, *B, F]")
+    # Flax's own cells insist on a random stream even where the carry is zeros.
+    return cell.initialize_carry(xs.shape[1:], nnx.Rngs(0))  # pyright: ignore[reportFunctionMemberAccess]
+
+
+def _batch(cell: Step, xs: Any, carry: Carry) -> tuple[int, ...]:
+    """Return *B: from the inputs where they are arrays with features, otherwise from the carry."""
+    leaves = jax.tree.leaves(xs)
+    features = getattr(cell, "num_feature_axes", 1)
+    if not leaves or leaves[0].ndim < 1 + features:
+        return jnp.shape(jax.tree.leaves(carry)[0])[:-1]
+    return leaves[0].shape[1 : leaves[0].ndim - features]
+
+
+def _check_step(cell: Step, carry: Carry, xs: Any) -> None:
+    """Refuse a step that does not return the kind of carry it was given."""
+    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), xs)
+    moved, _ = jax.eval_shape(cell, carry, x)
+    same_tree = jax.tree.structure(moved) == jax.tree.structure(carry)
+    if not same_tree or any(
+        jnp.shape(a) != b.shape or jnp.result_type(a) != b.dtype
+        for a, b in zip(jax.tree.leaves(carry), jax.tree.leaves(moved), strict=True)
+    ):
+        checks.refuse(
+            "carry",
+            checks.describe(carry),
+            f"{checks.describe(moved)}, the carry that cell returns",
+        )

@@ -1,0 +1,92 @@
+"""The words of the house: axes, array aliases and the two contracts.
+
+Axis legend, used in every shape of this package:
+
+    T  time steps             B  batch (``*B``: any number of leading axes, none included)
+    F  input features         H  hidden features (units)
+    S  state size: the whole carry, its leaves flattened and concatenated in pytree order
+    G  gates of a cell        P  pull size, G·H
+    Y  output features        K  kept entries: lags, exponents
+
+Two contracts hold the house together.
+
+**Step.** Anything that maps ``(carry, x) -> (carry, y)``: a cell of ours, a Flax NNX cell, a Linen
+cell bound to its weights, a plain function. Every tool of this package takes a `Step`.
+
+**SplitCell.** How a cell of ours is made inside. One step is four parts,
+
+    drive = project(x)                    all that needs no carry: input weights and biases
+    pull  = mix(carry)                    all recurrent weights, affine in the carry
+    carry = update(carry, drive, pull)    weight-free arithmetic, each unit for itself
+    y     = readout(carry)
+
+and each part promises something. `project` may be applied to all steps in one product. `mix` is
+affine, so its derivative is one constant matrix M. `update` works *unit by unit*: entry j of the new
+carry depends on entry j of each carry leaf and of each of the G gates, so its derivatives are
+diagonals. From these promises follow the fast gradient and the O(S²) step Jacobian,
+
+    ∂carry'/∂carry = ∂update/∂carry + ∂update/∂pull · M .
+
+A step that cannot keep the promises stays a plain `Step`, and takes the general path everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Float, Inexact, Int, Shaped
+
+Carry = Any
+"""A pytree of arrays [*B, H]: what a cell hands to its next step."""
+
+Input = Any
+"""One step's input: an array [*B, F], or None for an autonomous system."""
+
+Output = Any
+"""One step's output: an array [*B, Y] for every cell of ours."""
+
+Step = Callable[[Any, Any], tuple[Any, Any]]
+"""``(carry, x) -> (carry, y)``."""
+
+Key = jax.Array
+"""A typed random key, as made by ``jax.random.key``."""
+
+Lengths = Int[Array, "*B"]
+"""Valid steps of each sequence, 0 to T."""
+
+Loss = Callable[[Any], Any]
+"""Outputs [T, *B, Y] -> a scalar, or one value per sequence [*B]."""
+
+States = Inexact[Array, "T *B S"]
+Jacobians = Inexact[Array, "T *B S S"]
+Real = Float[Array, "..."]
+
+Initializer = Callable[..., Shaped[Array, "..."]]
+"""``(key, shape, dtype) -> Array``, as in ``jax.nn.initializers``."""
+
+
+@runtime_checkable
+class SplitCell(Protocol):
+    """A cell whose step is split into project, mix, update and readout (see the module's text)."""
+
+    def project(self, x: Any) -> Any:
+        """Map inputs [*B, F] to the drive [*B, P]."""
+        ...
+
+    def mix(self, carry: Any) -> Any:
+        """Map the carry, leaves [*B, H], to the pull [*B, P]; affine."""
+        ...
+
+    def update(self, carry: Any, drive: Any, pull: Any) -> Any:
+        """Return the next carry; unit by unit, free of weights."""
+        ...
+
+    def readout(self, carry: Any) -> Any:
+        """Return the output [*B, Y] of a carry."""
+        ...
+
+    def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
+        """Take one step."""
+        ...

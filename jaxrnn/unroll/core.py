@@ -1,0 +1,97 @@
+"""Carry any cell through time: the one entrance to all methods.
+
+`unroll` looks at what people pass (lengths, masks, resets, a missing carry), turns it into one plain
+form (`Frames` and an initial carry), and hands that to a method. A method therefore sees no options,
+only steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from jaxrnn import checks
+from jaxrnn.steps import begin
+from jaxrnn.typing import Carry, Lengths, Step
+from jaxrnn.unroll.record import Frames, Method, Unrolled
+from jaxrnn.unroll.scan import Scan
+
+
+def unroll(
+    cell: Step,
+    xs: Any,
+    *,
+    carry: Carry | None = None,
+    length: int | None = None,
+    seq_lengths: Lengths | Any = None,
+    mask: Bool[Array, "T *B"] | Any = None,
+    resets: Bool[Array, "T *B"] | Any = None,
+    reverse: bool = False,
+    method: Method | None = None,
+) -> Unrolled:
+    """Carry `cell` through time.
+
+    Args:
+      cell: a cell, ours or Flax's, or any function ``(carry, x) -> (carry, y)``.
+      xs: inputs [T, *B, F], time first; or None with `length`, for an autonomous system.
+      carry: initial carry, leaves [*B, H]; by default the cell's own ``initialize_carry``.
+      length: number of steps; needed only when `xs` is None.
+      seq_lengths: valid steps of each sequence [*B], 0 to T; the rest is padding on the right.
+      mask: False where a step is padding, anywhere in the sequence [T, *B].
+      resets: True where a step starts from the initial carry [T, *B]: a new episode begins there.
+      reverse: read from the last step to the first; results stay in the order of `xs`.
+      method: how to do it; by default `Scan`.
+
+    Returns:
+      An `Unrolled` with outputs [T, *B, Y], the last carry and all carries [T, *B, H]. At padded steps
+      the carry is held and the output is zero; a sequence of length 0 returns its initial carry. What
+      stands in the padding, NaN included, changes neither values nor gradients.
+
+    Raises:
+      InputError: an argument whose shape, dtype or range does not fit; the message names it.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> cell = jaxrnn.GRUCell(3, 8, rngs=nnx.Rngs(0))
+      >>> done = jaxrnn.unroll(cell, jnp.ones((20, 4, 3)), seq_lengths=jnp.array([20, 7, 1, 0]))
+      >>> done.outputs.shape, done.carry.shape
+      ((20, 4, 8), (4, 8))
+    """
+    carry, steps, batch = begin(cell, xs, carry, length)
+    valid = _validity(seq_lengths, mask, steps, batch)
+    frames = Frames(xs, valid, _flags("resets", resets, steps, batch))
+    return (method or Scan())(cell, carry, frames, length=steps, reverse=reverse)
+
+
+def _validity(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]) -> Any:
+    """Join lengths and mask into one array [T, *B], or None where every step is valid."""
+    mask = _flags("mask", mask, steps, batch)
+    if seq_lengths is None:
+        return mask
+    lengths = jnp.asarray(seq_lengths)
+    checks.shape("seq_lengths", lengths, batch, "[*B]")
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        checks.refuse("seq_lengths", checks.describe(lengths), "integers")
+    if checks.concrete(lengths) and lengths.size:
+        low, high = int(np.min(lengths)), int(np.max(lengths))
+        if low < 0 or high > steps:
+            checks.refuse(
+                "seq_lengths", f"values from {low} to {high}", f"0 to {steps}, the steps in xs"
+            )
+    within = jnp.arange(steps).reshape((steps,) + (1,) * len(batch)) < lengths
+    return within if mask is None else within & mask
+
+
+def _flags(name: str, flags: Any, steps: int, batch: tuple[int, ...]) -> Any:
+    if flags is None:
+        return None
+    flags = jnp.asarray(flags)
+    checks.shape(name, flags, (steps, *batch), "[T, *B]")
+    if flags.dtype != jnp.bool_:
+        checks.refuse(name, checks.describe(flags), "booleans")
+    return flags

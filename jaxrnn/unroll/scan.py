@@ -1,0 +1,47 @@
+"""The reference: one step after another, by ``lax.scan``.
+
+Every other method is held to this one, forward and backward. It works for any step, under any
+transformation (forward mode and Hessians too), and keeps every carry. Its weakness is speed and
+memory: the backward pass stores what each step computed and adds to a weight-shaped gradient at each
+of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from jaxrnn import checks
+from jaxrnn.typing import Carry, Step
+from jaxrnn.unroll.record import Frames, Unrolled, framed_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """``lax.scan`` over the steps.
+
+    Args:
+      unroll: steps per iteration of the compiled loop; more costs compile time.
+    """
+
+    unroll: int = 1
+
+    def __post_init__(self):
+        """Refuse a loop of no steps."""
+        checks.positive("unroll", self.unroll)
+
+    def __call__(
+        self, cell: Step, carry: Carry, frames: Frames, *, length: int, reverse: bool
+    ) -> Unrolled:
+        """Take `length` steps from `carry`."""
+        step = framed_step(cell, carry)
+
+        def record(carry, frame):
+            carry, y = step(carry, frame)
+            return carry, (carry, y)
+
+        last, (carries, outputs) = jax.lax.scan(
+            record, carry, frames, length=length, reverse=reverse, unroll=self.unroll
+        )
+        return Unrolled(outputs=outputs, carry=last, carries=carries, method=self)
