@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
@@ -83,7 +84,7 @@ def _validity(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]) -
             checks.refuse(
                 "seq_lengths", f"values from {low} to {high}", f"0 to {steps}, the steps in xs"
             )
-    within = jnp.arange(steps).reshape((steps,) + (1,) * len(batch)) < lengths
+    within = jax.vmap(lambda t: t < lengths)(jnp.arange(steps, dtype=lengths.dtype))
     return within if mask is None else within & mask
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,16 @@ class Frames(NamedTuple):
     reset: Bool[Array, "*TB"] | None
 
 
+class Method(abc.ABC):
+    """A way to carry a step through time; every method gives the numbers of `Scan`."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, cell: Step, carry: Carry, frames: Frames, *, length: int, reverse: bool
+    ) -> Unrolled:
+        """Take `length` steps from `carry`."""
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unrolled:
@@ -42,16 +53,6 @@ class Unrolled:
     carry: Carry
     carries: Carry
     method: Method = dataclasses.field(metadata={"static": True})
-
-
-class Method(Protocol):
-    """A way to carry a step through time; every method gives the numbers of `Scan`."""
-
-    def __call__(
-        self, cell: Step, carry: Carry, frames: Frames, *, length: int, reverse: bool
-    ) -> Unrolled:
-        """Take `length` steps from `carry`."""
-        ...
 
 
 def where(condition: Shaped[Array, "..."], chosen: Any, other: Any) -> Any:

@@ -14,11 +14,11 @@ import jax
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
-from jaxrnn.unroll.record import Frames, Unrolled, framed_step
+from jaxrnn.unroll.record import Frames, Method, Unrolled, framed_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Scan:
+class Scan(Method):
     """``lax.scan`` over the steps.
 
     Args:

@@ -1,0 +1,24 @@
+"""Strict numerics for every test, and the two precisions in which a claim is tested."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+    """Run the test with float64 switched on."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Run the test once in each precision."""
+    with jax.enable_x64(request.param == "float64"):
+        yield jnp.dtype(request.param)
