@@ -33,8 +33,10 @@ def describe(x: Any) -> str:
     """Say what an argument is: dtype and shape of arrays, otherwise its type and value."""
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return f"{x.dtype}{list(x.shape)}"
-    if isinstance(x, (tuple, list)):
-        return "(" + ", ".join(map(describe, x)) + ")"
+    if isinstance(x, list):
+        return "[" + ", ".join(map(describe, x)) + "]"
+    if isinstance(x, tuple):
+        return "(" + ", ".join(map(describe, x)) + (",)" if len(x) == 1 else ")")
     return f"{type(x).__name__} {x!r}"
 
 

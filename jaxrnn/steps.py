@@ -124,7 +124,10 @@ def _batch(cell: Step, xs: Any, carry: Carry) -> tuple[int, ...]:
 def _check_step(cell: Step, carry: Carry, xs: Any) -> None:
     """Refuse a step that does not return the kind of carry it was given."""
     x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), xs)
-    moved, _ = jax.eval_shape(cell, carry, x)
+    result = jax.eval_shape(cell, carry, x)
+    if not isinstance(result, tuple) or len(result) != 2:
+        checks.refuse("cell", f"a step that returns {checks.describe(result)}", "(carry, y)")
+    moved, _ = result
     same_tree = jax.tree.structure(moved) == jax.tree.structure(carry)
     if not same_tree or any(
         jnp.shape(a) != b.shape or jnp.result_type(a) != b.dtype

@@ -15,6 +15,8 @@ its rows, each kept as a unit vector and a logarithm. Rotations act on ratios on
 is found to high *relative* accuracy, however far apart they are.
 
 A direction that, to rounding, lies in the span of those before it has grade −inf: the product is singular.
+Rounding is measured against the whole factor, so a factor of condition beyond 1/(16 ε √S) or so, 10⁴ to 10⁵
+in float32, counts as singular.
 """
 
 from __future__ import annotations
@@ -47,21 +49,17 @@ class Graded(NamedTuple):
 def graded(matrix: Float[Array, "S S"]) -> Graded:
     """Return a matrix in graded form, by its singular value decomposition."""
     q, values, v = jnp.linalg.svd(matrix)
-    rounding = values[0] * matrix.shape[0] * jnp.finfo(matrix.dtype).eps
-    return Graded(q, jnp.where(values > rounding, jnp.log(values), -jnp.inf), v)
+    return Graded(q, jnp.where(values > _rounding(matrix), jnp.log(values), -jnp.inf), v)
 
 
 def left_multiply(matrix: Float[Array, "S S"], product: Graded) -> Graded:
     """Return matrix · product."""
-    columns = matrix @ product.q
+    columns = jnp.where(product.grades > -jnp.inf, matrix @ product.q, 0)
     lengths = jnp.linalg.norm(columns, axis=0)
-    order = jnp.argsort(-(jnp.log(lengths) + product.grades))
-    grades, lengths = product.grades[order], lengths[order]
-
-    q, r = jnp.linalg.qr(columns[:, order])
-    diagonal = jnp.diagonal(r)
-    rounding = lengths * len(lengths) * jnp.finfo(matrix.dtype).eps
-    alive = (jnp.abs(diagonal) > rounding) & (grades > -jnp.inf)
+    by_weight = jnp.argsort(-(jnp.log(lengths) + product.grades))
+    q, r, order, rank = _independent_first(columns, by_weight, _rounding(matrix))
+    grades, diagonal = product.grades[order], jnp.diagonal(r)
+    alive = jnp.arange(len(lengths)) < rank
 
     # Row i of R diag(e^d), divided by its diagonal entry: bounded, for the columns are sorted.
     pivots = jnp.where(alive, diagonal, 1)
@@ -74,6 +72,38 @@ def left_multiply(matrix: Float[Array, "S S"], product: Graded) -> Graded:
         grades=jnp.where(alive, grades + jnp.log(jnp.abs(pivots)), -jnp.inf),
         v=scaled @ product.v[order],
     )
+
+
+def _rounding(matrix):
+    """Return the length below which a vector times `matrix` is nothing but rounding.
+
+    It goes by the whole matrix, not by the column: a vector of its null space comes out as short as this.
+    """
+    return 16 * jnp.finfo(matrix.dtype).eps * jnp.linalg.norm(matrix)
+
+
+def _independent_first(columns, order, rounding):
+    """Return q, r, order, rank of a QR factorisation in which each column adds to those before it.
+
+    A column in the span of its predecessors gets an arbitrary direction from the factorisation, and what
+    later columns have in that direction would be lost with it. So such columns move to the end, and the
+    rest is factorised again: as often as there are any, which in most steps is never.
+    """
+    places = jnp.arange(len(order))
+
+    def factorise(state):
+        order, _, _, _, _ = state
+        q, r = jnp.linalg.qr(columns[:, order])
+        rank = jnp.argmax(jnp.append(jnp.abs(jnp.diagonal(r)) <= rounding, True))
+        beyond = jnp.linalg.norm(jnp.where(places[:, None] >= rank, r, 0), axis=0)
+        spent = (places >= rank) & (beyond <= rounding)
+        settled = jnp.all(spent | (places < rank))
+        following = jnp.where(settled, order, order[jnp.argsort(spent)])
+        return following, q, r, rank, settled
+
+    start = (order, columns, columns, jnp.zeros((), places.dtype), jnp.asarray(False))
+    order, q, r, rank, _ = jax.lax.while_loop(lambda state: ~state[-1], factorise, start)
+    return q, r, order, rank
 
 
 def log_singular_values(product: Graded) -> Float[Array, "S"]:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
-from jaxrnn.analysis.rates import rate_by_lag
+from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory, flat_state, trace
 from jaxrnn.steps import compiled, readout_of
 from jaxrnn.typing import Carry, Loss, Step
@@ -37,15 +37,23 @@ class GradientFlow:
 
     Attributes:
       log_norms: natural logarithms of ‖∂L/∂s_t‖ for t = 1 … T, [T, *B]; −inf where it is zero.
-      rate: growth of the norm per step of lag, nats, mean over sequences; negative means vanishing.
-      rate_stderr: its standard error (`jaxrnn.analysis.rates`); NaN where it cannot be told.
+      fit: growth of the norm by lag, with its error (`jaxrnn.analysis.rates`).
       omega: Pascanu's Ω of each sequence, [*B].
     """
 
     log_norms: Float[Array, "T *B"]
-    rate: Float[Array, ""]
-    rate_stderr: Float[Array, ""]
+    fit: Rate
     omega: Float[Array, "*B"]
+
+    @property
+    def rate(self) -> Float[Array, "..."]:
+        """Growth of the norm per step of lag, nats, mean over sequences; negative means vanishing."""
+        return self.fit.value
+
+    @property
+    def rate_stderr(self) -> Float[Array, "..."]:
+        """Standard error of the rate; NaN where it cannot be told."""
+        return self.fit.stderr
 
 
 def gradient_flow(cell: Step, xs: Any, loss: Loss, *, carry: Carry | None = None) -> GradientFlow:
@@ -90,7 +98,7 @@ def flow_along(cell: Step, trajectory: Trajectory, loss: Loss) -> GradientFlow:
     rate = rate_by_lag(lags, log_norms)
     stretch = jnp.where(jnp.isfinite(log_norms[1:]), jnp.exp(log_pulled[:-1] - log_norms[1:]), 1)
     omega = ((stretch - 1) ** 2).sum(axis=0)
-    return GradientFlow(log_norms=log_norms, rate=rate.value, rate_stderr=rate.stderr, omega=omega)
+    return GradientFlow(log_norms=log_norms, fit=rate, omega=omega)
 
 
 def _output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
@@ -99,7 +107,9 @@ def _output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
     if not hasattr(value, "shape") or value.shape not in ((), trajectory.batch):
         expected = f"a scalar or one value per sequence, {list(trajectory.batch)}"
         checks.refuse("loss", checks.describe(value), expected)
-    return jax.grad(lambda outputs: jnp.sum(loss(outputs)))(trajectory.outputs)
+    gradients = jax.grad(lambda outputs: jnp.sum(loss(outputs)))(trajectory.outputs)
+    checks.finite("loss: its gradient", gradients)
+    return gradients
 
 
 @compiled
@@ -158,4 +168,4 @@ def _log_norm(tree: Any, depth: int) -> Any:
     largest = flat.max(axis=-1)
     safe = jnp.where(largest > 0, largest, 1)
     log = jnp.log(safe) + 0.5 * jnp.log(((flat / safe[..., None]) ** 2).sum(axis=-1))
-    return jnp.where(largest > 0, log, -jnp.inf)
+    return jnp.where(largest == 0, -jnp.inf, log)

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from jaxrnn import checks
 from jaxrnn.analysis.graded import Graded, graded, left_multiply, log_singular_values
 from jaxrnn.analysis.jacobians import jacobians
+from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.typing import Step
@@ -94,6 +95,7 @@ def _checked_lags(lags: Any, steps: int) -> Any:
     return chosen
 
 
+@one_blas_thread
 @functools.partial(jax.jit, static_argnames="lags")
 def _graded_products(matrices: Any, lags: tuple[int, ...]) -> Float[Array, "K *B S"]:
     """Grow Pᵀ_k = Jᵀ_{T−k+1} · Pᵀ_{k−1} from the last step backwards and stop at each lag."""

@@ -3,7 +3,7 @@
 Each sequence gives one slope, by least squares over its finite points. The sequences are independent,
 the points of one sequence are not (they are sums of the same factors), so the standard error comes from
 the spread *between* sequences. With a single sequence it comes from blocks of about √n neighbouring
-increments, which is rougher, and with fewer than four points there is none: NaN.
+increments, which is rougher, and with fewer than five points there is none: NaN.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ class Rate:
     Attributes:
       value: mean slope over the sequences.
       stderr: its standard error; NaN where it cannot be told.
+      dof: degrees of freedom of the error: a 95 % interval is Student's t with so many.
       lag: the longest lag that the fit has seen, in steps.
     """
 
     value: Float[Array, ""]
     stderr: Float[Array, ""]
+    dof: Float[Array, ""]
     lag: Float[Array, ""]
 
 
@@ -37,12 +39,13 @@ def rate_by_lag(lags: Num[Array, "K"], logs: Float[Array, "K *B"]) -> Rate:
     logs = logs.reshape(len(lags), -1)
     finite = jnp.isfinite(logs)
     slopes = jax.vmap(_slope, in_axes=(None, 1, 1))(lags, jnp.where(finite, logs, 0), finite)
-    usable = jnp.isfinite(slopes)
-    mean = jnp.mean(slopes, where=usable)
-    between = jnp.std(slopes, ddof=1, where=usable) / jnp.sqrt(usable.sum().astype(logs.dtype))
-    stderr = between if logs.shape[1] > 1 else _block_error(lags, logs[:, 0])
     longest = jnp.where(finite.any(axis=1), lags, 0).max()
-    return Rate(value=mean, stderr=stderr, lag=longest)
+    if logs.shape[1] == 1:
+        return Rate(slopes[0], *_block_error(lags, logs[:, 0]), lag=longest)
+    usable = jnp.isfinite(slopes)
+    count = usable.sum().astype(logs.dtype)
+    between = jnp.std(slopes, ddof=1, where=usable) / jnp.sqrt(count)
+    return Rate(jnp.mean(slopes, where=usable), between, dof=count - 1, lag=longest)
 
 
 def _slope(
@@ -55,11 +58,15 @@ def _slope(
     return jnp.where(count > 1, (centred * logs).sum() / (centred**2).sum(), jnp.nan)
 
 
-def _block_error(lags: Float[Array, "K"], logs: Float[Array, "K"]) -> Float[Array, ""]:
+def _block_error(lags: Float[Array, "K"], logs: Float[Array, "K"]) -> tuple[Array, Array]:
+    """Return the standard error of one sequence's slope by blocks of increments, and its freedom."""
     increments = jnp.diff(logs) / jnp.diff(lags)
     blocks = int(len(increments) ** 0.5)
     if blocks < 2:
-        return jnp.asarray(jnp.nan, logs.dtype)
+        return jnp.asarray(jnp.nan, logs.dtype), jnp.asarray(0, logs.dtype)
     size = len(increments) // blocks
-    means = increments[: blocks * size].reshape(blocks, size).mean(axis=1)
-    return jnp.std(means, ddof=1) / jnp.sqrt(jnp.asarray(blocks, logs.dtype))
+    grouped = increments[: blocks * size].reshape(blocks, size)
+    means = jnp.mean(grouped, axis=1, where=jnp.isfinite(grouped))
+    usable = jnp.isfinite(means)
+    count = usable.sum().astype(logs.dtype)
+    return jnp.std(means, ddof=1, where=usable) / jnp.sqrt(count), jnp.maximum(count - 1, 0)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from jaxrnn.analysis.jacobians import jacobians
+from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.typing import Step
 
@@ -63,11 +64,13 @@ def spectrum(cell: Step, trajectory: Trajectory) -> Spectrum:
       >>> bool(jnp.allclose(spec.spectral_radius, 1, atol=1e-5))
       True
     """
-    return _spectra(jacobians(cell, trajectory))
+    return spectrum_of(jacobians(cell, trajectory))
 
 
+@one_blas_thread
 @jax.jit
-def _spectra(matrices: Float[Array, "T *B S S"]) -> Spectrum:
+def spectrum_of(matrices: Float[Array, "T *B S S"]) -> Spectrum:
+    """Return the spectra of given step Jacobians [T, *B, S, S]."""
     values = jnp.linalg.eigvals(matrices)
     order = jnp.argsort(-jnp.abs(values), axis=-1)
     return Spectrum(

@@ -40,15 +40,6 @@ class CellEntry:
     parameters: Callable[[int, int], int]
     paper: str
 
-    def matched_width(self, in_features: int, parameters: int) -> int:
-        """Return the number of units whose parameter count comes nearest to `parameters`."""
-        checks.positive("parameters", parameters)
-        above = next(
-            h for h in range(1, parameters + 1) if self.parameters(in_features, h) >= parameters
-        )
-        below = max(above - 1, 1)
-        return min(below, above, key=lambda h: abs(self.parameters(in_features, h) - parameters))
-
 
 def _affine(gates: int, extra: int = 0) -> Callable[[int, int], int]:
     """Parameters of `gates` maps from F + H + 1 to H, and `extra` vectors of H."""

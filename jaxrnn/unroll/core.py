@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool
 
 from jaxrnn import checks
@@ -66,7 +67,19 @@ def unroll(
     carry, steps, batch = begin(cell, xs, carry, length)
     valid = _validity(seq_lengths, mask, steps, batch)
     frames = Frames(xs, valid, _flags("resets", resets, steps, batch))
-    return (method or Scan())(cell, carry, frames, length=steps, reverse=reverse)
+    run = _run_compiled if isinstance(cell, nnx.Module) else _run
+    return run(cell, carry, frames, method=method or Scan(), length=steps, reverse=reverse)
+
+
+def _run(
+    cell: Step, carry: Carry, frames: Frames, *, method: Method, length: int, reverse: bool
+) -> Unrolled:
+    return method(cell, carry, frames, length=length, reverse=reverse)
+
+
+# Without this, a call outside `jax.jit` would trace and compile its loop anew every time. A plain
+# function may hold arrays that change between calls, so it is left to the caller's own `jit`.
+_run_compiled = jax.jit(_run, static_argnames=("method", "length", "reverse"))
 
 
 def _validity(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]) -> Any:

@@ -1,0 +1,90 @@
+"""Take an ensemble's gradients apart: one diagnosis a seed, and what they say together.
+
+The gradient is that of the task's own loss, through the trained readout, on test sequences that no training
+has seen. Rates are means over the seeds, and their errors come from the spread between the seeds: what is
+claimed is claimed of the architecture, not of one network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxrnn.analysis import Diagnosis, GradientFlow, Verdict, diagnose, gradient_flow, judge
+from jaxrnn.models import SequenceClassifier
+from jaxrnn.tasks import SequenceClassification
+
+_FLOW_SEQUENCES = 64
+_SPECTRUM_SEQUENCES = 2  # an eigenvalue problem for every step and sequence
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Diagnoses of an ensemble's networks.
+
+    Attributes:
+      diagnoses: spectra and BPTT products on a few sequences, one a seed.
+      flows: gradient flows on many sequences, one a seed.
+    """
+
+    diagnoses: list[Diagnosis]
+    flows: list[GradientFlow]
+
+    @property
+    def log_norms(self) -> Float[np.ndarray, "N T B"]:
+        """Log ‖∂L/∂s_t‖ of every seed and sequence, nats."""
+        return np.stack([np.asarray(flow.log_norms) for flow in self.flows])
+
+    @property
+    def spectral_radius(self) -> float:
+        """Median over seeds, steps and sequences."""
+        return float(np.median([np.asarray(d.spectrum.spectral_radius) for d in self.diagnoses]))
+
+    @property
+    def rate_stderr(self) -> float:
+        """Standard error of the rate between seeds; of the one seed's own, where there is one."""
+        rates = self._rates
+        if len(rates) == 1:
+            return float(self.flows[0].rate_stderr)
+        return float(np.std(rates, ddof=1) / math.sqrt(len(rates)))
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the mean rate means over the length of a sequence."""
+        rates = self._rates
+        freedom = len(rates) - 1 if len(rates) > 1 else float(self.flows[0].fit.dof)
+        return judge(float(np.mean(rates)), self.rate_stderr, freedom, self.diagnoses[0].length - 1)
+
+    @property
+    def _rates(self) -> list[float]:
+        return [float(flow.rate) for flow in self.flows]
+
+
+def probe(models: Any, task: SequenceClassification) -> Probe:
+    """Diagnose every network of an ensemble on test sequences of its task."""
+    inputs = jnp.asarray(np.swapaxes(task.test.inputs[:_FLOW_SEQUENCES], 0, 1))
+    labels = jnp.asarray(task.test.labels[:_FLOW_SEQUENCES])
+    diagnoses, flows = [], []
+    for model in each(models):
+        flows.append(gradient_flow(model.cell, inputs, _loss(model, task, labels)))
+        few = slice(_SPECTRUM_SEQUENCES)
+        loss = _loss(model, task, labels[few])
+        diagnoses.append(diagnose(model.cell, inputs[:, few], loss))
+    return Probe(diagnoses=diagnoses, flows=flows)
+
+
+def each(models: Any) -> Iterator[SequenceClassifier]:
+    """Go through the networks of an ensemble, whose leaves have a leading axis of seeds."""
+    for i in range(len(jax.tree.leaves(models)[0])):
+        yield jax.tree.map(lambda leaf, i=i: leaf[i], models)
+
+
+def _loss(model: SequenceClassifier, task: SequenceClassification, labels: Any):
+    return lambda outputs: task.loss(model.readout(outputs[-1]), labels)

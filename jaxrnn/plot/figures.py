@@ -1,0 +1,142 @@
+"""Figures of the analyses: each takes a result record and draws it into axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+
+from jaxrnn.analysis import GradientFlow, Propagator, Spectrum
+from jaxrnn.plot.style import TIME, axes_or_new
+
+
+def spectrum(
+    result: Spectrum, ax: Axes | None = None, *, sequence: int = 0, steps: int = 12
+) -> Axes:
+    """Draw the step Jacobians' eigenvalues in the complex plane, coloured by time, with the unit circle.
+
+    Args:
+      result: spectra along a trajectory.
+      ax: axes to draw into; by default new ones.
+      sequence: which sequence of the batch.
+      steps: how many time steps to draw, spread evenly; all of them would hide each other.
+    """
+    ax = axes_or_new(ax)
+    values = np.asarray(result.eigenvalues)
+    values = values.reshape(values.shape[0], -1, values.shape[-1])[:, sequence]
+    chosen = np.unique(np.linspace(0, len(values) - 1, min(steps, len(values))).round().astype(int))
+    shade = Normalize(1, len(values))
+    for t in chosen:
+        colour = plt.get_cmap(TIME)(shade(t + 1))
+        ax.plot(np.real(values[t]), np.imag(values[t]), ".", color=colour, markersize=4, alpha=0.8)
+    angle = np.linspace(0, 2 * np.pi, 361)
+    ax.plot(np.cos(angle), np.sin(angle), color="0.35", linewidth=1, linestyle="--", zorder=0)
+    reach = 1.1 * max(1.0, float(np.abs(values[chosen]).max()))
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    ax.set(xlabel="Re λ of ∂s(t)/∂s(t−1)", ylabel="Im λ")
+    ax.figure.colorbar(ScalarMappable(shade, TIME), ax=ax, label="time step t", shrink=0.8)
+    return ax
+
+
+def gradient_flow(
+    result: GradientFlow, ax: Axes | None = None, *, label: str | None = None, **line: Any
+) -> Axes:
+    """Draw log₁₀ ‖∂L/∂s_t‖, relative to the last step, against t: median and quartiles over sequences."""
+    ax = axes_or_new(ax)
+    logs = np.asarray(result.log_norms).reshape(result.log_norms.shape[0], -1)
+    return _flow_band(logs - logs[-1], ax, label=label, **line)
+
+
+def gradient_flows(
+    log_norms: Float[np.ndarray, "N T B"],
+    ax: Axes | None = None,
+    *,
+    label: str | None = None,
+    **line: Any,
+) -> Axes:
+    """Draw the gradient flow of N networks at once: median and quartiles over networks and sequences."""
+    logs = np.moveaxis(np.asarray(log_norms), 1, 0).reshape(log_norms.shape[1], -1)
+    return _flow_band(logs - logs[-1], axes_or_new(ax), label=label, **line)
+
+
+def _flow_band(logs: Any, ax: Axes, *, label: str | None, **line: Any) -> Axes:
+    time = np.arange(1, len(logs) + 1)
+    low, middle, high = np.percentile(logs / np.log(10), [25, 50, 75], axis=1)
+    (drawn,) = ax.plot(time, middle, label=label, **line)
+    ax.fill_between(time, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+    ax.set(xlabel="time step t", ylabel="log₁₀ ‖∂L/∂s(t)‖ / ‖∂L/∂s(T)‖")
+    return ax
+
+
+def propagator(
+    result: Propagator,
+    ax: Axes | None = None,
+    *,
+    ranks: Sequence[int] = (1, 2, 4, 8, 16),
+    fit: bool = True,
+) -> Axes:
+    """Draw singular values of ∂s_T/∂s_{T−k} against the lag k, median over sequences, with the fitted rate.
+
+    Args:
+      result: singular values by lag.
+      ax: axes to draw into; by default new ones.
+      ranks: which singular values to draw, 1 the largest.
+      fit: draw the line of the fitted rate of the largest one too.
+    """
+    ax = axes_or_new(ax)
+    logs = np.asarray(result.log_singular_values) / np.log(10)
+    logs = np.median(logs.reshape(logs.shape[0], -1, logs.shape[-1]), axis=1)
+    lags = np.asarray(result.lags)
+    shown = [rank for rank in ranks if rank <= logs.shape[1]]
+    for i, rank in enumerate(shown):
+        shade = plt.get_cmap(TIME)(0.9 * i / max(len(shown) - 1, 1))
+        ax.plot(
+            lags, logs[:, rank - 1], color=shade, label=f"σ{rank}" if rank > 1 else "σ1 (largest)"
+        )
+    if fit:
+        rate = result.rate
+        slope = float(rate.value) / np.log(10)
+        finite = np.isfinite(logs[:, 0])
+        offset = np.mean(logs[finite, 0]) - slope * np.mean(lags[finite])
+        text = f"fit: {float(rate.value):+.3f} ± {float(rate.stderr):.3f} nats a step"
+        ax.plot(lags, offset + slope * lags, "k:", linewidth=1.2, label=text)
+    ax.set(xlabel="lag k (steps)", ylabel="log₁₀ σ of ∂s(T)/∂s(T−k)")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def learning_curves(
+    history: Sequence[dict[str, Any]],
+    ax: Axes | None = None,
+    *,
+    label: str | None = None,
+    **line: Any,
+) -> Axes:
+    """Draw validation accuracy against the epoch: mean over seeds, and their range.
+
+    Args:
+      history: rows of ``metrics.jsonl``.
+      ax: axes to draw into; by default new ones.
+      label: what the legend calls the curve.
+      line: passed on to ``ax.plot``.
+    """
+    ax = axes_or_new(ax)
+    epochs = [row["epoch"] for row in history]
+    accuracy = np.array([row["valid_accuracy"] for row in history])
+    (drawn,) = ax.plot(epochs, accuracy.mean(axis=1), label=label, **line)
+    ax.fill_between(
+        epochs,
+        accuracy.min(axis=1),
+        accuracy.max(axis=1),
+        color=drawn.get_color(),
+        alpha=0.2,
+        linewidth=0,
+    )
+    ax.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
+    return ax

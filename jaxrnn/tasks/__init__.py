@@ -1,0 +1,16 @@
+"""Tasks: data, losses, metrics, and what chance and a solution mean."""
+
+from jaxrnn.tasks.base import SequenceClassification, Split
+from jaxrnn.tasks.idx import read_idx
+from jaxrnn.tasks.pixels import TASKS, digits, load_task, mnist, pixels
+
+__all__ = [
+    "TASKS",
+    "SequenceClassification",
+    "Split",
+    "digits",
+    "load_task",
+    "mnist",
+    "pixels",
+    "read_idx",
+]

@@ -1,0 +1,18 @@
+"""Training: the fit loop, run folders, checkpoints and progress."""
+
+from jaxrnn.training.checkpoints import Checkpoints
+from jaxrnn.training.fit import FitConfig, FitResult, fit, load_models
+from jaxrnn.training.progress import ProgressBar
+from jaxrnn.training.run_folder import RunFolder, environment, read_config
+
+__all__ = [
+    "Checkpoints",
+    "FitConfig",
+    "FitResult",
+    "ProgressBar",
+    "RunFolder",
+    "environment",
+    "fit",
+    "load_models",
+    "read_config",
+]

@@ -1,0 +1,166 @@
+"""A run and its folder: everything that is needed to know what was done, and to go on with it.
+
+    config.json      every setting, as it was asked for
+    env.json         versions, devices, git revision
+    metrics.jsonl    one line an epoch
+    checkpoints/     the state after each epoch; the last few are kept
+    figures/, report.md, report.html    what was found
+
+A folder that already holds a run is never overwritten: it is refused, or, when asked, resumed. Resuming
+insists on the settings of the first time and names every one that differs.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxrnn import checks
+
+_PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+      path: where it is, or shall be.
+      config: the settings, as a JSON-like dictionary.
+      resume: go on with a run that is there; without it, a folder with a run is refused.
+
+    Nothing is written before `open`.
+
+    Raises:
+      InputError: the folder holds a run already, or one with other settings, or cannot be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], config: dict[str, Any], *, resume: bool = False
+    ):
+        self.path = Path(path)
+        self._config = json.loads(json.dumps(config))  # what it will be when it is read back
+        there = self.path / "config.json"
+        if there.exists() and resume:
+            _require_same(there, self._config)
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            hint = (
+                "a new folder, or --resume to go on with the run"
+                if there.exists()
+                else "a new folder"
+            )
+            checks.refuse("out", f"{self.path}, which is not empty", hint)
+
+    def open(self) -> None:
+        """Make the folder and write down settings and environment."""
+        try:
+            self.figures.mkdir(parents=True, exist_ok=True)
+            _write(self.path / "config.json", self._config)
+            _write(self.path / "env.json", environment())
+        except OSError as error:
+            checks.refuse("out", f"{self.path} ({error.strerror})", "a folder that can be written")
+
+    @property
+    def figures(self) -> Path:
+        """Where figures go."""
+        return self.path / "figures"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """The file of metrics."""
+        return self.path / "metrics.jsonl"
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one line of metrics; it is on the disk when this returns."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Read the metrics; a last line that was cut off by a crash is left out."""
+        if not self.metrics.exists():
+            return
+        for line in self.metrics.read_text().splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+    def rewind(self, epoch: int) -> None:
+        """Forget the metrics after `epoch`: the checkpoint to go on from does not know them."""
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch]
+        replacement = self.metrics.with_suffix(".new")
+        replacement.write_text("".join(kept))
+        replacement.replace(self.metrics)
+
+
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the settings of a run.
+
+    Raises:
+      InputError: the folder holds no run.
+    """
+    file = Path(path) / "config.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError):
+        checks.refuse("run", str(path), f"a run's folder, with a readable {file.name}")
+
+
+def environment() -> dict[str, Any]:
+    """Return what a result depends on beside its settings: versions, devices, revision."""
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "revision": _revision(),
+    }
+
+
+def _revision() -> str | None:
+    """Return the git revision of the code, if the code lies in a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _require_same(file: Path, config: dict[str, Any]) -> None:
+    before, now = _flat(read_config(file.parent)), _flat(config)
+    changed = [
+        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        checks.refuse(
+            "resume", f"other settings ({'; '.join(changed)})", "those of the run in the folder"
+        )
+
+
+def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Name every setting by its path: ``fit.epochs``, ``runs.0.cell``."""
+    if not isinstance(settings, (dict, list)):
+        return {prefix.removesuffix("."): settings}
+    parts = settings.items() if isinstance(settings, dict) else enumerate(settings)
+    return {k: v for name, part in parts for k, v in _flat(part, f"{prefix}{name}.").items()}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
