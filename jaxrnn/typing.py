@@ -36,7 +36,11 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, Shaped
+
+ArrayLike = jax.Array | np.ndarray
+"""An array of JAX's or of NumPy's."""
 
 Carry = Any
 """A pytree of arrays [*B, H]: what a cell hands to its next step."""

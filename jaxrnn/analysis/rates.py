@@ -45,7 +45,8 @@ def rate_by_lag(lags: Num[Array, "K"], logs: Float[Array, "K *B"]) -> Rate:
     usable = jnp.isfinite(slopes)
     count = usable.sum().astype(logs.dtype)
     between = jnp.std(slopes, ddof=1, where=usable) / jnp.sqrt(count)
-    return Rate(jnp.mean(slopes, where=usable), between, dof=count - 1, lag=longest)
+    freedom = jnp.maximum(count - 1, 0)
+    return Rate(jnp.mean(slopes, where=usable), between, dof=freedom, lag=longest)
 
 
 def _slope(

@@ -104,6 +104,7 @@ def per_gate(
     return jnp.concatenate(blocks, axis=-1)
 
 
+@jax.jit
 def _radius(matrix: Float[Array, "H H"]) -> Float[Array, ""]:
     """Return max |λ| by Gelfand's formula, ρ = lim ‖Aⁿ‖^(1/n), with n = 2⁶⁴ by repeated squaring."""
 

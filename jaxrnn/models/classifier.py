@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn.cells import CellEntry
-from jaxrnn.typing import Lengths
+from jaxrnn.typing import ArrayLike, Lengths
 from jaxrnn.unroll import Method, unroll
 
 
@@ -45,7 +45,7 @@ class SequenceClassifier(nnx.Module):
 
     def __call__(
         self,
-        xs: Float[Array, "T *B F"],
+        xs: Float[ArrayLike, "T *B F"],
         *,
         seq_lengths: Lengths | None = None,
         method: Method | None = None,

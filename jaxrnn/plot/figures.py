@@ -50,7 +50,7 @@ def gradient_flow(
     """Draw log₁₀ ‖∂L/∂s_t‖, relative to the last step, against t: median and quartiles over sequences."""
     ax = axes_or_new(ax)
     logs = np.asarray(result.log_norms).reshape(result.log_norms.shape[0], -1)
-    return _flow_band(logs - logs[-1], ax, label=label, **line)
+    return _flow_band(logs, ax, label=label, **line)
 
 
 def gradient_flows(
@@ -62,12 +62,13 @@ def gradient_flows(
 ) -> Axes:
     """Draw the gradient flow of N networks at once: median and quartiles over networks and sequences."""
     logs = np.moveaxis(np.asarray(log_norms), 1, 0).reshape(log_norms.shape[1], -1)
-    return _flow_band(logs - logs[-1], axes_or_new(ax), label=label, **line)
+    return _flow_band(logs, axes_or_new(ax), label=label, **line)
 
 
 def _flow_band(logs: Any, ax: Axes, *, label: str | None, **line: Any) -> Axes:
-    time = np.arange(1, len(logs) + 1)
-    low, middle, high = np.percentile(logs / np.log(10), [25, 50, 75], axis=1)
+    there = np.isfinite(logs).all(axis=1)  # a zero gradient has no logarithm
+    time, logs = np.arange(1, len(logs) + 1)[there], logs[there]
+    low, middle, high = np.percentile((logs - logs[-1]) / np.log(10), [25, 50, 75], axis=1)
     (drawn,) = ax.plot(time, middle, label=label, **line)
     ax.fill_between(time, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
     ax.set(xlabel="time step t", ylabel="log₁₀ ‖∂L/∂s(t)‖ / ‖∂L/∂s(T)‖")

@@ -36,6 +36,10 @@ def house_style() -> Iterator[None]:
     """Draw in the house's style inside a ``with`` block."""
     with plt.rc_context(_STYLE):
         yield
+        interactive = plt.isinteractive()
+    # In Jupyter the first figure switches the interactive mode on, and leaving the context would switch
+    # it off: later figures would not be shown.
+    plt.interactive(interactive)
 
 
 def axes_or_new(ax: Axes | None) -> Axes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -72,7 +73,7 @@ class Report:
         """Write ``report.md`` and ``report.html`` into a folder and return their paths."""
         text = "\n\n".join(self._blocks) + "\n"
         body = MarkdownIt("commonmark").enable("table").render(text)
-        page = _PAGE.format(title=self._title, body=_with_figures_inside(body, folder))
+        page = _PAGE.format(title=escape(self._title), body=_with_figures_inside(body, folder))
         markdown, html = folder / "report.md", folder / "report.html"
         markdown.write_text(text, encoding="utf-8")
         html.write_text(page, encoding="utf-8")

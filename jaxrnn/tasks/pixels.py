@@ -87,7 +87,7 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> SequenceClassificatio
     )
 
 
-def pixels(images: Num[np.ndarray, "N ..."], labels: Num[np.ndarray, "N"], scale: float) -> Split:
+def pixels(images: Num[np.ndarray, "N ..."], labels: Num[np.ndarray, "M"], scale: float) -> Split:
     """Read images row by row, one pixel a step, divided by `scale`."""
     if len(images) != len(labels):
         checks.refuse("images", f"{len(images)} images and {len(labels)} labels", "as many of each")

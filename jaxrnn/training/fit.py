@@ -287,7 +287,8 @@ class _Run:
                 return self.task.loss(logits, labels[chosen]).mean()
 
             value, gradient = jax.value_and_grad(loss)(state.models)
-            change, optimizer = self._optimizer.update(gradient, state.optimizer, state.models)
+            with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats with integers
+                change, optimizer = self._optimizer.update(gradient, state.optimizer, state.models)
             return _State(optax.apply_updates(state.models, change), optimizer), value
 
         return jax.lax.scan(step, state, batches)

@@ -1,0 +1,60 @@
+"""The README's tour runs, CONTRIBUTING's example is a cell, and notebooks are in step with their sources."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jax
+import jupytext
+import matplotlib as mpl
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrnn import analysis
+
+mpl.use("Agg")
+
+_ROOT = Path(__file__).parents[1]
+
+
+def _python_blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (_ROOT / name).read_text("utf-8"), flags=re.DOTALL)
+
+
+def test_the_tour_of_the_readme_runs(capsys):
+    (tour,) = _python_blocks("README.md")
+    with jax.numpy_dtype_promotion("standard"):
+        exec(compile(tour, "README.md", "exec"), {})
+    assert "gradient rate" in capsys.readouterr().out
+
+
+def test_the_example_cell_of_contributing_keeps_the_contract():
+    (example,) = _python_blocks("CONTRIBUTING.md")
+    assert example.count("\n") < 40
+    names: dict = {"__name__": "example"}
+    exec(compile(example, "CONTRIBUTING.md", "exec"), names)
+    cell = names["MGUCell"](3, 5, rngs=nnx.Rngs(0))
+    path = analysis.trace(cell, jax.random.normal(jax.random.key(0), (6, 2, 3)))
+    structured = analysis.jacobians(cell, path)
+    general = analysis.jacobians(lambda carry, x: cell(carry, x), path)
+    np.testing.assert_allclose(structured, general, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "source", sorted((_ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_notebook_is_in_step_with_its_source(source: Path):
+    written = jupytext.read(source)
+    notebook = jupytext.read(source.with_suffix(".ipynb"))
+    assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
+        (cell.cell_type, cell.source) for cell in written.cells
+    ]
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+def test_every_target_of_the_makefile_that_the_readme_names_exists():
+    makefile = (_ROOT / "Makefile").read_text("utf-8")
+    for target in set(re.findall(r"make ([a-z-]+)", (_ROOT / "README.md").read_text("utf-8"))):
+        assert re.search(rf"^[a-z -]*\b{target}\b[a-z -]*:", makefile, flags=re.MULTILINE), target
