@@ -11,6 +11,7 @@ that a mistake of the user's ends in one line and a mistake of ours still shows 
 from __future__ import annotations
 
 import difflib
+import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -45,10 +46,16 @@ def concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
-def positive(argument: str, value: int | float) -> None:
+def positive(argument: str, value: Any) -> None:
     """Refuse anything but a number above zero."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
         refuse(argument, repr(value), "a number above 0")
+
+
+def count(argument: str, value: Any) -> None:
+    """Refuse anything but a whole number above zero."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:
+        refuse(argument, repr(value), "a whole number above 0")
 
 
 def floating(argument: str, x: Any) -> None:

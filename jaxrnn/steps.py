@@ -113,12 +113,12 @@ def _initial_carry(cell: Step, xs: Any) -> Carry:
 
 
 def _batch(cell: Step, xs: Any, carry: Carry) -> tuple[int, ...]:
-    """Return *B: from the inputs where they are arrays with features, otherwise from the carry."""
+    """Return *B: a cell says how many axes of its input are features, otherwise the carry shows it."""
     leaves = jax.tree.leaves(xs)
-    features = getattr(cell, "num_feature_axes", 1)
-    if not leaves or leaves[0].ndim < 1 + features:
+    if not leaves or not hasattr(cell, "num_feature_axes"):
         return jnp.shape(jax.tree.leaves(carry)[0])[:-1]
-    return leaves[0].shape[1 : leaves[0].ndim - features]
+    features = cell.num_feature_axes  # pyright: ignore[reportFunctionMemberAccess]
+    return leaves[0].shape[1 : max(leaves[0].ndim - features, 1)]
 
 
 def _check_step(cell: Step, carry: Carry, xs: Any) -> None:

@@ -83,7 +83,9 @@ strong = jaxrnn.make_cell(
     recurrent_kernel_init=jaxrnn.cells.initializers.orthogonal(scale=5.0),
     rngs=nnx.Rngs(0),
 )
-strong.bias[...] = -strong.recurrent_kernel[...].sum(axis=0) / 2  # keeps the units near σ = ½, where σ' = ¼
+strong.bias[...] = (
+    -strong.recurrent_kernel[...].sum(axis=0) / 2
+)  # keeps the units near σ = ½, where σ' = ¼
 products = {
     "sigmoid, ‖U‖ = 1": analysis.propagator(sigmoid, analysis.trace(sigmoid, xs)),
     "sigmoid, ‖U‖ = 5": analysis.propagator(strong, analysis.trace(strong, xs)),
@@ -94,7 +96,9 @@ with plot.house_style():
         plot.propagator(product, ax)
         ax.set_title(name)
 for name, product in products.items():
-    print(f"{name}: {float(product.rate.value):+.3f} ± {float(product.rate.stderr):.3f} nats a step")
+    print(
+        f"{name}: {float(product.rate.value):+.3f} ± {float(product.rate.stderr):.3f} nats a step"
+    )
 
 # %% [markdown]
 # ## The gradient of a loss
@@ -103,7 +107,9 @@ for name, product in products.items():
 # output of three fresh cells of 64 units.
 
 # %%
-cells = {name: jaxrnn.make_cell(name, 3, 64, rngs=nnx.Rngs(0)) for name in ("elman-tanh", "lstm", "gru")}
+cells = {
+    name: jaxrnn.make_cell(name, 3, 64, rngs=nnx.Rngs(0)) for name in ("elman-tanh", "lstm", "gru")
+}
 flows = {
     name: analysis.gradient_flow(cell, xs, lambda outputs: outputs[-1].sum(axis=-1))
     for name, cell in cells.items()

@@ -87,7 +87,10 @@ def test_resume_of_a_finished_run_prints_its_summary(trained: Path, capsys):
             "cell: got 'lstmm'; expected one of .*did you mean",
         ),
         (["train", "nothing", "--out", "x"], "task: got 'nothing'; expected one of digits, mnist"),
-        (["train", "--out", "x", "--epochs", "0"], "epochs: got 0; expected a number above 0"),
+        (
+            ["train", "--out", "x", "--epochs", "0"],
+            "epochs: got 0; expected a whole number above 0",
+        ),
         (
             ["train", "--out", "x", "--batch-size", "9999"],
             "batch_size: got 9999; expected at most the 1257",

@@ -142,8 +142,10 @@ def test_a_broken_off_run_goes_on_as_if_nothing_had_happened(
         _break_off(monkeypatch, epoch, after_metrics=after_metrics)
         with pytest.raises(_PulledPlugError):
             fit(_make, task, _CONFIG, folder=RunFolder(tmp_path / "run", settings))
-    resumed = fit(_make, task, _CONFIG, folder=RunFolder(tmp_path / "run", settings, resume=True))
+    folder = RunFolder(tmp_path / "run", settings, resume=True)
+    resumed = fit(_make, task, _CONFIG, folder=folder)
     _assert_same(resumed.models, undisturbed.models)
+    assert list(folder.rows()) == resumed.history
     timeless = [
         [{k: v for k, v in row.items() if "seconds" not in k} for row in result.history]
         for result in (resumed, undisturbed)
@@ -204,7 +206,7 @@ def test_a_checkpoint_of_another_network_is_refused(task, tmp_path: Path):
     ("change", "message"),
     [
         ({"batch_size": 61}, "batch_size: got 61; expected at most the 60"),
-        ({"epochs": 0}, "epochs: got 0; expected a number above 0"),
+        ({"epochs": 0}, "epochs: got 0; expected a whole number above 0"),
         ({"learning_rate": -1.0}, "learning_rate: got -1.0"),
         ({"seeds": 0}, "seeds: got 0"),
         ({"seed": -1}, "seed: got -1"),

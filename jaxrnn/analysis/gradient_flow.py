@@ -130,9 +130,11 @@ def _sweep(cell: Step, trajectory: Trajectory, output_grads: Any) -> tuple[Any, 
         y_grad = jax.tree.map(lambda leaf: leaf[t], output_grads)
         entering = y_grad if readout is None else jax.vjp(readout, carry_at(t + 1))[1](y_grad)[0]
 
-        joint = jnp.maximum(scale, _log_norm(entering, depth))
+        own = _log_norm(entering, depth)
+        joint = jnp.maximum(scale, own)
         joint = jnp.where(jnp.isfinite(joint), joint, 0)
-        direction, entering = _scaled(direction, scale - joint), _scaled(entering, -joint)
+        direction = _scaled(direction, scale - joint)
+        entering = _scaled(_unit(entering, own), own - joint)
         if readout is None:  # the output's share joins inside the step
             y_grad = entering
         else:
@@ -143,8 +145,7 @@ def _sweep(cell: Step, trajectory: Trajectory, output_grads: Any) -> tuple[Any, 
         _, pull_back = jax.vjp(lambda carry: cell(carry, x_at(t)), carry_at(t))
         (earlier,) = pull_back((direction, y_grad))
         length = _log_norm(earlier, depth)
-        unit = _scaled(earlier, -jnp.where(jnp.isfinite(length), length, 0))
-        return (unit, length + joint), (total, pulled)
+        return (_unit(earlier, length), length + joint), (total, pulled)
 
     nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), trajectory.carries)
     start = (nothing, jnp.full(trajectory.batch, -jnp.inf, flat_state(nothing, depth).dtype))
@@ -160,6 +161,11 @@ def _scaled(tree: Any, log_factor: Any) -> Any:
         return leaf * factor.reshape(factor.shape + (1,) * (leaf.ndim - factor.ndim))
 
     return jax.tree.map(scale, tree)
+
+
+def _unit(tree: Any, log_norm: Any) -> Any:
+    """Divide every leaf [*B, …] by e^log_norm [*B], the tree's norm; leave zero as it is."""
+    return _scaled(tree, -jnp.where(jnp.isfinite(log_norm), log_norm, 0))
 
 
 def _log_norm(tree: Any, depth: int) -> Any:

@@ -79,8 +79,8 @@ class RecurrentCell(nnx.Module, abc.ABC):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        checks.positive("in_features", in_features)
-        checks.positive("hidden_features", hidden_features)
+        checks.count("in_features", in_features)
+        checks.count("hidden_features", hidden_features)
         self.in_features = in_features
         self.hidden_features = hidden_features
         g, h = len(self.gates), hidden_features

@@ -87,7 +87,7 @@ def write_diagnosis(diagnosis: Diagnosis, title: str, out: Path) -> Path:
 
 
 def _inputs(task: str, data: str | None, sequences: int) -> Any:
-    checks.positive("sequences", sequences)
+    checks.count("sequences", sequences)
     inputs = load_task(task, data).test.inputs[:sequences]
     return jnp.asarray(np.swapaxes(inputs, 0, 1))
 

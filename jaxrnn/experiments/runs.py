@@ -37,7 +37,7 @@ class RunConfig:
     def __post_init__(self):
         """Refuse a cell that is not in the table, and a size that is none."""
         checks.choice("cell", self.cell, CELLS)
-        checks.positive("hidden_features", self.hidden_features)
+        checks.count("hidden_features", self.hidden_features)
         self.fit.check()
 
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.axes import Axes
@@ -36,10 +37,10 @@ def house_style() -> Iterator[None]:
     """Draw in the house's style inside a ``with`` block."""
     with plt.rc_context(_STYLE):
         yield
-        interactive = plt.isinteractive()
+        interactive = matplotlib.is_interactive()
     # In Jupyter the first figure switches the interactive mode on, and leaving the context would switch
     # it off: later figures would not be shown.
-    plt.interactive(interactive)
+    matplotlib.interactive(interactive)
 
 
 def axes_or_new(ax: Axes | None) -> Axes:

@@ -55,7 +55,9 @@ class FitConfig:
 
     def check(self) -> None:
         """Refuse settings with which nothing can be trained."""
-        for field in ("epochs", "batch_size", "learning_rate", "clip_norm", "seeds"):
+        for field in ("epochs", "batch_size", "seeds"):
+            checks.count(field, getattr(self, field))
+        for field in ("learning_rate", "clip_norm"):
             checks.positive(field, getattr(self, field))
         if self.seed < 0:
             checks.refuse("seed", self.seed, "0 or more")
@@ -127,11 +129,12 @@ def fit(
     else:
         folder.open()
         with Checkpoints(folder.checkpoints) as checkpoints:
-            history = []
-            if checkpoints.latest is not None:
+            if checkpoints.latest is None:
+                folder.rewind(-1)
+            else:
                 state = checkpoints.restore(state)
                 folder.rewind(checkpoints.latest)
-                history = list(folder.rows())
+            history = list(folder.rows())
 
             def keep(row, state):
                 folder.append(row)

@@ -100,7 +100,7 @@ class RunFolder:
                 return
 
     def rewind(self, epoch: int) -> None:
-        """Forget the metrics after `epoch`: the checkpoint to go on from does not know them."""
+        """Forget the metrics after `epoch`, of which the checkpoint to go on from does not know."""
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch]
         replacement = self.metrics.with_suffix(".new")
         replacement.write_text("".join(kept))

@@ -32,7 +32,7 @@ def unroll(
     mask: Bool[Array, "T *B"] | Any = None,
     resets: Bool[Array, "T *B"] | Any = None,
     reverse: bool = False,
-    method: Method | None = None,
+    method: Method | Any = None,
 ) -> Unrolled:
     """Carry `cell` through time.
 
@@ -43,7 +43,8 @@ def unroll(
       length: number of steps; needed only when `xs` is None.
       seq_lengths: valid steps of each sequence [*B], 0 to T; the rest is padding on the right.
       mask: False where a step is padding, anywhere in the sequence [T, *B].
-      resets: True where a step starts from the initial carry [T, *B]: a new episode begins there.
+      resets: True where a step starts from the initial carry [T, *B]: a new episode begins there. At a
+        padded step nothing happens, a reset included.
       reverse: read from the last step to the first; results stay in the order of `xs`.
       method: how to do it; by default `Scan`.
 
@@ -64,6 +65,8 @@ def unroll(
       >>> done.outputs.shape, done.carry.shape
       ((20, 4, 8), (4, 8))
     """
+    if method is not None and not isinstance(method, Method):
+        checks.refuse("method", checks.describe(method), "a method such as jaxrnn.Scan()")
     carry, steps, batch = begin(cell, xs, carry, length)
     valid = _validity(seq_lengths, mask, steps, batch)
     frames = Frames(xs, valid, _flags("resets", resets, steps, batch))

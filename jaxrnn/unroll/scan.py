@@ -29,7 +29,7 @@ class Scan(Method):
 
     def __post_init__(self):
         """Refuse a loop of no steps."""
-        checks.positive("unroll", self.unroll)
+        checks.count("unroll", self.unroll)
 
     def __call__(
         self, cell: Step, carry: Carry, frames: Frames, *, length: int, reverse: bool

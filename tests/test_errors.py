@@ -1,0 +1,227 @@
+"""Every unusable argument of cells and `unroll` is refused by name, with what came and what was expected."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxrnn
+from jaxrnn import ElmanCell, GRUCell, LSTMCell, Scan, checks
+from jaxrnn.cells import CELLS, initializers
+
+F, H, T, B = 3, 4, 5, 2
+
+
+@functools.cache
+def lstm():
+    return LSTMCell(F, H, rngs=nnx.Rngs(0))
+
+
+@functools.cache
+def gru():
+    return GRUCell(F, H, rngs=nnx.Rngs(0))
+
+
+def zeros(*shape, dtype=jnp.float32):
+    return jnp.zeros(shape, dtype)
+
+
+XS = np.zeros((T, B, F), np.float32)
+
+
+def unroll(xs: Any = XS, cell: Any = None, **options):
+    return jaxrnn.unroll(gru() if cell is None else cell, xs, **options)
+
+
+def plain(carry, x):
+    """A step that, unlike a cell, cannot say where it starts."""
+    return carry + x, carry
+
+
+def elman(**options):
+    return ElmanCell(F, H, rngs=nnx.Rngs(0), **options)
+
+
+# Each row: the claim, the call, the argument named, what came, what was expected.
+REFUSED = [
+    # Making a cell.
+    ("no units", lambda: GRUCell(F, 0, rngs=nnx.Rngs(0)),
+     "hidden_features", "0", "a whole number above 0"),
+    ("negative units", lambda: GRUCell(F, -4, rngs=nnx.Rngs(0)),
+     "hidden_features", "-4", "a whole number above 0"),
+    ("no features", lambda: LSTMCell(0, H, rngs=nnx.Rngs(0)),
+     "in_features", "0", "a whole number above 0"),
+    ("misspelt cell", lambda: jaxrnn.make_cell("ltsm", F, H, rngs=nnx.Rngs(0)),
+     "cell", "'ltsm'", "one of elman-tanh, .*lstm.* (did you mean 'lstm'?)"),
+    ("unknown cell", lambda: jaxrnn.make_cell("transformer", F, H, rngs=nnx.Rngs(0)),
+     "cell", "'transformer'", "one of elman-tanh, .*gru"),
+    ("too short a lag for the lstm", lambda: LSTMCell.chrono(2),
+     "max_lag", "2", "more than 2 steps"),
+    ("too short a lag for the gru", lambda: GRUCell.chrono(0.5),
+     "max_lag", "0.5", "more than 2 steps"),
+    ("spectral radius of zero", lambda: initializers.spectral_radius(0.0),
+     "rho", "0.0", "a number above 0"),
+    ("identity for the inputs", lambda: elman(kernel_init=initializers.identity()),
+     "shape", "[3, 4]", "a square matrix"),
+    # One step.
+    ("wrong features", lambda: gru()(zeros(B, H), zeros(B, 7)),
+     "x", "float32[2, 7]", "3 features"),
+    ("no feature axis", lambda: gru()(zeros(H), zeros()),
+     "x", "float32[]", "3 features"),
+    ("integer input", lambda: gru()(zeros(B, H), zeros(B, F, dtype=jnp.int32)),
+     "x", "int32[2, 3]", "a floating-point array (convert it with .astype)"),
+    ("list input", lambda: gru()(zeros(H), [0.0, 0.0, 0.0]),
+     "x", "[float 0.0, float 0.0, float 0.0]", "a floating-point array"),
+    ("half-precision input", lambda: gru()(zeros(B, H), zeros(B, F, dtype=jnp.bfloat16)),
+     "x", "dtype bfloat16", "the cell's own, float32"),
+    ("half-precision carry", lambda: gru()(zeros(B, H, dtype=jnp.bfloat16), zeros(B, F)),
+     "carry (h)", "bfloat16[2, 4]", "float32[2, 4]"),
+    ("carry of another width", lambda: gru()(zeros(B, 5), zeros(B, F)),
+     "carry (h)", "float32[2, 5]", "float32[2, 4], [*B, H]"),
+    ("carry of another batch", lambda: lstm()((zeros(B, H), zeros(3, H)), zeros(B, F)),
+     "carry (h)", "float32[3, 4]", "float32[2, 4], [*B, H]"),
+    ("cell state of another width", lambda: lstm()((zeros(B, 5), zeros(B, H)), zeros(B, F)),
+     "carry (c)", "float32[2, 5]", "float32[2, 4], [*B, H]"),
+    ("one array for an lstm", lambda: lstm()(zeros(B, H), zeros(B, F)),
+     "carry", "float32[2, 4]", "(c, h), as from initialize_carry"),
+    ("list for an lstm", lambda: lstm()([zeros(B, H), zeros(B, H)], zeros(B, F)),
+     "carry", "[float32[2, 4], float32[2, 4]]", "(c, h)"),
+    ("pair for a gru", lambda: gru()((zeros(B, H), zeros(B, H)), zeros(B, F)),
+     "carry", "(float32[2, 4], float32[2, 4])", "one array h"),
+    # The same through time, and what only `unroll` takes.
+    ("wrong features over time", lambda: unroll(zeros(T, B, 7)),
+     "x", "float32[2, 7]", "3 features"),
+    ("integers over time", lambda: unroll(XS.astype(np.int32)),
+     "x", "int32[2, 3]", "a floating-point array"),
+    ("half precision over time", lambda: unroll(XS.astype(np.float16)),
+     "x", "dtype float16", "the cell's own, float32"),
+    ("misshaped carry over time", lambda: unroll(carry=zeros(3, H)),
+     "carry (h)", "float32[3, 4]", "float32[2, 4]"),
+    ("one array for an lstm over time", lambda: unroll(cell=lstm(), carry=zeros(B, H)),
+     "carry", "float32[2, 4]", "(c, h)"),
+    ("empty carry", lambda: unroll(cell=plain, carry=()),
+     "carry", "()", "at least one array"),
+    ("no carry for a function", lambda: unroll(cell=plain),
+     "carry", "None", "an initial carry: a plain function has no initialize_carry"),
+    ("no carry for inputs in a tree", lambda: unroll({"a": XS}),
+     "carry", "None", "an initial carry, where xs is not one array"),
+    ("another carry structure", lambda: unroll(cell=lambda c, x: ((c,), x), carry=zeros(B, F)),
+     "carry", "float32[2, 3]", "(float32[2, 3],), the carry that cell returns"),
+    ("another carry shape", lambda: unroll(cell=lambda c, x: (c[0], x), carry=zeros(B, F)),
+     "carry", "float32[2, 3]", "float32[3], the carry that cell returns"),
+    ("another carry dtype", lambda: unroll(cell=lambda c, x: (c > 0, x), carry=zeros(B, F)),
+     "carry", "float32[2, 3]", "bool[2, 3], the carry that cell returns"),
+    ("no output", lambda: unroll(cell=lambda c, x: c, carry=zeros(B, F)),
+     "cell", "a step that returns float32[2, 3]", "(carry, y)"),
+    ("three results", lambda: unroll(cell=lambda c, x: (c, x, x), carry=zeros(B, F)),
+     "cell", "a step that returns (float32", "(carry, y)"),
+    # Time.
+    ("no steps", lambda: unroll(zeros(0, B, F)),
+     "xs", "float32[0, 2, 3]", "at least 1 step in the first axis"),
+    ("no time axis", lambda: unroll(zeros()),
+     "xs", "float32[]", "a time axis first, [T, *B, F]"),
+    ("inputs of unequal length", lambda: unroll((zeros(3, F), zeros(4, F)), carry=zeros(F)),
+     "xs", "(float32[3, 3], float32[4, 3])", "the same number of steps in every leaf"),
+    ("neither inputs nor length", lambda: unroll(None, carry=zeros(B, H)),
+     "xs", "None", "inputs [T, *B, F], or None together with length and carry"),
+    ("neither inputs nor carry", lambda: unroll(None, length=T),
+     "carry", "None", "an initial carry, where xs is not one array"),
+    ("length of zero", lambda: unroll(None, cell=plain, carry=zeros(B), length=0),
+     "length", "0", "at least 1 step"),
+    ("negative length", lambda: unroll(None, cell=plain, carry=zeros(B), length=-1),
+     "length", "-1", "at least 1 step"),
+    ("contradicting length", lambda: unroll(length=T + 1),
+     "length", "6", "5, the steps in xs (or leave it out)"),
+    ("method by name", lambda: unroll(method="scan"),
+     "method", "'scan'", "a method such as jaxrnn.Scan()"),
+    ("loop of no steps", lambda: Scan(unroll=0),
+     "unroll", "0", "a whole number above 0"),
+    # Lengths, masks, resets.
+    ("negative lengths", lambda: unroll(seq_lengths=np.array([-1, 3])),
+     "seq_lengths", "values from -1 to 3", "0 to 5, the steps in xs"),
+    ("too long lengths", lambda: unroll(seq_lengths=np.array([2, T + 1])),
+     "seq_lengths", "values from 2 to 6", "0 to 5, the steps in xs"),
+    ("lengths for another batch", lambda: unroll(seq_lengths=np.array([1, 2, 3])),
+     "seq_lengths", "[3]", "shape [2], [*B]"),
+    ("one length for all", lambda: unroll(seq_lengths=4),
+     "seq_lengths", "[]", "shape [2], [*B]"),
+    ("float lengths", lambda: unroll(seq_lengths=np.array([1.0, 2.0], np.float32)),
+     "seq_lengths", "float32[2]", "integers"),
+    ("boolean lengths", lambda: unroll(seq_lengths=np.array([True, False])),
+     "seq_lengths", "bool[2]", "integers"),
+    ("batch-first mask", lambda: unroll(mask=np.ones((B, T), bool)),
+     "mask", "bool[2, 5]", "shape [5, 2], [T, *B]"),
+    ("mask of numbers", lambda: unroll(mask=np.ones((T, B), np.float32)),
+     "mask", "float32[5, 2]", "booleans"),
+    ("resets of one sequence", lambda: unroll(resets=np.ones(T, bool)),
+     "resets", "bool[5]", "shape [5, 2], [T, *B]"),
+    ("resets of numbers", lambda: unroll(resets=np.ones((T, B), np.int32)),
+     "resets", "int32[5, 2]", "booleans"),
+]  # fmt: skip
+
+
+def pattern(text):
+    """A regular expression for `text`, in which only ".*" is special."""
+    return ".*".join(map(re.escape, text.split(".*")))
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "got", "expected"),
+    [row[1:] for row in REFUSED],
+    ids=[row[0] for row in REFUSED],
+)
+def test_refusal_names_argument_what_came_and_what_was_expected(call, argument, got, expected):
+    with pytest.raises(checks.InputError) as refusal:
+        call()
+    form = f"^{pattern(argument)}: got [^;]*{pattern(got)}[^;]*; expected {pattern(expected)}"
+    assert re.match(form, str(refusal.value))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_refuses_a_foreign_input_and_carry(name):
+    cell = jaxrnn.make_cell(name, F, H, rngs=nnx.Rngs(0))
+    carry = cell.initialize_carry((B, F))
+    with pytest.raises(checks.InputError, match=r"^x: got"):
+        cell(carry, zeros(B, F + 1))
+    with pytest.raises(checks.InputError, match=r"^carry.*: got"):
+        cell(jax.tree.map(lambda a: a[:1], carry), zeros(B, F))
+
+
+def test_refused_inside_jit_too():
+    with pytest.raises(checks.InputError, match=r"^mask: got"):
+        jax.jit(lambda mask: unroll(mask=mask))(np.ones((B, T), bool))
+
+
+@pytest.mark.parametrize("value", [2.5, 0, -1, True, "4", None])
+def test_only_whole_numbers_above_zero_count(value):
+    with pytest.raises(checks.InputError, match=r"^units: got .*; expected a whole number above 0"):
+        checks.count("units", value)
+
+
+@pytest.mark.parametrize("value", [0, -0.5, float("nan"), True, "4", None])
+def test_only_numbers_above_zero_are_positive(value):
+    with pytest.raises(checks.InputError, match=r"^rate: got .*; expected a number above 0"):
+        checks.positive("rate", value)
+
+
+def test_numpys_numbers_will_do():
+    checks.count("units", np.int64(4))
+    checks.positive("rate", np.float32(0.5))
+
+
+def test_an_input_error_is_a_value_error():
+    assert issubclass(checks.InputError, ValueError)
+
+
+def test_a_traced_value_is_not_looked_at():
+    """Lengths out of range cannot be seen while they are traced: they pass, and count as clipped."""
+    long = jax.jit(lambda lengths: unroll(seq_lengths=lengths).outputs)(np.array([T + 9, -9]))
+    clipped = unroll(seq_lengths=np.array([T, 0])).outputs
+    np.testing.assert_array_equal(long, clipped)
