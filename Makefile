@@ -34,8 +34,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY) ## Train and diagnose a small network, results in runs/demo
-	$(BIN)/jaxrnn demo --out runs/demo $(ARGS)
+demo: $(READY) ## Train three cells on real digits and take their gradients apart: runs/demo (resumes)
+	$(BIN)/jaxrnn demo --out runs/demo $(if $(wildcard runs/demo/config.json),--resume) $(ARGS)
 
 # Workers share an accelerator, so none may take its memory in advance.
 test test-all: export XLA_PYTHON_CLIENT_PREALLOCATE := false

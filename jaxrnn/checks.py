@@ -11,6 +11,7 @@ that a mistake of the user's ends in one line and a mistake of ours still shows 
 from __future__ import annotations
 
 import difflib
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -47,8 +48,12 @@ def concrete(x: Any) -> bool:
 
 
 def positive(argument: str, value: Any) -> None:
-    """Refuse anything but a number above zero."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) > 0:
+    """Refuse anything but a finite number above zero."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Real)
+        or not 0 < float(value) < math.inf
+    ):
         refuse(argument, repr(value), "a number above 0")
 
 

@@ -50,13 +50,13 @@ def readout_of(cell: Step, carry: Carry, x: Any) -> Callable[[Carry], Any] | Non
     """
     if isinstance(cell, SplitCell):
         return cell.readout
-    treedef = jax.tree.structure(carry)
     program, shapes = jax.make_jaxpr(cell, return_shape=True)(carry, x)
-    count = treedef.num_leaves
-    states, outputs = program.jaxpr.outvars[:count], program.jaxpr.outvars[count:]
-    if not all(any(y is s for s in states) for y in outputs):
+    sources = [_source(program.jaxpr, var) for var in program.jaxpr.outvars]
+    count = jax.tree.structure(carry).num_leaves
+    states, outputs = sources[:count], sources[count:]
+    if not all(y in states for y in outputs):
         return None
-    picks = [next(i for i, s in enumerate(states) if s is y) for y in outputs]
+    picks = [states.index(y) for y in outputs]
     output_tree = jax.tree.structure(shapes[1])
 
     def readout(carry: Carry) -> Any:
@@ -66,17 +66,31 @@ def readout_of(cell: Step, carry: Carry, x: Any) -> Callable[[Carry], Any] | Non
     return readout
 
 
+def _source(program: Any, var: Any) -> tuple[int, ...]:
+    """Name the variable that a result is, followed into programs that are compiled inside the program."""
+    path: tuple[int, ...] = ()
+    while True:
+        made = [eqn for eqn in program.eqns if any(out is var for out in eqn.outvars)]
+        if not made or made[0].primitive.name not in ("jit", "pjit"):
+            return (*path, id(var))
+        (equation,) = made
+        path = (*path, id(equation))
+        program = equation.params["jaxpr"].jaxpr
+        var = program.outvars[next(i for i, out in enumerate(equation.outvars) if out is var)]
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile ``function(cell, *arrays)`` for any kind of step.
 
-    A module is a pytree and travels as an argument, so new weights do not compile again; a plain
-    function is part of the program.
+    A module is a pytree and travels as an argument, so new weights do not compile again. A plain function
+    may hold arrays that change between calls, so nothing compiled for it is kept.
     """
-    with_module = jax.jit(function)
-    with_function = jax.jit(function, static_argnums=0)
+    for_modules = jax.jit(function)
 
     def call(cell: Step, *arrays: Any) -> Any:
-        return (with_module if isinstance(cell, nnx.Module) else with_function)(cell, *arrays)
+        if isinstance(cell, nnx.Module):
+            return for_modules(cell, *arrays)
+        return jax.jit(lambda *given: function(cell, *given))(*arrays)
 
     return call
 

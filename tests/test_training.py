@@ -182,7 +182,20 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
     with pytest.raises(InputError, match="expected a new folder"):
-        RunFolder(tmp_path / "other", {"a": 1}, resume=True)
+        RunFolder(tmp_path / "other", {"a": 1})
+
+
+def test_only_a_run_can_be_resumed(tmp_path: Path):
+    with pytest.raises(InputError, match=r"resume: got .*nowhere, which holds no run"):
+        RunFolder(tmp_path / "nowhere", {"a": 1}, resume=True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_start_that_was_killed_before_its_settings_were_written_is_no_run(tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json.unfinished").write_text("{")
+    RunFolder(tmp_path / "run", {"a": 1}).open()
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {"a": 1}
 
 
 def test_resuming_with_other_settings_shows_the_difference(tmp_path: Path):

@@ -416,3 +416,23 @@ def test_inputs_without_a_feature_axis_get_their_batch_from_the_carry():
     done = jaxrnn.unroll(add_embedding, tokens, carry=jnp.zeros((2, 2)), mask=mask)
     np.testing.assert_array_equal(done.carry[0], table[1] + table[0] + table[2])
     np.testing.assert_array_equal(done.carry[1], table[2] + table[2])
+
+
+def test_no_episode_sees_another_in_either_direction():
+    """Two episodes in one sequence give what each gives alone."""
+    cell = jaxrnn.GRUCell(3, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (9, 2, 3))
+    resets = jnp.zeros((9, 2), bool).at[4].set(True)
+    for reverse in (False, True):
+        together = jaxrnn.unroll(cell, xs, resets=resets, reverse=reverse).outputs
+        apart = [jaxrnn.unroll(cell, part, reverse=reverse).outputs for part in (xs[:4], xs[4:])]
+        np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-12)
+
+
+def test_lengths_of_a_small_integer_type_do_not_wrap():
+    cell = jaxrnn.ElmanCell(1, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs = jnp.ones((300, 4, 1))
+    lengths = np.array([1, 20, 200, 255])
+    small = jaxrnn.unroll(cell, xs, seq_lengths=lengths.astype(np.uint8))
+    valid = np.abs(np.asarray(small.outputs)).sum(axis=-1) > 0
+    np.testing.assert_array_equal(valid.sum(axis=0), lengths)

@@ -27,10 +27,10 @@ class Rate:
       lag: the longest lag that the fit has seen, in steps.
     """
 
-    value: Float[Array, ""]
-    stderr: Float[Array, ""]
-    dof: Float[Array, ""]
-    lag: Float[Array, ""]
+    value: Float[Array, "..."]
+    stderr: Float[Array, "..."]
+    dof: Float[Array, "..."]
+    lag: Float[Array, "..."]
 
 
 def rate_by_lag(lags: Num[Array, "K"], logs: Float[Array, "K *B"]) -> Rate:

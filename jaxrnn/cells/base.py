@@ -79,6 +79,8 @@ class RecurrentCell(nnx.Module, abc.ABC):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        if not isinstance(rngs, nnx.Rngs):
+            checks.refuse("rngs", checks.describe(rngs), "nnx.Rngs, as in nnx.Rngs(0)")
         checks.count("in_features", in_features)
         checks.count("hidden_features", hidden_features)
         self.in_features = in_features

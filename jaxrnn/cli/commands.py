@@ -148,6 +148,8 @@ class Cells:
 
     def run(self) -> None:
         """Print the table."""
+        checks.count("in_features", self.in_features)
+        checks.count("hidden_features", self.hidden_features)
         size = f"F = {self.in_features}, H = {self.hidden_features}"
         table = Table("cell", "equations", f"parameters ({size})", "paper", title="Cells")
         for name, entry in CELLS.items():

@@ -23,7 +23,7 @@ from jaxrnn.experiments.runs import RunConfig, train
 from jaxrnn.models import matched_width
 from jaxrnn.report import Report
 from jaxrnn.tasks import SequenceClassification, load_task
-from jaxrnn.training import FitConfig, FitResult, ProgressBar, RunFolder, environment
+from jaxrnn.training import FitConfig, FitResult, ProgressBar, RunFolder, environment, holds_run
 
 _LEARNING_RATES = {"elman-tanh": 3e-3, "lstm": 2e-2, "gru": 2e-2}
 """Of 0.001, 0.003, 0.005, 0.01 (elman-tanh) and 0.003, 0.01, 0.02, 0.04 (lstm, gru), the ones with the best
@@ -107,7 +107,7 @@ def _check_comparable(runs: Sequence[RunConfig]) -> None:
 
 
 def _study(run: RunConfig, task: SequenceClassification, path: Path) -> Finding:
-    fit = train(run, path, resume=path.exists())
+    fit = train(run, path, resume=holds_run(path))
     with ProgressBar(f"{run.cell}: diagnosis", total=2) as progress:
         before = probe(fit.initial, task)
         progress.advance("before training")

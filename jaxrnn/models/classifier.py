@@ -13,7 +13,8 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxrnn.cells import CellEntry
+from jaxrnn import checks
+from jaxrnn.cells import CellEntry, RecurrentCell
 from jaxrnn.typing import ArrayLike, Lengths
 from jaxrnn.unroll import Method, unroll
 
@@ -37,6 +38,10 @@ class SequenceClassifier(nnx.Module):
     """
 
     def __init__(self, cell: Any, classes: int, *, rngs: nnx.Rngs):
+        if not isinstance(cell, RecurrentCell):
+            checks.refuse(
+                "cell", type(cell).__name__, "a cell of jaxrnn, with a kernel and a readout"
+            )
         self.cell = cell
         dtype = cell.kernel.dtype
         self.readout = nnx.Linear(

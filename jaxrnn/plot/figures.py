@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
+from jaxrnn import checks
 from jaxrnn.analysis import GradientFlow, Propagator, Spectrum
 from jaxrnn.plot.style import TIME, axes_or_new
 
@@ -47,7 +48,7 @@ def spectrum(
 def gradient_flow(
     result: GradientFlow, ax: Axes | None = None, *, label: str | None = None, **line: Any
 ) -> Axes:
-    """Draw log₁₀ ‖∂L/∂s_t‖, relative to the last step, against t: median and quartiles over sequences."""
+    """Draw log₁₀ ‖∂L/∂s_t‖, relative to its last one, against t: median and quartiles over sequences."""
     ax = axes_or_new(ax)
     logs = np.asarray(result.log_norms).reshape(result.log_norms.shape[0], -1)
     return _flow_band(logs, ax, label=label, **line)
@@ -67,11 +68,13 @@ def gradient_flows(
 
 def _flow_band(logs: Any, ax: Axes, *, label: str | None, **line: Any) -> Axes:
     there = np.isfinite(logs).all(axis=1)  # a zero gradient has no logarithm
+    if not there.any():
+        checks.refuse("result", "no step at which every sequence has a gradient", "at least one")
     time, logs = np.arange(1, len(logs) + 1)[there], logs[there]
     low, middle, high = np.percentile((logs - logs[-1]) / np.log(10), [25, 50, 75], axis=1)
     (drawn,) = ax.plot(time, middle, label=label, **line)
     ax.fill_between(time, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
-    ax.set(xlabel="time step t", ylabel="log₁₀ ‖∂L/∂s(t)‖ / ‖∂L/∂s(T)‖")
+    ax.set(xlabel="time step t", ylabel="log₁₀ ‖∂L/∂s(t)‖, relative to the last")
     return ax
 
 

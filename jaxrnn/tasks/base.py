@@ -57,18 +57,11 @@ class SequenceClassification:
     def __post_init__(self):
         """Refuse empty parts and labels that are not class numbers."""
         for name in ("train", "valid", "test"):
-            part: Split = getattr(self, name)
-            if len(part) == 0:
-                checks.refuse(f"{self.name}: {name}", "no examples", "at least one")
-            if len(part.inputs) != len(part.labels):
-                got = f"{len(part.inputs)} sequences and {len(part.labels)} labels"
-                checks.refuse(f"{self.name}: {name}", got, "as many of the one as of the other")
-            low, high = int(part.labels.min()), int(part.labels.max())
-            if low < 0 or high >= self.classes:
-                expected = f"class numbers from 0 to {self.classes - 1}"
-                checks.refuse(
-                    f"{self.name}: {name} labels", f"values from {low} to {high}", expected
-                )
+            _check_part(f"{self.name}: {name}", getattr(self, name), self.classes)
+            if getattr(self, name).inputs.shape[1:] != self.train.inputs.shape[1:]:
+                got = f"sequences of {list(getattr(self, name).inputs.shape[1:])}"
+                expected = f"{list(self.train.inputs.shape[1:])} [T, F], as in train"
+                checks.refuse(f"{self.name}: {name}", got, expected)
 
     @property
     def length(self) -> int:
@@ -82,8 +75,8 @@ class SequenceClassification:
 
     @property
     def chance(self) -> float:
-        """Test accuracy of always naming the commonest class."""
-        return float(np.bincount(self.test.labels).max() / len(self.test))
+        """Test accuracy of always naming the commonest class of the training data."""
+        return float(np.mean(self.test.labels == np.bincount(self.train.labels).argmax()))
 
     def loss(self, logits: Float[Array, "*B C"], labels: Int[Array, "*B"]) -> Float[Array, "*B"]:
         """Cross-entropy of each example, in nats."""
@@ -94,3 +87,21 @@ class SequenceClassification:
     ) -> Shaped[Array, "*B"]:
         """Tell which examples are named rightly; their mean is the accuracy."""
         return jnp.argmax(logits, axis=-1) == labels
+
+
+def _check_part(name: str, part: Split, classes: int) -> None:
+    """Refuse a split that is empty, misshapen, not finite, or whose labels are no class numbers."""
+    if part.inputs.ndim != 3:
+        checks.refuse(f"{name} inputs", checks.describe(part.inputs), "three axes, [N, T, F]")
+    if len(part.inputs) != len(part.labels):
+        got = f"{len(part.inputs)} sequences and {len(part.labels)} labels"
+        checks.refuse(name, got, "as many of the one as of the other")
+    if len(part) == 0:
+        checks.refuse(name, "no examples", "at least one")
+    checks.finite(f"{name} inputs", part.inputs)
+    if not np.issubdtype(part.labels.dtype, np.integer):
+        checks.refuse(f"{name} labels", checks.describe(part.labels), "integers, [N]")
+    low, high = int(part.labels.min()), int(part.labels.max())
+    if low < 0 or high >= classes:
+        expected = f"class numbers from 0 to {classes - 1}"
+        checks.refuse(f"{name} labels", f"values from {low} to {high}", expected)

@@ -7,6 +7,7 @@ as big-endian 32-bit integers, then the values; usually compressed with gzip.
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import struct
 import zlib
@@ -43,7 +44,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     if len(content) < header:
         checks.refuse(str(path), f"{len(content)} bytes", f"a header of {header} bytes")
     shape = struct.unpack(f">{axes}I", content[4:header])
-    expected = int(np.prod(shape, dtype=np.int64))
+    expected = math.prod(shape)
     if len(content) - header != expected:
         got = f"{len(content) - header} bytes of values"
         checks.refuse(str(path), got, f"{expected}, for the declared shape {list(shape)}")

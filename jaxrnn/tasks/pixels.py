@@ -75,7 +75,7 @@ def mnist(folder: str | os.PathLike[str] | None = None) -> SequenceClassificatio
             if array.ndim != ndim:
                 checks.refuse(f"mnist {half} {what}", checks.describe(array), f"{ndim} axes")
     images, labels = parts["train images"], parts["train labels"]
-    held = min(_MNIST_VALID, len(images) // 10)
+    held = min(_MNIST_VALID, max(len(images) // 10, 1))
     return SequenceClassification(
         name="mnist",
         train=pixels(images[:-held], labels[:-held], scale=255),

@@ -218,6 +218,9 @@ def _epochs(
             history.append(row)
             keep(row, state)
             accuracy, loss = np.mean(row["valid_accuracy"]), np.mean(row["train_loss"])
+            lost = [s for s, value in enumerate(row["train_loss"]) if not np.isfinite(value)]
+            if lost:
+                progress.say(f"epoch {epoch}: the loss of network {lost} is not finite any more")
             pace = f"{1e3 * seconds / row['steps']:.1f} ms a step"
             progress.advance(f"loss {loss:.3f}  valid accuracy {accuracy:.3f}  {pace}")
     return state, history

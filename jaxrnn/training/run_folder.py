@@ -25,6 +25,7 @@ import jax
 
 from jaxrnn import checks
 
+_CONFIG, _ENVIRONMENT, _UNFINISHED = "config.json", "env.json", ".unfinished"
 _PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -47,23 +48,29 @@ class RunFolder:
     ):
         self.path = Path(path)
         self._config = json.loads(json.dumps(config))  # what it will be when it is read back
-        there = self.path / "config.json"
-        if there.exists() and resume:
-            _require_same(there, self._config)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            hint = (
-                "a new folder, or --resume to go on with the run"
-                if there.exists()
-                else "a new folder"
+        try:
+            settled = (self.path / _CONFIG).exists()
+            others = self.path.exists() and any(
+                file.suffix != _UNFINISHED for file in self.path.iterdir()
             )
+        except OSError as error:
+            checks.refuse("out", f"{self.path} ({error.strerror})", "a folder")
+        if resume and not settled:
+            checks.refuse("resume", f"{self.path}, which holds no run", "the folder of a run")
+        if resume:
+            _require_same(self.path, self._config)
+        elif others:
+            hint = "a new folder, or --resume to go on with the run" if settled else "a new folder"
             checks.refuse("out", f"{self.path}, which is not empty", hint)
 
     def open(self) -> None:
-        """Make the folder and write down settings and environment."""
+        """Make the folder and write down settings and environment; those of the first time stay."""
         try:
-            self.figures.mkdir(parents=True, exist_ok=True)
-            _write(self.path / "config.json", self._config)
-            _write(self.path / "env.json", environment())
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write(self.path / _CONFIG, self._config)
+            if not (self.path / _ENVIRONMENT).exists():
+                _write(self.path / _ENVIRONMENT, environment())
+            self.figures.mkdir(exist_ok=True)
         except OSError as error:
             checks.refuse("out", f"{self.path} ({error.strerror})", "a folder that can be written")
 
@@ -101,10 +108,15 @@ class RunFolder:
 
     def rewind(self, epoch: int) -> None:
         """Forget the metrics after `epoch`, of which the checkpoint to go on from does not know."""
-        kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch]
-        replacement = self.metrics.with_suffix(".new")
-        replacement.write_text("".join(kept))
-        replacement.replace(self.metrics)
+        _replace(
+            self.metrics,
+            "".join(json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch),
+        )
+
+
+def holds_run(path: Path) -> bool:
+    """Tell whether a folder holds a run that can be resumed."""
+    return (path / _CONFIG).exists()
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -113,10 +125,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       InputError: the folder holds no run.
     """
-    file = Path(path) / "config.json"
+    file = Path(path) / _CONFIG
     try:
-        return json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError):
+        return json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):  # what is no JSON, or no text, is a ValueError
         checks.refuse("run", str(path), f"a run's folder, with a readable {file.name}")
 
 
@@ -141,8 +153,8 @@ def _revision() -> str | None:
         return None
 
 
-def _require_same(file: Path, config: dict[str, Any]) -> None:
-    before, now = _flat(read_config(file.parent)), _flat(config)
+def _require_same(folder: Path, config: dict[str, Any]) -> None:
+    before, now = _flat(read_config(folder)), _flat(config)
     changed = [
         f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
         for key in sorted({*before, *now})
@@ -163,4 +175,11 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    _replace(path, json.dumps(content, indent=2) + "\n")
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file under another name and rename it: a crash leaves the old one or the new one."""
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    unfinished.write_text(text, "utf-8")
+    unfinished.replace(path)

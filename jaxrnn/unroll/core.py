@@ -43,15 +43,17 @@ def unroll(
       length: number of steps; needed only when `xs` is None.
       seq_lengths: valid steps of each sequence [*B], 0 to T; the rest is padding on the right.
       mask: False where a step is padding, anywhere in the sequence [T, *B].
-      resets: True where a step starts from the initial carry [T, *B]: a new episode begins there. At a
-        padded step nothing happens, a reset included.
+      resets: True where a new episode begins [T, *B]: that step starts from the initial carry (with
+        `reverse`, the step before it does, where the reading of the episode before begins). At a padded
+        step nothing happens, a reset included.
       reverse: read from the last step to the first; results stay in the order of `xs`.
       method: how to do it; by default `Scan`.
 
     Returns:
       An `Unrolled` with outputs [T, *B, Y], the last carry and all carries [T, *B, H]. At padded steps
       the carry is held and the output is zero; a sequence of length 0 returns its initial carry. What
-      stands in the padding, NaN included, changes neither values nor gradients.
+      stands in the padding, NaN included, changes neither values nor gradients: the cell sees zeros
+      there, and must be differentiable at zero.
 
     Raises:
       InputError: an argument whose shape, dtype or range does not fit; the message names it.
@@ -69,7 +71,10 @@ def unroll(
         checks.refuse("method", checks.describe(method), "a method such as jaxrnn.Scan()")
     carry, steps, batch = begin(cell, xs, carry, length)
     valid = _validity(seq_lengths, mask, steps, batch)
-    frames = Frames(xs, valid, _flags("resets", resets, steps, batch))
+    fresh = _flags("resets", resets, steps, batch)
+    if reverse and fresh is not None:  # read backwards, an episode starts at its last step
+        fresh = jnp.concatenate([fresh[1:], jnp.zeros_like(fresh[:1])])
+    frames = Frames(xs, valid, fresh)
     run = _run_compiled if isinstance(cell, nnx.Module) else _run
     return run(cell, carry, frames, method=method or Scan(), length=steps, reverse=reverse)
 
@@ -100,7 +105,7 @@ def _validity(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]) -
             checks.refuse(
                 "seq_lengths", f"values from {low} to {high}", f"0 to {steps}, the steps in xs"
             )
-    within = jax.vmap(lambda t: t < lengths)(jnp.arange(steps, dtype=lengths.dtype))
+    within = jax.vmap(lambda t: t < lengths.astype(jnp.int32))(jnp.arange(steps, dtype=jnp.int32))
     return within if mask is None else within & mask
 
 

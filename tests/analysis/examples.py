@@ -26,17 +26,25 @@ def assert_close(actual, expected, tolerance):
     np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
-def make(name, dtype=jnp.float64, seed=0, **options):
+def make(name, dtype=jnp.float64, seed=0):
+    """A cell of the table with random weights."""
+    return random_weights(functools.partial(jaxrnn.make_cell, name), dtype, seed)
+
+
+def random_weights(build, dtype=jnp.float64, seed=0):
     """A cell none of whose weights, biases included, is zero or in any other way special."""
     draw = np.random.default_rng(seed)
-
-    def build():
-        return jaxrnn.make_cell(name, F, H, param_dtype=dtype, rngs=nnx.Rngs(0), **options)
 
     def fill(a):
         return jnp.asarray(draw.normal(size=a.shape, scale=0.7), dtype)
 
-    return jax.tree.map(fill, jax.eval_shape(build))
+    return jax.tree.map(fill, blank(build, F, H, param_dtype=dtype))
+
+
+def blank(make, *arguments, **options):
+    """Make a module all of whose weights are zero; nothing is drawn, which saves compiling."""
+    shapes = jax.eval_shape(lambda: make(*arguments, **options, rngs=nnx.Rngs(0)))
+    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
 def zero_weights(name, bias, dtype=jnp.float64):
@@ -83,12 +91,6 @@ def elman(matrix, activation, dtype=jnp.float64):
 
 def identity(a):
     return a
-
-
-def blank(make, *arguments, **options):
-    """Make a module all of whose weights are zero; nothing is drawn, which saves compiling."""
-    shapes = jax.eval_shape(lambda: make(*arguments, **options, rngs=nnx.Rngs(0)))
-    return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
 def compiles(caplog, call):

@@ -97,7 +97,7 @@ def test_powers_of_any_matrix_keep_to_its_eigenvalues(x64):
     assert np.all(np.abs(found - 3000 * rates) < bound + 1e-8)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_every_size_odd_or_even(size, x64):
     matrices = np.random.default_rng(size).normal(size=(40, size, size))
     found = logs_of_product(jnp.asarray(matrices))

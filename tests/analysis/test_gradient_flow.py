@@ -15,6 +15,7 @@ import pytest
 
 from jaxrnn.analysis import gradient_flow, jacobians, trace
 from jaxrnn.analysis.gradient_flow import flow_along
+from jaxrnn.cells import ElmanCell
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (
     B,
@@ -28,6 +29,7 @@ from tests.analysis.examples import (
     identity,
     inputs,
     make,
+    random_weights,
     travelled,
     twins,
 )
@@ -46,10 +48,14 @@ def last(outputs):
     return jnp.sum(outputs[-1])
 
 
-def gradients(step, xs, carry, losses, *, output_is_state=True):
+def last_leaf(state, y):
+    return jax.tree.leaves(state)[-1]
+
+
+def gradients(step, xs, carry, losses, output=last_leaf):
     """∂L/∂s_t for t = 1 … T and each loss, [L, T, *B, S].
 
-    The output is the carry's last leaf, so that it feels the nudge too, or what the step returns.
+    The output is a function of the nudged state and of what the step returns.
     """
 
     def perturbed(nudges):
@@ -57,7 +63,7 @@ def gradients(step, xs, carry, losses, *, output_is_state=True):
             x, nudge = now
             state, y = step(state, x)
             state = jax.tree.map(jnp.add, state, nudge)
-            return state, jax.tree.leaves(state)[-1] if output_is_state else y
+            return state, output(state, y)
 
         _, outputs = jax.lax.scan(advance, carry, (xs, nudges))
         return jnp.stack([jnp.sum(loss(outputs)) for loss in losses])
@@ -114,7 +120,7 @@ def test_omega_is_pascanus_sum(name, x64):
 
 def test_omega_leaves_out_steps_after_the_loss(x64):
     """With g = 0 there is nothing to stretch: two steps of a doubling count, (2 − 1)² each."""
-    cell = elman(2 * np.eye(3), identity)
+    cell = elman(2 * np.eye(4), identity)
     found = gradient_flow(cell, jnp.zeros((T, 1)), lambda outputs: jnp.sum(outputs[2]))
     assert float(found.omega) == pytest.approx(2.0)
     np.testing.assert_array_equal(found.log_norms[3:], -np.inf)
@@ -141,11 +147,26 @@ def test_output_apart_from_the_carry_counts_through_later_steps_alone(x64):
     xs, h = (jnp.asarray(draw.normal(size=shape)) for shape in ((T, B, H), (B, H)))
     loss = LOSSES["on all outputs"]
     found = gradient_flow(step, xs, loss, carry=h)
-    (exact,) = gradients(step, xs, h, [loss], output_is_state=False)
+    (exact,) = gradients(step, xs, h, [loss], output=lambda state, y: y)
     assert_close(found.log_norms, log_norms(exact), 1e-10)
     np.testing.assert_array_equal(
         found.log_norms[-1], -np.inf
     )  # no output comes after the last state
+
+
+class SineElmanCell(ElmanCell):
+    """An Elman cell whose readout has a slope that depends on the state."""
+
+    def readout(self, carry):
+        return jnp.sin(carry)
+
+
+def test_slope_of_the_readout_is_taken_at_the_state_it_reads(x64):
+    cell = random_weights(SineElmanCell)
+    xs, carry = inputs(cell)
+    loss = LOSSES["on all outputs"]
+    (exact,) = gradients(cell, xs, carry, [loss], output=lambda state, y: jnp.sin(state))
+    assert_close(gradient_flow(cell, xs, loss, carry=carry).log_norms, log_norms(exact), 1e-10)
 
 
 @pytest.mark.parametrize("batch", [(), (2, 3)])
@@ -182,7 +203,7 @@ def test_ten_thousand_steps_neither_vanish_nor_explode(alpha, dtype):
 
 def test_one_sequence_has_an_error_too(x64):
     cell = elman(0.5 * np.eye(4), identity)
-    found = gradient_flow(cell, jnp.zeros((50, 1)), last)
+    found = gradient_flow(cell, jnp.zeros((T, 1)), last)
     assert float(found.rate) == pytest.approx(np.log(0.5))
     assert 0 <= float(found.rate_stderr) < 1e-12
 

@@ -173,15 +173,6 @@ def test_dead_relu_units_are_lost_and_the_others_kept(x64):
     np.testing.assert_array_equal(logs, np.broadcast_to(left, logs.shape))
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_one_unit_and_an_odd_number(size, x64):
-    matrices = np.random.default_rng(0).normal(size=(20, size, size))
-    found = propagator_of(jnp.asarray(matrices), lags=[20]).log_singular_values[0]
-    _, logdet = np.linalg.slogdet(matrices)
-    assert float(found.sum()) == pytest.approx(logdet.sum(), rel=1e-12)
-    assert_close(found[0], log_svd(functools.reduce(lambda p, j: j @ p, matrices))[0], 1e-12)
-
-
 @pytest.mark.parametrize("batch", [(B,), (B, 3)])
 def test_sequences_do_not_mix(batch, x64):
     matrices = np.random.default_rng(0).normal(size=(T, *batch, 4, 4))

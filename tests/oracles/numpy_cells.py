@@ -157,8 +157,10 @@ def _run_sequence(
     outputs: dict[int, np.ndarray] = {}
     order: Sequence[int] = range(len(xs))[::-1] if reverse else range(len(xs))
     for t in order:
+        # An episode that begins at t + 1 ends at t, which is where the reading backwards enters it.
+        fresh = (t + 1 < len(xs) and resets[t + 1]) if reverse else resets[t]
         if valid[t]:
-            state, outputs[t] = step(initial if resets[t] else state, xs[t])
+            state, outputs[t] = step(initial if fresh else state, xs[t])
         states[t] = state
     silence = np.zeros_like(initial[-1])
     return Run(
