@@ -36,6 +36,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Inexact, Int, Shaped
 
@@ -94,3 +95,8 @@ class SplitCell(Protocol):
     def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
         """Take one step."""
         ...
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """Return the dtype in which to factorise and to take logarithms: half precision can do neither."""
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)

@@ -63,7 +63,7 @@ def test_train_writes_a_run_and_diagnose_reads_it(trained: Path, tmp_path: Path,
         main(["diagnose", str(trained), "--out", str(tmp_path / "report"), "--sequences", "2"]) == 0
     )
     text = capsys.readouterr().out
-    assert "gradient rate" in text
+    assert "gradient's rate" in text
     for file in ("report.md", "report.html", "figures/spectrum.png"):
         assert (tmp_path / "report" / file).stat().st_size > 0
 

@@ -27,7 +27,7 @@ def test_the_tour_of_the_readme_runs(capsys):
     (tour,) = _python_blocks("README.md")
     with jax.numpy_dtype_promotion("standard"):
         exec(compile(tour, "README.md", "exec"), {})
-    assert "gradient rate" in capsys.readouterr().out
+    assert "gradient's rate" in capsys.readouterr().out
 
 
 def test_the_example_cell_of_contributing_keeps_the_contract():

@@ -1,5 +1,6 @@
 """The microscope: step Jacobians, their spectra, the BPTT product, the flow of gradients."""
 
+from jaxrnn.analysis.certificates import Certificates
 from jaxrnn.analysis.diagnose import Diagnosis, Verdict, diagnose, judge
 from jaxrnn.analysis.gradient_flow import GradientFlow, gradient_flow
 from jaxrnn.analysis.jacobians import jacobians
@@ -9,6 +10,7 @@ from jaxrnn.analysis.spectrum import Spectrum, spectrum
 from jaxrnn.analysis.trajectory import Trajectory, trace
 
 __all__ = [
+    "Certificates",
     "Diagnosis",
     "GradientFlow",
     "Propagator",

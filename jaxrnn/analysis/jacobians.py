@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
-from jaxrnn.analysis.trajectory import Trajectory, flat_state, single_step
+from jaxrnn.analysis.trajectory import Trajectory, carry_of, flat_state
 from jaxrnn.steps import compiled
 from jaxrnn.typing import SplitCell, Step
 
@@ -42,6 +42,10 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
       >>> jaxrnn.analysis.jacobians(cell, path).shape
       (20, 4, 16, 16)
     """
+    if not isinstance(trajectory, Trajectory):
+        checks.refuse(
+            "trajectory", checks.describe(trajectory), "a Trajectory, from trace(cell, xs)"
+        )
     checks.finite("trajectory", trajectory)
     if isinstance(cell, SplitCell):
         return structured_jacobians(cell, trajectory)
@@ -50,12 +54,25 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
 
 @compiled
 def general_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
-    """Step Jacobians of any step by forward-mode differentiation, [T, *B, S, S]."""
-    per_step = jax.jacfwd(single_step(cell, trajectory))
-    for _ in trajectory.batch:
-        per_step = jax.vmap(per_step)
-    states = trajectory.states[:-1]
-    return jax.lax.map(lambda sx: per_step(*sx), (states, trajectory.xs))
+    """Step Jacobians of any step by forward-mode differentiation, [T, *B, S, S].
+
+    The sequences of a batch do not act on each other, so one push moves the same basis vector in all.
+    """
+    depth = len(trajectory.batch)
+    size = trajectory.states.shape[-1]
+
+    def at_step(now: tuple[Any, Any]) -> Inexact[Array, "*B S S"]:
+        carry, x = now
+        _, push = jax.linearize(lambda carry: cell(carry, x)[0], carry)
+
+        def column(direction: Inexact[Array, "S"]) -> Inexact[Array, "*B S"]:
+            everywhere = jnp.broadcast_to(direction, (*trajectory.batch, size))
+            return flat_state(push(carry_of(everywhere, carry)), depth)
+
+        basis = jnp.eye(size, dtype=trajectory.states.dtype)
+        return jax.vmap(column, out_axes=-1)(basis)
+
+    return jax.lax.map(at_step, (trajectory.before, trajectory.xs))
 
 
 @compiled
@@ -91,7 +108,8 @@ def _unit_slopes(
         by_leaf.append(push(jax.tree.unflatten(treedef, tangent), jnp.zeros_like(pull)))
     by_gate = []
     for start in range(0, pull.shape[-1], units):
-        tangent = jnp.zeros_like(pull).at[..., start : start + units].set(1)
+        gate = (jnp.arange(pull.shape[-1]) // units == start // units).astype(pull.dtype)
+        tangent = jnp.broadcast_to(gate, pull.shape)
         by_gate.append(push(jax.tree.unflatten(treedef, still), tangent))
     return _per_new_leaf(by_leaf), _per_new_leaf(by_gate)
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Complex, Float
 from jaxrnn.analysis.jacobians import jacobians
 from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.trajectory import Trajectory
-from jaxrnn.typing import Step
+from jaxrnn.typing import Step, at_least_float32
 
 
 @jax.tree_util.register_dataclass
@@ -71,6 +71,7 @@ def spectrum(cell: Step, trajectory: Trajectory) -> Spectrum:
 @jax.jit
 def spectrum_of(matrices: Float[Array, "T *B S S"]) -> Spectrum:
     """Return the spectra of given step Jacobians [T, *B, S, S]."""
+    matrices = matrices.astype(at_least_float32(matrices.dtype))
     values = jnp.linalg.eigvals(matrices)
     order = jnp.argsort(-jnp.abs(values), axis=-1)
     return Spectrum(

@@ -7,13 +7,11 @@ The state s is the *whole* carry: its leaves flattened and concatenated in pytre
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
@@ -110,14 +108,12 @@ def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
     return jnp.concatenate(leaves, axis=-1)
 
 
-def single_step(cell: Step, trajectory: Trajectory) -> Callable[[Any, Any], Any]:
-    """Return F: one sequence's state [S] and input -> its next state [S]."""
-    skip = 1 + len(trajectory.batch)
-    sample = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[skip:], leaf.dtype), trajectory.carries)
-    _, unravel = ravel_pytree(sample)
-
-    def step(state, x):
-        moved, _ = cell(unravel(state), x)
-        return ravel_pytree(moved)[0]
-
-    return step
+def carry_of(state: Inexact[Array, "*L S"], like: Carry) -> Carry:
+    """Cut a state [*L, S] into a carry with the leaves of `like`, which has the same leading axes."""
+    leaves, treedef = jax.tree.flatten(like)
+    cuts, start = [], 0
+    for leaf in leaves:
+        size = leaf.size // (state.size // state.shape[-1])
+        cuts.append(state[..., start : start + size].reshape(leaf.shape).astype(leaf.dtype))
+        start += size
+    return jax.tree.unflatten(treedef, cuts)

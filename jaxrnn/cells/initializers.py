@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
-from jaxrnn.typing import Initializer, Key
+from jaxrnn.typing import Initializer, Key, at_least_float32
 
 
 def glorot() -> Initializer:
@@ -37,7 +37,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     draw = jax.nn.initializers.orthogonal(scale)
 
     def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "N H"]:
-        return draw(key, tuple(shape), _at_least_float32(dtype)).astype(dtype)
+        return draw(key, tuple(shape), at_least_float32(dtype)).astype(dtype)
 
     return init
 
@@ -63,7 +63,7 @@ def spectral_radius(rho: float) -> Initializer:
 
     def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "H H"]:
         _require_square(shape)
-        entries = jax.random.normal(key, tuple(shape), _at_least_float32(dtype))
+        entries = jax.random.normal(key, tuple(shape), at_least_float32(dtype))
         return (entries * (rho / _radius(entries))).astype(dtype)
 
     return init
@@ -117,11 +117,6 @@ def _radius(matrix: Float[Array, "H H"]) -> Float[Array, ""]:
     norm = jnp.linalg.norm(matrix)
     _, log_radius = jax.lax.fori_loop(0, 64, square, (matrix / norm, jnp.log(norm)))
     return jnp.exp(log_radius)
-
-
-def _at_least_float32(dtype):
-    """Return the dtype to factorise in: half precision has no QR."""
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def _require_square(shape: Sequence[int]) -> None:

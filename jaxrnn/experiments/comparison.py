@@ -8,7 +8,6 @@ results alone: nothing in it is typed by hand.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,13 +88,12 @@ def compare(runs: Sequence[RunConfig], out: str | Path, *, resume: bool = False)
     Raises:
       InputError: runs that cannot be compared, a folder that holds something else, or missing data.
     """
-    began = time.perf_counter()
     _check_comparable(runs)
     task = load_task(runs[0].task, runs[0].data)
     folder = RunFolder(out, {"runs": [dataclasses.asdict(run) for run in runs]}, resume=resume)
     folder.open()
     findings = [_study(run, task, folder.path / run.cell) for run in runs]
-    return _write_report(task, findings, folder, time.perf_counter() - began)
+    return _write_report(task, findings, folder)
 
 
 def _check_comparable(runs: Sequence[RunConfig]) -> None:
@@ -116,14 +114,12 @@ def _study(run: RunConfig, task: SequenceClassification, path: Path) -> Finding:
     return Finding(run, fit, before, after)
 
 
-def _write_report(
-    task: SequenceClassification, findings: list[Finding], folder: RunFolder, seconds: float
-) -> Path:
+def _write_report(task: SequenceClassification, findings: list[Finding], folder: RunFolder) -> Path:
     report = Report(f"{', '.join(finding.cell for finding in findings)} on {task.name}")
-    report.paragraph(_setting(task, findings, seconds))
+    report.paragraph(_setting(task, findings))
     report.heading("Results")
     report.table(*_table(findings))
-    report.paragraph(_LEGEND.format(seeds=findings[0].run.fit.seeds))
+    report.paragraph(_LEGEND.format(unit=_unit(findings[0].run)))
     report.heading("Figures")
     for name, caption, draw in _FIGURES:
         with plot.house_style():
@@ -135,18 +131,24 @@ def _write_report(
     return html
 
 
-def _setting(task: SequenceClassification, findings: list[Finding], seconds: float) -> str:
+def _setting(task: SequenceClassification, findings: list[Finding]) -> str:
     about = environment()
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     trained = "; ".join(f"{finding.cell}: {_training(finding.run)}" for finding in findings)
     return (
         f"Data: {task.source}; {len(task.train)} sequences to train, {len(task.valid)} to validate, "
         f"{len(task.test)} to test, {task.length} steps of {task.in_features} feature each, "
-        f"{task.classes} classes; always naming the commonest class gives {task.chance:.3f}. "
+        f"{task.classes} classes; always naming the commonest training class gives {task.chance:.3f}. "
         f"Training is by Adam, its rate falling to 0 along a cosine, all seeds of a cell at once. "
-        f"{trained}. The test data are looked at once, at the end. Made in {seconds:.0f} s on "
+        f"{trained}. The test data are looked at once, at the end. Solved, by the task's own standard, is "
+        f"{task.solved:g}. Training and compiling took {_seconds(findings):.0f} s on "
         f"{about['machine']} ({', '.join(about['devices'])}) with Python {about['python']}, {versions}."
     )
+
+
+def _seconds(findings: list[Finding]) -> float:
+    rows = [row for finding in findings for row in finding.fit.history]
+    return sum(row["seconds"] + row["compile_seconds"] for row in rows)
 
 
 def _training(run: RunConfig) -> str:
@@ -158,13 +160,19 @@ def _training(run: RunConfig) -> str:
 
 
 _LEGEND = (
-    "Accuracy and rate: mean ± standard error over {seeds} seeds. Milliseconds a step: median wall time of "
-    "one optimiser step of all seeds together, without compilation. Spectral radius: median over seeds, "
-    "steps and sequences of max |λ| of the step Jacobian ∂s(t)/∂s(t−1). Decay rate: growth of ‖∂L/∂s(t)‖ "
-    "per step back in time; negative means vanishing. Horizon: steps back at which the gradient has faded "
-    "to 1 %, extrapolated from that rate; ∞ where it does not fade. Verdict: the change over a whole "
-    "sequence with its 95 % interval; within a factor of 10 either way, beyond doubt, it is balanced."
+    "Accuracy and rate: mean ± standard error over {unit}. Milliseconds a step: median wall time of one "
+    "optimiser step of all seeds together, without compilation. Spectral radius: median over seeds, steps "
+    "and sequences of max |λ| of the step Jacobian ∂s(t)/∂s(t−1). Decay rate: slope of log ‖∂L/∂s(t)‖ per "
+    "step back in time; negative means that it vanishes. Horizon: steps back at which the gradient has "
+    "faded to 1 %, median over seeds and sequences. Verdict: change of the gradient's norm from the last "
+    "step to the first, with the 95 % interval of its mean over {unit}; balanced is within a factor of 10."
 )
+
+
+def _unit(run: RunConfig) -> str:
+    if run.fit.seeds == 1:
+        return "the test sequences of the one network trained (nothing is known of other seeds)"
+    return f"{run.fit.seeds} seeds"
 
 
 def _table(findings: list[Finding]) -> tuple[list[str], list[list[str]]]:
@@ -174,7 +182,7 @@ def _table(findings: list[Finding]) -> tuple[list[str], list[list[str]]]:
         "test accuracy",
         "ms a step",
         "compile s",
-        "",
+        "training",
         "spectral radius",
         "decay rate, nats a step",
         "horizon, steps",
@@ -187,7 +195,7 @@ def _table(findings: list[Finding]) -> tuple[list[str], list[list[str]]]:
         about = [
             finding.cell,
             f"{finding.fit.parameters:,}",
-            f"{accuracy.mean():.3f} ± {error:.3f}",
+            _plus_minus(accuracy.mean(), error, ".3f"),
             f"{1e3 * finding.fit.seconds_per_step:.1f}",
             f"{finding.fit.compile_seconds:.1f}",
         ]
@@ -198,16 +206,26 @@ def _table(findings: list[Finding]) -> tuple[list[str], list[list[str]]]:
 
 def _probe_cells(found: Probe) -> list[str]:
     verdict = found.verdict
-    horizon = "∞" if np.isinf(verdict.horizon) else f"{verdict.horizon:.0f}"
-    rate = f"{verdict.rate:+.4f} ± {found.rate_stderr:.4f}"
-    return [f"{found.spectral_radius:.3f}", rate, horizon, verdict.sentence]
+    rate = _plus_minus(*found.rate, "+.4f")
+    return [f"{found.spectral_radius:.3f}", rate, verdict.horizon_text, verdict.sentence]
+
+
+def _plus_minus(value: float, error: float, form: str) -> str:
+    """Write a value with its error; a single value has none."""
+    return f"{value:{form}}" if np.isnan(error) else f"{value:{form}} ± {error:{form.lstrip('+')}}"
 
 
 def _learning_figure(findings: list[Finding], task: SequenceClassification) -> Figure:
     figure, ax = plt.subplots(figsize=(6, 4))
     for finding in findings:
         plot.learning_curves(finding.fit.history, ax, label=finding.cell)
-    ax.axhline(task.chance, color="0.5", linestyle="--", linewidth=1, label="commonest class")
+    ax.axhline(
+        task.chance,
+        color="0.5",
+        linestyle="--",
+        linewidth=1,
+        label="commonest class of the training data",
+    )
     ax.legend(loc=(0.62, 0.25))
     return figure
 

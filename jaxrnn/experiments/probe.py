@@ -48,23 +48,19 @@ class Probe:
         return float(np.median([np.asarray(d.spectrum.spectral_radius) for d in self.diagnoses]))
 
     @property
-    def rate_stderr(self) -> float:
-        """Standard error of the rate between seeds; of the one seed's own, where there is one."""
-        rates = self._rates
+    def rate(self) -> tuple[float, float]:
+        """Mean rate over the seeds and its standard error; of its sequences, where there is one seed."""
+        rates = [float(flow.rate) for flow in self.flows]
         if len(rates) == 1:
-            return float(self.flows[0].rate_stderr)
-        return float(np.std(rates, ddof=1) / math.sqrt(len(rates)))
+            return rates[0], float(self.flows[0].rate_stderr)
+        return float(np.mean(rates)), float(np.std(rates, ddof=1) / math.sqrt(len(rates)))
 
     @property
     def verdict(self) -> Verdict:
-        """What the mean rate means over the length of a sequence."""
-        rates = self._rates
-        freedom = len(rates) - 1 if len(rates) > 1 else float(self.flows[0].fit.dof)
-        return judge(float(np.mean(rates)), self.rate_stderr, freedom, self.diagnoses[0].length - 1)
-
-    @property
-    def _rates(self) -> list[float]:
-        return [float(flow.rate) for flow in self.flows]
+        """What has become of the gradient at the first step, over seeds, or the one seed's sequences."""
+        transported = np.stack([np.asarray(flow.log_transported) for flow in self.flows], axis=1)
+        changes = transported[0]  # [seeds, sequences]
+        return judge(changes.mean(axis=1) if len(changes) > 1 else changes, transported)
 
 
 def probe(models: Any, task: SequenceClassification) -> Probe:

@@ -1,0 +1,121 @@
+"""Certificates: three identities that hold for every network, checked on the numbers at hand.
+
+- **Jacobian.** J v equals the forward-mode derivative of the step itself, for a random v. The structured path
+  trusts a cell's promise to work unit by unit; this is where a broken promise shows.
+- **Determinant.** The singular values of a product multiply to the product of the factors' determinants:
+  Σ log σ = Σ_t log |det J_t|.
+- **Gradient.** ‖∂L/∂s_1‖ from the flow equals what autodiff gives for the whole run.
+
+Each is reported as the largest difference found, and as NaN where it cannot be computed: a singular product
+has no logarithm to compare, a gradient that left the range of a float no norm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.analysis.gradient_flow import GradientFlow
+from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.analysis.propagator import Propagator
+from jaxrnn.analysis.trajectory import Trajectory, carry_of, flat_state
+from jaxrnn.steps import compiled, readout_of
+from jaxrnn.typing import Loss, Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificates:
+    """Largest differences found, each of which is rounding where all is well.
+
+    Attributes:
+      jacobian: of J v and the step's own derivative, relative to the length of the latter.
+      determinant: of Σ log σ and Σ log |det J|, nats a step of lag.
+      gradient: of ‖∂L/∂s_1‖ and autodiff's, relative.
+    """
+
+    jacobian: float
+    determinant: float
+    gradient: float
+
+    def __str__(self) -> str:
+        named = dataclasses.asdict(self).items()
+        return ", ".join(f"{name} {difference:.0e}" for name, difference in named)
+
+
+def certify(
+    cell: Step,
+    trajectory: Trajectory,
+    matrices: Any,
+    product: Propagator,
+    flow: GradientFlow,
+    loss: Loss,
+) -> Certificates:
+    """Check the three identities on the step Jacobians, the propagator and the flow of one trajectory."""
+    return Certificates(
+        jacobian=float(_jacobian_difference(cell, trajectory, matrices)),
+        determinant=_determinant_difference(matrices, product),
+        gradient=_gradient_difference(cell, trajectory, flow, loss),
+    )
+
+
+@compiled
+def _jacobian_difference(cell: Step, trajectory: Trajectory, matrices: Any) -> Any:
+    depth = len(trajectory.batch)
+    states = trajectory.states[:-1]
+    directions = jax.random.normal(jax.random.key(0), states.shape, states.dtype)
+
+    def pushed(now):
+        carry, x, direction = now
+        tangent = carry_of(direction, carry)
+        _, moved = jax.jvp(lambda carry: cell(carry, x)[0], (carry,), (tangent,))
+        return flat_state(moved, depth)
+
+    true = jax.lax.map(pushed, (trajectory.before, trajectory.xs, directions))
+    difference = jnp.linalg.norm(
+        jnp.einsum("...ij,...j->...i", matrices, directions) - true, axis=-1
+    )
+    length = jnp.linalg.norm(true, axis=-1)
+    return jnp.max(jnp.where(difference > 0, difference / jnp.where(length > 0, length, 1), 0))
+
+
+@one_blas_thread
+def _determinant_difference(matrices: Any, product: Propagator) -> float:
+    _, logs = np.linalg.slogdet(np.asarray(matrices, np.float64))
+    lags = np.asarray(product.lags)
+    by_lag = np.cumsum(logs[::-1], axis=0)[lags - 1]
+    sums = np.asarray(product.log_singular_values, np.float64).sum(axis=-1)
+    comparable = np.isfinite(sums) & np.isfinite(by_lag)
+    if not comparable.any():
+        return math.nan
+    steps = np.broadcast_to(lags.reshape(-1, *[1] * (sums.ndim - 1)), sums.shape)
+    return float(np.max(np.abs(sums[comparable] - by_lag[comparable]) / steps[comparable]))
+
+
+def _gradient_difference(
+    cell: Step, trajectory: Trajectory, flow: GradientFlow, loss: Loss
+) -> float:
+    first = jax.tree.map(lambda leaf: leaf[1], trajectory.carries)
+    x = jax.tree.map(lambda leaf: leaf[0], trajectory.xs)
+    readout = readout_of(cell, first, x)
+    if readout is None:
+        return math.nan
+    rest = jax.tree.map(lambda leaf: leaf[1:], trajectory.xs)
+
+    def run(carry):
+        _, later = jax.lax.scan(lambda c, x: cell(c, x), carry, rest, length=trajectory.length - 1)
+        outputs = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), readout(carry), later)
+        return jnp.sum(loss(outputs))
+
+    gradient = flat_state(jax.grad(run)(first), len(trajectory.batch))
+    norms = np.linalg.norm(np.asarray(gradient, np.float64), axis=-1)
+    measured = np.exp(np.asarray(flow.log_norms[0], np.float64))
+    tiny = float(jnp.finfo(gradient.dtype).tiny) ** 0.5
+    comparable = np.isfinite(norms) & np.isfinite(measured) & (norms > tiny)
+    if not comparable.any():
+        return math.nan
+    return float(np.max(np.abs(norms[comparable] - measured[comparable]) / norms[comparable]))

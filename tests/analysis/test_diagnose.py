@@ -1,0 +1,159 @@
+"""Verdicts against hand-made gradients, and certificates against cells that break their promises."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.stats import t as student
+
+import jaxrnn
+from jaxrnn.analysis import diagnose, judge
+from jaxrnn.checks import InputError
+
+TEN = math.log(10)
+
+
+def path(*changes: float, steps: int = 11) -> np.ndarray:
+    """Return gradients that change evenly, by so many nats from the last step to the first [T, N]."""
+    return np.linspace(1, 0, steps)[:, None] * np.array(changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ((-5.0, -5.1, -4.9), "vanishing"),
+        ((5.0, 5.1, 4.9), "exploding"),
+        ((0.1, -0.1, 0.05), "balanced"),
+        ((-2.0, -2.6, -2.3), "undecided"),  # around a factor of ten
+        ((-9.0, 9.0), "undecided"),
+        ((-5.0,), "vanishing"),  # one sequence is a fact about that sequence
+        ((-math.inf, -math.inf), "vanishing"),
+        ((-math.inf, -5.0), "vanishing"),
+        ((-math.inf, 0.0), "undecided"),
+    ],
+)
+def test_the_word_follows_the_interval(changes: tuple[float, ...], word: str):
+    with np.errstate(invalid="ignore"):
+        transported = np.nan_to_num(path(*changes), nan=0.0, neginf=-np.inf)
+    assert judge(changes, transported).word == word
+
+
+def test_the_interval_is_students():
+    changes = np.array([-5.0, -4.0, -6.5, -5.5])
+    verdict = judge(changes, path(*changes))
+    low, high = student.interval(0.95, 3, changes.mean(), changes.std(ddof=1) / 2)
+    assert verdict.change - verdict.margin == pytest.approx(low)
+    assert verdict.change + verdict.margin == pytest.approx(high)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    truth, covered = -5.0, 0
+    for _ in range(1000):
+        changes = truth + rng.normal(size=6)
+        verdict = judge(changes, path(*changes))
+        covered += abs(verdict.change - truth) <= verdict.margin
+    assert 0.93 < covered / 1000 < 0.97  # 0.95, three standard errors either way
+
+
+@pytest.mark.parametrize(
+    ("changes", "horizon"),
+    [
+        ((-10 * TEN,), 2),  # a factor of ten each step
+        ((-10 * TEN, -5 * TEN, -4 * TEN), 4),  # the median of 2, 4 and 5
+        ((-1.0,), math.inf),
+        ((3.0,), math.inf),
+    ],
+)
+def test_the_horizon_is_the_median_lag_at_one_percent(changes, horizon):
+    assert judge(changes, path(*changes) - 1e-9).horizon == horizon
+
+
+def test_lags_count_from_the_last_step_with_a_gradient():
+    transported = np.concatenate([path(-10 * TEN) - 1e-9, np.full((5, 1), np.nan)])
+    verdict = judge(transported[0], transported)
+    assert (verdict.lag, verdict.horizon) == (10, 2)
+
+
+def test_a_sentence_says_when_nothing_is_left():
+    transported = np.array([[-np.inf], [-1.0], [0.0]])
+    verdict = judge(transported[0], transported)
+    assert "to zero" in verdict.sentence
+    assert verdict.horizon == 2
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return jax.random.normal(jax.random.key(0), (40, 6, 3))
+
+
+def test_a_loss_on_every_output_does_not_hide_that_the_gradient_vanishes(inputs):
+    cell = jaxrnn.make_cell("elman-sigmoid", 3, 8, rngs=nnx.Rngs(0))
+    last = diagnose(cell, inputs, lambda outputs: outputs[-1].sum())
+    every = diagnose(cell, inputs, lambda outputs: outputs.sum())
+    assert every.verdict.word == last.verdict.word == "vanishing"
+    assert float(every.flow.rate) == pytest.approx(float(last.flow.rate), rel=0.05)
+
+
+def test_a_gradient_that_is_erased_half_way_has_vanished(inputs):
+    def erase(state, x):
+        moved = jnp.where(x[..., :1] > 90, 0.0, state + 0 * x)
+        return moved, moved
+
+    marked = inputs.at[20].set(99.0)
+    found = diagnose(erase, marked, lambda y: y[-1].sum(), carry=jnp.ones((6, 3)))
+    assert found.verdict.word == "vanishing"
+    assert found.verdict.horizon == 20
+
+
+def test_certificates_are_rounding_for_every_cell(inputs):
+    for name in jaxrnn.cells.CELLS:
+        found = diagnose(jaxrnn.make_cell(name, 3, 8, rngs=nnx.Rngs(0)), inputs).certificates
+        assert found.jacobian < 1e-5
+        assert not found.determinant > 1e-4  # NaN where dead units make the product singular
+        assert not found.gradient > 1e-4
+
+
+def test_an_update_that_mixes_its_units_is_refused(inputs):
+    cell = jaxrnn.ElmanCell(3, 8, activation_fn=jax.nn.softmax, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"Jacobians that are off by .*unit by unit"):
+        diagnose(cell, inputs)
+
+
+def test_a_plain_function_is_never_stale():
+    """What a function closes over may change between calls, and the answer with it."""
+
+    class Scaling:
+        factor = 0.5
+
+        def __call__(self, state, x):
+            del x
+            moved = self.factor * state
+            return moved, moved
+
+    step = Scaling()
+    for factor in (0.5, 0.9):
+        step.factor = factor
+        found = diagnose(step, None, lambda y: y[-1].sum(), carry=jnp.ones(3), length=20)
+        assert float(found.flow.rate) == pytest.approx(math.log(factor), rel=1e-5)
+        assert float(found.propagator.rate.value) == pytest.approx(math.log(factor), rel=1e-5)
+
+
+def test_half_precision_is_diagnosed_in_single(inputs):
+    single = jaxrnn.make_cell("gru", 3, 8, rngs=nnx.Rngs(0))
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), single)
+    rates = [
+        float(diagnose(cell, inputs.astype(cell.kernel.dtype)).flow.rate) for cell in (single, half)
+    ]
+    assert rates[1] == pytest.approx(rates[0], rel=0.05)
+
+
+def test_text_of_one_sequence_has_no_interval(inputs):
+    text = diagnose(jaxrnn.make_cell("lstm", 3, 8, rngs=nnx.Rngs(0)), inputs[:, 0]).text
+    assert "(one sequence)" in text
+    assert "nan" not in text.split("certificates")[0]
