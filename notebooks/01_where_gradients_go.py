@@ -38,13 +38,13 @@ from jaxrnn import analysis, plot
 # %% [markdown]
 # ## One step
 #
-# A sequence of 100 random inputs, and an Elman network $h' = \tanh(Wx + Uh + b)$ of 64 units whose recurrent
+# A sequence of 100 random inputs, and an Elman network $h' = \tanh(Wx + Uh + b)$ of 32 units whose recurrent
 # matrix $U$ starts orthogonal. `trace` runs it and keeps every state; `spectrum` takes the Jacobian of every
 # step and its eigenvalues.
 
 # %%
-xs = jax.random.normal(jax.random.key(0), (100, 8, 3))  # time, batch, features
-elman = jaxrnn.ElmanCell(3, 64, rngs=nnx.Rngs(0))
+xs = jax.random.normal(jax.random.key(0), (100, 4, 3))  # time, batch, features
+elman = jaxrnn.ElmanCell(3, 32, rngs=nnx.Rngs(0))
 path = analysis.trace(elman, xs)
 steps = analysis.spectrum(elman, path)
 path.states.shape, steps.eigenvalues.shape
@@ -61,7 +61,7 @@ with plot.house_style():
 # $\sigma' \le 1/4$, and no unit can do better than that.
 
 # %%
-sigmoid = jaxrnn.make_cell("elman-sigmoid", 3, 64, rngs=nnx.Rngs(0))
+sigmoid = jaxrnn.make_cell("elman-sigmoid", 3, 32, rngs=nnx.Rngs(0))
 sigmoid_steps = analysis.spectrum(sigmoid, analysis.trace(sigmoid, xs))
 for name, found in {"tanh": steps, "sigmoid": sigmoid_steps}.items():
     radius, norm = float(np.median(found.spectral_radius)), float(np.median(found.norm))
@@ -79,7 +79,7 @@ assert float(sigmoid_steps.norm.max()) <= 0.25 + 1e-6  # an orthogonal U, so the
 strong = jaxrnn.make_cell(
     "elman-sigmoid",
     3,
-    64,
+    32,
     recurrent_kernel_init=jaxrnn.cells.initializers.orthogonal(scale=5.0),
     rngs=nnx.Rngs(0),
 )
@@ -104,11 +104,11 @@ for name, product in products.items():
 # ## The gradient of a loss
 #
 # The product bounds what any gradient can be; `gradient_flow` follows one. Here the loss is read from the last
-# output of three fresh cells of 64 units.
+# output of three fresh cells of 32 units.
 
 # %%
 cells = {
-    name: jaxrnn.make_cell(name, 3, 64, rngs=nnx.Rngs(0)) for name in ("elman-tanh", "lstm", "gru")
+    name: jaxrnn.make_cell(name, 3, 32, rngs=nnx.Rngs(0)) for name in ("elman-tanh", "lstm", "gru")
 }
 flows = {
     name: analysis.gradient_flow(cell, xs, lambda outputs: outputs[-1].sum(axis=-1))
@@ -133,9 +133,9 @@ for name, bias in {
     "forget bias 1": jaxrnn.LSTMCell.forget_bias(1.0),
     "chrono, up to 1000": jaxrnn.LSTMCell.chrono(1000),
 }.items():
-    lstm = jaxrnn.LSTMCell(3, 64, bias_init=bias, rngs=nnx.Rngs(0))
+    lstm = jaxrnn.LSTMCell(3, 32, bias_init=bias, rngs=nnx.Rngs(0))
     verdict = analysis.diagnose(lstm, xs).verdict
-    print(f"{name:19} {verdict.sentence}; fades to 1 % in {verdict.horizon:.0f} steps")
+    print(f"{name:19} {verdict.sentence}; fades to 1 % in {verdict.horizon_text} steps")
 
 # %% [markdown]
 # ## Your own system

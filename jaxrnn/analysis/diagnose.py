@@ -175,7 +175,7 @@ def diagnose(
         the last output on a fixed random direction.
       carry: initial carry; by default the cell's own.
       length: number of steps, needed only when `xs` is None.
-      lags: lags of the propagator, in steps; by default about 32 from 1 to T.
+      lags: lags of the propagator, in steps; by default about 20 from 1 to T.
 
     Raises:
       InputError: inputs that are not finite, arguments that do not fit, or a split cell that breaks its

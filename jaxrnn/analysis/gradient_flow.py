@@ -98,7 +98,7 @@ def gradient_flow(
 
 def flow_along(cell: Step, trajectory: Trajectory, loss: Loss) -> GradientFlow:
     """Follow the gradient of a loss back along a trajectory that is already there."""
-    output_grads = _output_gradients(loss, trajectory)
+    output_grads = output_gradients(loss, trajectory)
     log_norms, log_pulled = _sweep(cell, trajectory, output_grads)
     if checks.concrete(log_norms) and not np.isfinite(log_norms).any():
         checks.refuse(
@@ -126,7 +126,7 @@ def _from_here_on(log_norms: Any, log_gains: Any) -> Any:
     return jnp.where(begun, sums, jnp.nan)
 
 
-def _output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
+def output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
     """Return ∂L/∂y_t by the outputs alone, shaped as the outputs."""
     for leaf in jax.tree.leaves(trajectory.outputs):
         checks.floating("cell: its outputs", leaf)

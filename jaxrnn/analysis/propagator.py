@@ -30,7 +30,7 @@ from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.typing import Step, at_least_float32
 
-_DEFAULT_LAGS = 32
+_DEFAULT_LAGS = 20
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +59,7 @@ def propagator(cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = N
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)``.
       trajectory: a path of T steps, from `trace`.
-      lags: lags k in 1 … T; by default about 32 of them, spread evenly from 1 to T.
+      lags: lags k in 1 … T; by default about 20 of them, spread evenly from 1 to T.
 
     Raises:
       InputError: a lag outside 1 … T, or a trajectory that is not finite.
