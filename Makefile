@@ -58,7 +58,7 @@ format: $(READY) ## Format the code and mend what can be mended
 notebooks: $(READY) ## Execute every notebook
 	$(BIN)/pytest --nbmake notebooks/*.ipynb $(ARGS)
 
-bench: $(READY) ## Run the benchmarks
+bench: $(READY) ## Run the benchmarks (beside nothing else)
 	$(BIN)/python -m benchmarks $(ARGS)
 
 define CONSTRAINTS_HEADER

@@ -4,6 +4,10 @@ Each sequence gives one slope, by least squares over its finite points. The sequ
 the points of one sequence are not (they are sums of the same factors), so the standard error comes from
 the spread *between* sequences. With a single sequence it comes from blocks of about √n neighbouring
 increments, which is rougher, and with fewer than five points there is none: NaN.
+
+Student's t with the degrees of freedom given turns an error into an interval. On random walks of known slope
+95 % intervals then cover 94 to 96 % from two sequences on; from one sequence 93 to 94 %, but only 74 % where
+neighbouring increments are correlated by 0.9 and there are a hundred of them.
 """
 
 from __future__ import annotations

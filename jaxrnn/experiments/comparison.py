@@ -224,7 +224,7 @@ def _learning_figure(findings: list[Finding], task: SequenceClassification) -> F
         color="0.5",
         linestyle="--",
         linewidth=1,
-        label="commonest class of the training data",
+        label="commonest class",
     )
     ax.legend(loc=(0.62, 0.25))
     return figure
