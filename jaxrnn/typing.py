@@ -38,19 +38,13 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Inexact, Int, Shaped
+from jaxtyping import Array, Int, Shaped
 
 ArrayLike = jax.Array | np.ndarray
 """An array of JAX's or of NumPy's."""
 
 Carry = Any
 """A pytree of arrays [*B, H]: what a cell hands to its next step."""
-
-Input = Any
-"""One step's input: an array [*B, F], or None for an autonomous system."""
-
-Output = Any
-"""One step's output: an array [*B, Y] for every cell of ours."""
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 """``(carry, x) -> (carry, y)``."""
@@ -63,10 +57,6 @@ Lengths = Int[Array, "*B"]
 
 Loss = Callable[[Any], Any]
 """Outputs [T, *B, Y] -> a scalar, or one value per sequence [*B]."""
-
-States = Inexact[Array, "T *B S"]
-Jacobians = Inexact[Array, "T *B S S"]
-Real = Float[Array, "..."]
 
 Initializer = Callable[..., Shaped[Array, "..."]]
 """``(key, shape, dtype) -> Array``, as in ``jax.nn.initializers``."""
