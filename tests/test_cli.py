@@ -118,13 +118,20 @@ def test_bad_input_is_one_line_and_exit_code_two(arguments, message, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "arguments", [["train", "--epochs", "many"], ["trian"], ["train", "--no-such", "1"]]
+    ("arguments", "word"),
+    [
+        (["train", "--out", "x", "--epochs", "many"], "--epochs"),
+        (["trian"], "trian"),
+        (["train", "--out", "x", "--no-such", "1"], "--no-such"),
+        ([], "demo"),
+    ],
 )
-def test_words_that_are_no_command_end_with_two_and_no_traceback(arguments):
+def test_words_that_are_no_command_end_with_two_and_one_line(arguments, word):
     done = _jaxrnn(*arguments)
     assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr
+    assert done.stderr.startswith("jaxrnn: error: ")
+    assert done.stderr.count("\n") == 1
+    assert word in done.stderr
 
 
 def test_an_existing_folder_is_not_overwritten(trained: Path, capsys):
