@@ -6,6 +6,8 @@ to import the other.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -80,17 +82,21 @@ def _source(program: Any, var: Any) -> tuple[int, ...]:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile ``function(cell, *arrays)`` for any kind of step.
+    """Compile ``function(cell, *arrays, **settings)`` for any kind of step; settings are static.
 
     A module is a pytree and travels as an argument, so new weights do not compile again. A plain function
     may hold arrays that change between calls, so nothing compiled for it is kept.
     """
-    for_modules = jax.jit(function)
+    settings = [
+        p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
+    for_modules = jax.jit(function, static_argnames=settings)
 
-    def call(cell: Step, *arrays: Any) -> Any:
+    @functools.wraps(function)
+    def call(cell: Step, *arrays: Any, **chosen: Any) -> Any:
         if isinstance(cell, nnx.Module):
-            return for_modules(cell, *arrays)
-        return jax.jit(lambda *given: function(cell, *given))(*arrays)
+            return for_modules(cell, *arrays, **chosen)
+        return jax.jit(lambda *given: function(cell, *given, **chosen))(*arrays)
 
     return call
 

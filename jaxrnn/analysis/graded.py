@@ -28,9 +28,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 _TOLERATED_RISE = 6.0  # nats by which a column may outweigh one before it until all are sorted
-_MAX_SWEEPS = (
-    30  # cyclic Jacobi needs 5 to 10; the bound only keeps a loop on NaN from running for ever
-)
+_MAX_SWEEPS = 30  # cyclic Jacobi needs 5 to 10; the bound is for NaN, which never settles
 
 
 class Graded(NamedTuple):

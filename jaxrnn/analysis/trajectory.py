@@ -11,11 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
-from jaxrnn.steps import begin
+from jaxrnn.steps import begin, compiled
 from jaxrnn.typing import Carry, Step
 
 
@@ -81,12 +80,12 @@ def trace(
     checks.finite("xs", xs)
     carry, steps, batch = begin(cell, xs, carry, length)
     checks.finite("carry", carry)
-    run = _run_compiled if isinstance(cell, nnx.Module) else _run
-    carries, outputs = run(cell, carry, xs, length=steps)
+    carries, outputs = _run(cell, carry, xs, length=steps)
     checks.finite("cell: its states", carries)
     return Trajectory(xs=xs, carries=carries, outputs=outputs, batch=batch)
 
 
+@compiled
 def _run(cell: Step, carry: Carry, xs: Any, *, length: int) -> tuple[Carry, Any]:
     def record(carry, x):
         moved, y = cell(carry, x)
@@ -95,11 +94,6 @@ def _run(cell: Step, carry: Carry, xs: Any, *, length: int) -> tuple[Carry, Any]
     _, (after, outputs) = jax.lax.scan(record, carry, xs, length=length)
     carries = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), carry, after)
     return carries, outputs
-
-
-# Without this every call would compile its loop anew. A plain function may hold arrays that change
-# between calls, so for it the loop *is* compiled anew.
-_run_compiled = jax.jit(_run, static_argnames="length")
 
 
 def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:

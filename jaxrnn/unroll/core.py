@@ -12,11 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool
 
 from jaxrnn import checks
-from jaxrnn.steps import begin
+from jaxrnn.steps import begin, compiled
 from jaxrnn.typing import Carry, Lengths, Step
 from jaxrnn.unroll.record import Frames, Method, Unrolled
 from jaxrnn.unroll.scan import Scan
@@ -75,19 +74,14 @@ def unroll(
     if reverse and fresh is not None:  # read backwards, an episode starts at its last step
         fresh = jnp.concatenate([fresh[1:], jnp.zeros_like(fresh[:1])])
     frames = Frames(xs, valid, fresh)
-    run = _run_compiled if isinstance(cell, nnx.Module) else _run
-    return run(cell, carry, frames, method=method or Scan(), length=steps, reverse=reverse)
+    return _run(cell, carry, frames, method=method or Scan(), length=steps, reverse=reverse)
 
 
+@compiled
 def _run(
     cell: Step, carry: Carry, frames: Frames, *, method: Method, length: int, reverse: bool
 ) -> Unrolled:
     return method(cell, carry, frames, length=length, reverse=reverse)
-
-
-# Without this, a call outside `jax.jit` would trace and compile its loop anew every time. A plain
-# function may hold arrays that change between calls, so it is left to the caller's own `jit`.
-_run_compiled = jax.jit(_run, static_argnames=("method", "length", "reverse"))
 
 
 def _validity(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]) -> Any:
