@@ -1,1 +1,1 @@
-"""Benchmarks: ratios taken in one run, with the hardware named."""
+"""Benchmarks: `unroll` against Flax, PyTorch and Keras, in time and in memory; ``make bench``."""

@@ -1,76 +1,79 @@
-"""``make bench``: `unroll` against Flax's own layer, forward and backward, in paired runs.
+"""``make bench`` (minutes, prints) and ``make bench-full`` (writes results, README table and figure).
 
-The cells are ours in both cases, so the ratio is that of the two ways through time and of nothing else. Both
-are compiled first, which is timed apart; then they take turns, and the median of the turns' ratios is
-printed with its quartiles. A ratio above 1 means that `unroll` is the faster. Pin the process to one core
-(``taskset -c 0``) for one-thread figures, and run nothing beside it.
+Ratios are how many times as long a rival takes as `unroll`: above 1, `unroll` is the faster. Run nothing
+beside it. PyTorch and Keras take part where they are installed (``make rivals``).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import json
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
+from benchmarks import report
+from benchmarks.cases import CELLS, GRID, QUICK, UNSEEN
+from benchmarks.worker import results
 
-import jaxrnn
-from jaxrnn.training import environment
-
-_SHAPES = ((100, 32, 32, 64), (100, 32, 128, 128), (1000, 1, 64, 64))
-_CELLS = ("elman-tanh", "lstm", "gru")
-_TURNS = 15
+_ROOT = Path(__file__).parents[1]
+_RESULTS = _ROOT / "benchmarks" / "results" / "cpu.json"
+_FIGURE = _ROOT / "docs" / "benchmarks.png"
 
 
 def main() -> None:
-    """Print the table."""
-    about = environment()
-    print(f"{about['machine']}, {', '.join(about['devices'])}, {about['versions']}, float32")
-    print("forward + backward; speed of unroll (Scan) relative to nnx.RNN, median [quartiles]")
-    for name in _CELLS:
-        for shape in _SHAPES:
-            print(f"{name:12} T, B, F, H = {shape!s:22} {_line(name, *shape)}", flush=True)
+    """Measure."""
+    full = "--full" in sys.argv[1:]
+    cores = len(os.sched_getaffinity(0))
+    (about,) = results("about", 1)
+    print(json.dumps(about["environment"], indent=1))
+    print(f"one product of 1024³ in float32 on one core: {about['product_rate'] / 1e9:.0f} GFLOP/s")
+    print("how many times as long each rival takes as unroll, median [quartiles]\n")
+    found: dict[str, Any] = {"about": about, "speed": []}
+    works = ["forward", "forward+backward"] if full else ["forward+backward"]
+    for shapes, title in ((GRID if full else QUICK, "the grid"), (UNSEEN, "unseen shapes"))[
+        : 1 + full
+    ]:
+        key = "speed" if title == "the grid" else "unseen"
+        found[key] = []
+        for count in dict.fromkeys((1, cores)):
+            print(f"{title}, {count} of {cores} cores\n{report.heading()}", flush=True)
+            for row in results("speed", count, cells=CELLS, shapes=shapes, works=works):
+                found[key].append(row)
+                print(report.line(row), flush=True)
+        print(f"\n{report.summary(found[key])}\n", flush=True)
+    if full:
+        found["memory"] = list(_memory())
+        found["methods"] = list(_methods(cores))
+        _RESULTS.parent.mkdir(exist_ok=True)
+        _RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        report.into_readme(found, _ROOT / "README.md")
+        report.figure(found, _FIGURE)
+        print(f"wrote {_RESULTS}, {_FIGURE} and the table in README.md")
 
 
-def _line(name: str, steps: int, batch: int, features: int, units: int) -> str:
-    cell = jaxrnn.make_cell(name, features, units, rngs=nnx.Rngs(0))
-    xs = jax.random.normal(jax.random.key(0), (steps, batch, features))
-
-    def ours(cell: Any, xs: Any) -> Any:
-        return jnp.sum(jaxrnn.unroll(cell, xs).outputs ** 2)
-
-    def theirs(cell: Any, xs: Any) -> Any:
-        outputs: Any = nnx.RNN(cell, time_major=True)(xs)
-        return jnp.sum(outputs**2)
-
-    rivals = [_compiled(loss, cell, xs) for loss in (ours, theirs)]
-    times = np.array([[_seconds(run) for run, _ in rivals] for _ in range(_TURNS)])
-    low, middle, high = np.percentile(times[:, 1] / times[:, 0], [25, 50, 75])
-    spent = " and ".join(f"{seconds:.2f}" for _, seconds in rivals)
-    milliseconds = 1e3 * np.median(times[:, 0])
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]   {milliseconds:.2f} ms   compiled in {spent} s"
+def _memory() -> Any:
+    print("temporary memory of the gradient of the last carry, and growth of the process")
+    for steps in (1000, 10_000, 100_000):
+        for method in ("nnx.RNN", "Scan", "Blocked", "Remat"):
+            for row in results("memory", 1, cell="lstm", shape=[steps, 4, 64, 64], method=method):
+                print(
+                    f"T = {steps:7} {method:9} {row['temporaries'] / 1e6:9.1f} MB asked for, "
+                    f"{row['grown'] / 1e6:9.1f} MB grown, {row['seconds']:7.3f} s",
+                    flush=True,
+                )
+                yield row
 
 
-def _compiled(loss: Callable[..., Any], cell: Any, xs: Any) -> tuple[Callable[[], Any], float]:
-    """Return a warm run of a loss's gradients, and the seconds of its compilation."""
-    began = time.perf_counter()
-    program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(cell, xs).compile()
-    seconds = time.perf_counter() - began
-
-    def run() -> Any:
-        return jax.block_until_ready(program(cell, xs))
-
-    run()
-    return run, seconds
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+def _methods(cores: int) -> Any:
+    print("\nmethods against T, milliseconds forward and backward")
+    for row in results("methods", cores, lengths=[100, 1000, 10_000]):
+        times = ", ".join(f"{k} {1e3 * v[1]:.2f}" for k, v in row["seconds"].items())
+        print(
+            f"{row['step']:7} T = {row['length']:6}: {times}; converged: {row['converged']}",
+            flush=True,
+        )
+        yield row
 
 
 if __name__ == "__main__":

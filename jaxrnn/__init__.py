@@ -6,23 +6,46 @@ Carry any cell through time (`unroll`), take its BPTT gradient apart into the st
 
 import importlib.metadata
 
-from jaxrnn import analysis, cells, models, plot, tasks, training
+from jaxrnn import analysis, cells, devices, models, plot, tasks, training
 from jaxrnn.cells import ElmanCell, GRUCell, LSTMCell, RecurrentCell, make_cell
 from jaxrnn.checks import InputError
-from jaxrnn.unroll import Scan, Unrolled, unroll
+from jaxrnn.layers import RNN, Bidirectional, Stack
+from jaxrnn.unroll import (
+    Associative,
+    Blocked,
+    CuDNN,
+    Newton,
+    Remat,
+    Scan,
+    Stateful,
+    Truncated,
+    Unrolled,
+    unroll,
+)
 
 __version__ = importlib.metadata.version("jaxrnn")
 
 __all__ = [
+    "RNN",
+    "Associative",
+    "Bidirectional",
+    "Blocked",
+    "CuDNN",
     "ElmanCell",
     "GRUCell",
     "InputError",
     "LSTMCell",
+    "Newton",
     "RecurrentCell",
+    "Remat",
     "Scan",
+    "Stack",
+    "Stateful",
+    "Truncated",
     "Unrolled",
     "analysis",
     "cells",
+    "devices",
     "make_cell",
     "models",
     "plot",

@@ -36,6 +36,8 @@ def begin(
     steps = _length(xs, length)
     if carry is None:
         carry = _initial_carry(cell, xs)
+    weights = cell if isinstance(cell, nnx.Module) else None
+    _, carry, _ = varying_alike(weights, carry, xs)
     if not jax.tree.leaves(carry):
         checks.refuse("carry", checks.describe(carry), "at least one array, leaves [*B, H]")
     batch = _batch(cell, xs, carry)
@@ -99,6 +101,26 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.jit(lambda *given: function(cell, *given, **chosen))(*arrays)
 
     return call
+
+
+def varying_alike(*trees: Any) -> tuple[Any, ...]:
+    """Give all arrays the mesh axes along which one of them differs from device to device.
+
+    Inside ``jax.shard_map`` a zero carry, or weights that all devices share, are of another type than a part
+    of the batch, and a loop wants its state to keep its type. Elsewhere nothing changes.
+    """
+    axes = frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves(trees)))
+
+    def spread(leaf: Any) -> Any:
+        missing = axes - _varying(leaf)
+        return jax.lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
+
+    return jax.tree.map(spread, trees)
+
+
+def _varying(leaf: Any) -> frozenset[str]:
+    kind = getattr(jax.typeof(leaf), "manual_axis_type", None)
+    return frozenset() if kind is None else kind.varying
 
 
 def _length(xs: Any, length: int | None) -> int:

@@ -18,7 +18,7 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("typing", "checks", "steps"),
+            ("typing", "checks", "steps", "devices"),
             ("cells", "unroll", "analysis", "tasks"),
             ("layers",),
             ("models",),

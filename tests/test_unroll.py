@@ -356,7 +356,7 @@ def test_unrolling_the_compiled_loop_changes_nothing(steps):
 
 def test_the_result_names_its_method():
     cell, xs = make("elman-tanh"), draw(T, F, seed=1)
-    assert jaxrnn.unroll(cell, xs).method == Scan(unroll=1)
+    assert jaxrnn.unroll(cell, xs, method=Scan()).method == Scan(unroll=1)
     assert jaxrnn.unroll(cell, xs, method=Scan(unroll=5)).method == Scan(unroll=5)
 
 

@@ -37,8 +37,13 @@ def affine(
     x: Float[Array, "*B N"], kernel: Float[Array, "N P"], bias: Float[Array, "P"]
 ) -> Float[Array, "*B P"]:
     """Return x · kernel + bias."""
-    product = x @ kernel
-    return product + jnp.broadcast_to(bias, product.shape)
+    # One feature is no matrix product: XLA's CPU backend takes its gradient many times slower as one.
+    shape = (*x.shape[:-1], kernel.shape[1])
+    if kernel.shape[0] == 1:
+        product = jnp.broadcast_to(x, shape) * jnp.broadcast_to(kernel[0], shape)
+    else:
+        product = x @ kernel
+    return product + jnp.broadcast_to(bias, shape)
 
 
 class RecurrentCell(nnx.Module, abc.ABC):
@@ -127,7 +132,9 @@ class RecurrentCell(nnx.Module, abc.ABC):
         carry = self.update(carry, self.project(x), self.mix(carry))
         return carry, self.readout(carry)
 
-    def initialize_carry(self, input_shape: tuple[int, ...], rngs: nnx.Rngs | None = None) -> Carry:
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+    ) -> Carry:
         """Return the zero carry, leaves [*B, H], for inputs of shape [*B, F]; `rngs` is not used."""
         del rngs  # Flax's protocol has it; a zero carry draws nothing
         zeros = jnp.zeros((*input_shape[:-1], self.hidden_features), self.kernel.dtype)

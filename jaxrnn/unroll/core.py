@@ -7,16 +7,20 @@ only steps.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.interpreters.ad import JVPTracer
 from jaxtyping import Array, Bool
 
 from jaxrnn import checks
-from jaxrnn.steps import begin, compiled
+from jaxrnn.steps import begin, compiled, varying_alike
 from jaxrnn.typing import Carry, Lengths, Step
+from jaxrnn.unroll.blocked import Blocked
 from jaxrnn.unroll.record import Frames, Method, Unrolled
 from jaxrnn.unroll.scan import Scan
 
@@ -46,7 +50,9 @@ def unroll(
         `reverse`, the step before it does, where the reading of the episode before begins). At a padded
         step nothing happens, a reset included.
       reverse: read from the last step to the first; results stay in the order of `xs`.
-      method: how to do it; by default `Scan`.
+      method: how to do it; by default `Blocked` for cells of ours, and `Scan` for any other step and in
+        forward mode (``jax.jvp``, ``jax.jacfwd``). ``Unrolled.method`` says which one ran. Forward mode
+        around a ``jax.jit`` that hides the call from it needs ``method=Scan()``.
 
     Returns:
       An `Unrolled` with outputs [T, *B, Y], the last carry and all carries [T, *B, H]. At padded steps
@@ -68,24 +74,68 @@ def unroll(
     """
     if method is not None and not isinstance(method, Method):
         checks.refuse("method", checks.describe(method), "a method such as jaxrnn.Scan()")
+    if isinstance(method, Method) and not method.any_mask:
+        _refuse_masks(method, seq_lengths, mask, resets, reverse)
     carry, steps, batch = begin(cell, xs, carry, length)
-    valid = _validity(seq_lengths, mask, steps, batch)
+    valid = padding_mask(seq_lengths, mask, steps, batch)
     fresh = _flags("resets", resets, steps, batch)
     if reverse and fresh is not None:  # read backwards, an episode starts at its last step
         fresh = jnp.concatenate([fresh[1:], jnp.zeros_like(fresh[:1])])
     frames = Frames(xs, valid, fresh)
-    return _run(cell, carry, frames, method=method or Scan(), length=steps, reverse=reverse)
+    if isinstance(cell, nnx.Module):
+        cell, carry, frames = varying_alike(cell, carry, frames)
+    method = _suited(method, cell, carry, frames)
+    return _run(cell, carry, frames, method=method, length=steps, reverse=reverse)
 
 
 @compiled
 def _run(
     cell: Step, carry: Carry, frames: Frames, *, method: Method, length: int, reverse: bool
 ) -> Unrolled:
-    return method(cell, carry, frames, length=length, reverse=reverse)
+    if not reverse:
+        return method(cell, carry, frames, initial=carry, length=length)
+    done = method(cell, carry, _flipped(frames), initial=carry, length=length)
+    return dataclasses.replace(done, outputs=_flipped(done.outputs), carries=_flipped(done.carries))
 
 
-def _validity(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]) -> Any:
-    """Join lengths and mask into one array [T, *B], or None where every step is valid."""
+def _flipped(tree: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.flip(a, 0), tree)
+
+
+def _refuse_masks(method: Method, seq_lengths: Any, mask: Any, resets: Any, reverse: bool) -> None:
+    for name, given in (("mask", mask), ("resets", resets)):
+        if given is not None:
+            checks.refuse(name, checks.describe(given), f"None with {method}, or method=Blocked()")
+    if reverse and seq_lengths is not None:
+        checks.refuse("reverse", "True, and seq_lengths", f"one of them with {method}")
+
+
+def _suited(method: Method | None, cell: Step, carry: Carry, frames: Frames) -> Method:
+    """Return the method to use: the one asked for if it can do it, by default the fastest that can."""
+    leaves = jax.tree.leaves((cell, carry, frames))
+    forward = any(isinstance(leaf, JVPTracer) for leaf in leaves)
+    if method is None:
+        return Blocked() if Blocked.takes(cell, carry, frames) and not forward else Scan()
+    if forward and not method.forward_mode:
+        checks.refuse("method", f"{method} in forward mode (jvp)", "Scan()")
+    return method
+
+
+def padding_mask(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]) -> Any:
+    """Join lengths and mask into one array, False where a step is padding.
+
+    Args:
+      seq_lengths: valid steps of each sequence [*B], or None.
+      mask: False where a step is padding [T, *B], or None.
+      steps: T.
+      batch: *B.
+
+    Returns:
+      The mask [T, *B], or None where both arguments are.
+
+    Raises:
+      InputError: a shape, dtype or length that does not fit.
+    """
     mask = _flags("mask", mask, steps, batch)
     if seq_lengths is None:
         return mask

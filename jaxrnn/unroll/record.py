@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxrnn.typing import Carry, Step
 
@@ -28,13 +28,38 @@ class Frames(NamedTuple):
 
 
 class Method(abc.ABC):
-    """A way to carry a step through time; every method gives the numbers of `Scan`."""
+    """A way to carry a step through time; every method gives the numbers of `Scan`.
+
+    Attributes:
+      forward_mode: ``jax.jvp`` and what rests on it can differentiate it.
+      any_mask: it takes every mask, and resets; otherwise padding on the right alone.
+    """
+
+    forward_mode: ClassVar[bool] = True
+    any_mask: ClassVar[bool] = True
 
     @abc.abstractmethod
     def __call__(
-        self, cell: Step, carry: Carry, frames: Frames, *, length: int, reverse: bool
+        self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
-        """Take `length` steps from `carry`."""
+        """Take `length` steps from `carry`; a reset goes back to `initial`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Convergence:
+    """How an iterative method fared.
+
+    Attributes:
+      iterations: how many it took, one number for the whole batch.
+      residual: the largest |carry_t − step(carry_t−1)| that was left.
+      converged: whether that was below the tolerance. Where it was not, what is returned was computed step
+        by step, at the price of both.
+    """
+
+    iterations: Int[Array, ""]
+    residual: Float[Array, ""]
+    converged: Bool[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -47,12 +72,14 @@ class Unrolled:
       carry: the carry after each sequence's last valid step (with ``reverse``, its first).
       carries: the carry after every step, leaves [T, *B, H].
       method: the method that ran.
+      convergence: how an iterative method fared; None for the others.
     """
 
     outputs: Any
     carry: Carry
     carries: Carry
     method: Method = dataclasses.field(metadata={"static": True})
+    convergence: Convergence | None = None
 
 
 def where(condition: Shaped[Array, "..."], chosen: Any, other: Any) -> Any:
@@ -65,6 +92,13 @@ def where(condition: Shaped[Array, "..."], chosen: Any, other: Any) -> Any:
     return jax.tree.map(select, chosen, other)
 
 
+def seen(tree: Any, valid: Any) -> Any:
+    """Return a tree with zeros wherever a step is padding; as it is, where `valid` is None."""
+    if valid is None:
+        return tree
+    return where(valid, tree, jax.tree.map(jnp.zeros_like, tree))
+
+
 def framed_step(cell: Step, initial: Carry) -> Step:
     """Return the step over `Frames`: `cell` with padding and resets taken into account.
 
@@ -73,14 +107,10 @@ def framed_step(cell: Step, initial: Carry) -> Step:
     """
 
     def step(carry: Carry, frame: Frames) -> tuple[Carry, Any]:
-        x = frame.x
-        if frame.valid is not None:
-            x = where(frame.valid, x, jax.tree.map(jnp.zeros_like, x))
         start = carry if frame.reset is None else where(frame.reset, initial, carry)
-        moved, y = cell(start, x)
+        moved, y = cell(start, seen(frame.x, frame.valid))
         if frame.valid is not None:
             moved = where(frame.valid, moved, carry)
-            y = where(frame.valid, y, jax.tree.map(jnp.zeros_like, y))
-        return moved, y
+        return moved, seen(y, frame.valid)
 
     return step

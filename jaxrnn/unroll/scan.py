@@ -32,16 +32,16 @@ class Scan(Method):
         checks.count("unroll", self.unroll)
 
     def __call__(
-        self, cell: Step, carry: Carry, frames: Frames, *, length: int, reverse: bool
+        self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
-        """Take `length` steps from `carry`."""
-        step = framed_step(cell, carry)
+        """Take `length` steps from `carry`; a reset goes back to `initial`."""
+        step = framed_step(cell, initial)
 
         def record(carry, frame):
             carry, y = step(carry, frame)
             return carry, (carry, y)
 
         last, (carries, outputs) = jax.lax.scan(
-            record, carry, frames, length=length, reverse=reverse, unroll=self.unroll
+            record, carry, frames, length=length, unroll=self.unroll
         )
         return Unrolled(outputs=outputs, carry=last, carries=carries, method=self)

@@ -1,0 +1,49 @@
+"""What is measured: cells, shapes, and which part of the work."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+Work = Literal["forward", "forward+backward"]
+
+CELLS = ("elman-tanh", "gru", "lstm")
+
+GRID = (
+    (100, 32, 32, 64),
+    (100, 32, 128, 128),
+    (100, 64, 256, 256),
+    (64, 100, 512, 512),
+    (1000, 1, 64, 64),
+    (1000, 16, 128, 128),
+    (784, 128, 1, 128),
+)
+"""Shapes (T, B, F, H), from a small classifier to a language model's layer."""
+
+QUICK = ((100, 32, 32, 64), (100, 32, 128, 128), (1000, 1, 64, 64), (1000, 16, 128, 128))
+
+UNSEEN = ((157, 24, 40, 96), (331, 7, 20, 200), (50, 200, 100, 144), (1201, 3, 12, 48))
+"""Shapes drawn at random once, to see that nothing was won by fitting the grid."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One cell on one shape.
+
+    Attributes:
+      cell: its name in `jaxrnn.cells.CELLS`.
+      shape: (T, B, F, H).
+      work: what of it is timed.
+    """
+
+    cell: str
+    shape: tuple[int, int, int, int]
+    work: Work
+
+    @property
+    def flops(self) -> float:
+        """Arithmetic of the matrix products: forward once, backward twice that."""
+        steps, batch, features, units = self.shape
+        gates = {"elman-tanh": 1, "gru": 3, "lstm": 4}[self.cell]
+        forward = 2.0 * steps * batch * (features + units) * gates * units
+        return forward if self.work == "forward" else 3 * forward

@@ -1,0 +1,175 @@
+"""What a measuring process does: speed against rivals, memory against T, methods against each other."""
+
+from __future__ import annotations
+
+import functools
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jaxrnn
+from benchmarks import rivals
+from benchmarks.cases import Case, Work
+from benchmarks.timing import quartiles, take_turns
+from jaxrnn import Associative, Blocked, Newton, Remat, Scan
+from jaxrnn.training import environment
+
+
+def about(cores: int) -> Iterator[dict[str, Any]]:
+    """Hardware, versions, and the rate of one large matrix product (1024³, float32) on these cores."""
+    found: dict[str, Any] = dict(environment())
+    for name in ("torch", "keras"):
+        try:
+            found[name] = __import__("importlib.metadata").metadata.version(name)
+        except ModuleNotFoundError:
+            found[name] = None
+    yield {"environment": found, "product_rate": _product_rate()}
+
+
+def _product_rate() -> float:
+    matrix = jnp.ones((1024, 1024))
+    product = jax.jit(jnp.matmul)
+    run = {"product": lambda: jax.block_until_ready(product(matrix, matrix))}
+    return 2 * 1024**3 / float(np.median(take_turns(run)["product"]))
+
+
+def speed(
+    cores: int, cells: list[str], shapes: list[list[int]], works: list[Work]
+) -> Iterator[dict[str, Any]]:
+    """Time every case: seconds of each rival, and the ratios to `unroll` of the turns taken together."""
+    if cores > 1:
+        jaxrnn.devices.use_cores(cores)
+    rate = _product_rate()
+    for cell in cells:
+        for shape in shapes:
+            for work in works:
+                t, b, f, h = shape
+                yield _row(Case(cell, (t, b, f, h), work), cores, rate)
+
+
+def _row(case: Case, cores: int, rate: float) -> dict[str, Any]:
+    built = rivals.build(case, cores=cores, methods={"unroll": None})
+    times = take_turns({name: run for name, (run, _) in built.items()})
+    ours = times["unroll"]
+    return {
+        "cell": case.cell,
+        "shape": list(case.shape),
+        "work": case.work,
+        "cores": cores,
+        "turns": len(ours),
+        "seconds": {name: quartiles(values) for name, values in times.items()},
+        "ratios": {n: quartiles(v / ours) for n, v in times.items() if n != "unroll"},
+        "compile_seconds": {name: seconds for name, (_, seconds) in built.items() if seconds},
+        "fraction_of_product_rate": case.flops / float(np.median(ours)) / rate,
+    }
+
+
+METHODS: dict[str, Any] = {"Scan": Scan(), "Blocked": Blocked(), "Remat": Remat()}
+
+
+def memory(cores: int, cell: str, shape: list[int], method: str) -> Iterator[dict[str, Any]]:
+    """Temporary memory that the compiled gradient asks for, and what the process grew by when it ran.
+
+    One method and one length a process: the peak of a process never falls again.
+    """
+    steps, batch, features, units = shape
+    xs = jnp.ones((steps, batch, features))
+    weights, last = (_nnx_last if method == "nnx.RNN" else _our_last)(cell, features, units, method)
+
+    def gradient(weights, xs):
+        def loss(weights):
+            return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(last(weights, xs)))
+
+        value, back = jax.vjp(loss, weights)
+        return back(jnp.ones_like(value))
+
+    program = jax.jit(gradient).lower(weights, xs).compile()
+    analysed = program.memory_analysis()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready(program(weights, xs))
+        times.append(time.perf_counter() - began)
+    yield {
+        "cell": cell,
+        "shape": shape,
+        "method": method,
+        "cores": cores,
+        "temporaries": None if analysed is None else analysed.temp_size_in_bytes,
+        "grown": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before),
+        "seconds": float(np.median(times)),
+    }
+
+
+def _nnx_last(cell: str, features: int, units: int, method: str) -> tuple[Any, Any]:
+    """Return the weights of Flax's layer, and the last carry as a function of them and of inputs."""
+    del method
+    kind = {"elman-tanh": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
+    layer = nnx.RNN(
+        kind[cell](features, units, rngs=nnx.Rngs(0)), time_major=True, return_carry=True
+    )
+    graph, weights = nnx.split(layer)
+    return weights, lambda weights, xs: nnx.merge(graph, weights)(xs)[0]
+
+
+def _our_last(cell: str, features: int, units: int, method: str) -> tuple[Any, Any]:
+    """Return a cell of ours, and the last carry as a function of it and of inputs."""
+    weights = jaxrnn.make_cell(cell, features, units, rngs=nnx.Rngs(0))
+    return weights, lambda cell, xs: jaxrnn.unroll(cell, xs, method=METHODS[method]).carry
+
+
+def methods(cores: int, lengths: list[int]) -> Iterator[dict[str, Any]]:
+    """Time the methods against T, forward and backward: a small GRU, and a diagonal linear recurrence."""
+    gru = jaxrnn.GRUCell(8, 8, rngs=nnx.Rngs(0))
+
+    def leaky(carry, x):
+        decay = jax.nn.sigmoid(x)
+        moved = decay * carry + (1 - decay) * x
+        return moved, moved
+
+    everywhere: dict[str, Any] = {"Scan": Scan(), "Remat": Remat(inside=Scan())}
+    nonlinear = {
+        **METHODS,
+        "Newton, dense": Newton(),
+        "Newton, diagonal": Newton(jacobian="diagonal"),
+    }
+    steps = {
+        "gru": (gru, nonlinear),
+        "linear": (leaky, {**everywhere, "Associative": Associative()}),
+    }
+    for length in lengths:
+        xs = jax.random.normal(jax.random.key(0), (length, 1, 8))
+        for name, (step, ways) in steps.items():
+
+            def gradient(xs, step, way):
+                def loss(xs):
+                    done = jaxrnn.unroll(step, xs, carry=jnp.zeros((1, 8)), method=way)
+                    return jnp.sum(done.outputs**2), done.convergence
+
+                return jax.grad(loss, has_aux=True)(xs)
+
+            runs, converged = {}, {}
+            for label, way in ways.items():
+                compiled = jax.jit(functools.partial(gradient, step=step, way=way))
+                _, convergence = compiled(xs)
+                converged[label] = None if convergence is None else bool(convergence.converged)
+                runs[label] = functools.partial(_finish, compiled, xs)
+            times = take_turns(runs)
+            yield {
+                "step": name,
+                "length": length,
+                "cores": cores,
+                "seconds": {label: quartiles(values) for label, values in times.items()},
+                "converged": converged,
+            }
+
+
+def _finish(function: Any, *arguments: Any) -> Any:
+    return jax.block_until_ready(function(*arguments))

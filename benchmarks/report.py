@@ -1,0 +1,153 @@
+"""Results as people read them: a line while it runs, a table for the README, a figure."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks.cases import CELLS
+
+RIVALS = ("nnx.RNN", "linen.RNN", "PyTorch", "Keras")
+MARKERS = ("<!-- benchmarks -->", "<!-- end of benchmarks -->")
+
+
+def heading() -> str:
+    """The line above `line`'s."""
+    columns = "".join(f"{name:>19}" for name in RIVALS)
+    return f"{'cell':11}{'T, B, F, H':20}{'work':17}{'cores':>5}{'ms':>9}{columns}{'of peak':>9}"
+
+
+def line(row: dict[str, Any]) -> str:
+    """One result: our time, and how many times as long each rival took, with quartiles."""
+    shape = ", ".join(map(str, row["shape"]))
+    ratios = "".join(f"{_ratio(row['ratios'].get(name)):>19}" for name in RIVALS)
+    milliseconds = 1e3 * row["seconds"]["unroll"][1]
+    return (
+        f"{row['cell']:11}{shape:20}{row['work']:17}{row['cores']:5}{milliseconds:9.2f}"
+        f"{ratios}{row['fraction_of_product_rate']:9.0%}"
+    )
+
+
+def _ratio(quartiles: list[float] | None) -> str:
+    if quartiles is None:
+        return "–"
+    low, middle, high = quartiles
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    """Return exp of the mean logarithm; NaN of nothing."""
+    logs = [math.log(v) for v in values]
+    return math.exp(sum(logs) / len(logs)) if logs else math.nan
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table: geometric mean over the shapes, and the worst shape, of each rival's ratio."""
+    lines = [
+        "| cell | work | cores | " + " | ".join(RIVALS) + " |",
+        "|---|---|---|" + "---|" * len(RIVALS),
+    ]
+    kinds = sorted({(r["cores"], r["work"], r["cell"]) for r in rows}, key=lambda k: (k[0], k[1]))
+    for cores, work, cell in sorted(kinds, key=lambda k: (k[0], k[1], CELLS.index(k[2]))):
+        some = [r for r in rows if (r["cores"], r["work"], r["cell"]) == (cores, work, cell)]
+        entries = []
+        for name in RIVALS:
+            ratios = [r["ratios"][name][1] for r in some if name in r["ratios"]]
+            entries.append(f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})" if ratios else "–")
+        lines.append(f"| {cell} | {work} | {cores} | " + " | ".join(entries) + " |")
+    return "\n".join(lines)
+
+
+def into_readme(results: dict[str, Any], readme: Path) -> None:
+    """Write the table between the README's markers."""
+    about, rows = results["about"]["environment"], results["speed"]
+    shapes = len({tuple(r["shape"]) for r in rows})
+    versions = ", ".join(f"{k} {v}" for k, v in sorted(about["versions"].items()))
+    text = (
+        f"{MARKERS[0]}\n"
+        f"How many times as long as `unroll` each rival takes: geometric mean over {shapes} shapes (in "
+        f"parentheses the worst shape). {about['machine']}, float32, {versions}, PyTorch "
+        f"{about['torch']}. Paired runs, medians, compile time apart; written by `make bench-full`.\n\n"
+        f"{summary(rows)}\n{MARKERS[1]}"
+    )
+    pattern = re.escape(MARKERS[0]) + ".*" + re.escape(MARKERS[1])
+    old = readme.read_text()
+    new, count = re.subn(pattern, lambda _: text, old, flags=re.DOTALL)
+    if not count:
+        raise SystemExit(f"benchmarks: {readme} has no markers {MARKERS[0]} … {MARKERS[1]}")
+    readme.write_text(new)
+
+
+def figure(results: dict[str, Any], path: Path) -> None:
+    """Draw ratios by shape, memory by T and methods by T."""
+    fig, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
+    _draw_speed(axes[0], results["speed"])
+    _draw_memory(axes[1], results["memory"])
+    _draw_methods(axes[2], results["methods"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
+
+
+def _draw_speed(ax: Any, rows: list[dict[str, Any]]) -> None:
+    rows = [r for r in rows if r["cores"] == 1 and r["work"] == "forward+backward"]
+    shapes = list(dict.fromkeys(tuple(r["shape"]) for r in rows))
+    colours = {"nnx.RNN": "tab:blue", "PyTorch": "tab:red"}
+    for name, colour in colours.items():
+        for cell, marker in zip(CELLS, "osD", strict=True):
+            points = [
+                (shapes.index(tuple(r["shape"])), r["ratios"][name][1])
+                for r in rows
+                if r["cell"] == cell and name in r["ratios"]
+            ]
+            if points:
+                ax.plot(*zip(*points, strict=True), marker, color=colour, label=f"{cell}: {name}")
+    ax.axhline(1, color="0.5", lw=1)
+    ax.set_yscale("log")
+    ax.set_xticks(
+        range(len(shapes)), [", ".join(map(str, s)) for s in shapes], rotation=30, ha="right"
+    )
+    ax.set_xlabel("T, B, F, H")
+    ax.set_ylabel("time of the rival / time of unroll")
+    ax.set_title("forward + backward, one core")
+    ax.legend(fontsize=7, ncols=2)
+
+
+def _draw_memory(ax: Any, rows: list[dict[str, Any]]) -> None:
+    for method in dict.fromkeys(r["method"] for r in rows):
+        some = [r for r in rows if r["method"] == method]
+        ax.plot(
+            [r["shape"][0] for r in some],
+            [r["temporaries"] / 1e6 for r in some],
+            "o-",
+            label=method,
+        )
+    shape = rows[0]["shape"]
+    ax.set(xscale="log", yscale="log", xlabel="steps T", ylabel="temporary memory, MB")
+    ax.set_title(f"gradient of the last carry, {rows[0]['cell']}, B, F, H = {tuple(shape[1:])}")
+    ax.legend(fontsize=8)
+
+
+def _draw_methods(ax: Any, rows: list[dict[str, Any]]) -> None:
+    for step, style in (("gru", "o-"), ("linear", "s--")):
+        some = [r for r in rows if r["step"] == step]
+        for method in some[0]["seconds"] if some else ():
+            times = [1e3 * r["seconds"][method][1] for r in some]
+            ax.plot([r["length"] for r in some], times, style, ms=4, label=f"{step}: {method}")
+    ax.set(xscale="log", yscale="log", xlabel="steps T", ylabel="milliseconds")
+    ax.set_title("forward + backward, B = 1, H = 8")
+    ax.legend(fontsize=7)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return saved results."""
+    return json.loads(path.read_text())

@@ -1,0 +1,175 @@
+"""Who takes part: `unroll`, Flax's two layers, PyTorch and Keras, each as a call that does the whole work.
+
+The work is the same for all: from inputs [T, B, F] (or Keras' [B, T, F]) to outputs, and for the backward
+pass from a given cotangent of the outputs to the gradients of all weights and of the inputs. PyTorch and
+Keras take part where they are installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jaxrnn
+from benchmarks.cases import Case
+
+Run = Callable[[], object]
+Built = tuple[Run, float]
+"""A warm call, and the seconds of its compilation."""
+
+
+def build(case: Case, *, cores: int, methods: dict[str, Any]) -> dict[str, Built]:
+    """Return all rivals for a case, by name.
+
+    Args:
+      case: what is to be done.
+      cores: how many cores they may use.
+      methods: ways of `unroll` to measure, by the names they get.
+    """
+    built = {name: _ours(case, method) for name, method in methods.items()}
+    if cores > 1 and case.shape[1] % cores == 0:
+        built = {"unroll": _ours_split(case), **{k: v for k, v in built.items() if k != "unroll"}}
+    built["nnx.RNN"] = _nnx(case)
+    built["linen.RNN"] = _linen(case)
+    if importlib.util.find_spec("torch"):
+        built["PyTorch"] = _torch(case, cores)
+    if importlib.util.find_spec("keras"):
+        built["Keras"] = _keras(case)
+    return built
+
+
+def _arrays(case: Case) -> tuple[Any, Any]:
+    steps, batch, features, units = case.shape
+    random = np.random.default_rng(0)
+    xs = random.normal(size=(steps, batch, features)).astype(np.float32)
+    cotangent = random.normal(size=(steps, batch, units)).astype(np.float32)
+    return xs, cotangent
+
+
+def _compiled(
+    case: Case, forward: Callable[[Any, Any], Any], weights: Any, time_axis: int = 0
+) -> Built:
+    """Compile a JAX rival: ``forward(weights, xs)`` returns the outputs."""
+    xs, cotangent = (jnp.asarray(np.moveaxis(a, 0, time_axis)) for a in _arrays(case))
+
+    def both(weights, xs, cotangent):
+        outputs, back = jax.vjp(forward, weights, xs)
+        return outputs, back(cotangent)
+
+    if case.work == "forward":
+        return _warm(forward, weights, xs)
+    return _warm(both, weights, xs, cotangent)
+
+
+def _warm(function: Callable[..., Any], *arguments: Any) -> Built:
+    began = time.perf_counter()
+    program = jax.jit(function).lower(*arguments).compile()
+    seconds = time.perf_counter() - began
+
+    def run() -> object:
+        return jax.block_until_ready(program(*arguments))
+
+    run()
+    return run, seconds
+
+
+def _cell(case: Case) -> Any:
+    _, _, features, units = case.shape
+    return jaxrnn.make_cell(case.cell, features, units, rngs=nnx.Rngs(0))
+
+
+def _ours(case: Case, method: Any) -> Built:
+    return _compiled(
+        case, lambda cell, xs: jaxrnn.unroll(cell, xs, method=method).outputs, _cell(case)
+    )
+
+
+def _ours_split(case: Case) -> Built:
+    """The batch over the cores, as `jaxrnn.devices.split_batch` does it."""
+    cell, (xs, cotangent) = _cell(case), map(jnp.asarray, _arrays(case))
+
+    def outputs(cell, xs):
+        return jaxrnn.unroll(cell, xs).outputs
+
+    def both(cell, xs, cotangent):
+        outputs_, back = jax.vjp(outputs, cell, xs)
+        by_cell, by_xs = back(cotangent)
+        return outputs_, by_cell, by_xs
+
+    split = jaxrnn.devices.split_batch
+    if case.work == "forward":
+        return _warm(split(outputs, in_axes=(None, 1), out_axes=1), cell, xs)
+    return _warm(split(both, in_axes=(None, 1, 1), out_axes=(1, None, 1)), cell, xs, cotangent)
+
+
+def _nnx(case: Case) -> Built:
+    _, _, features, units = case.shape
+    make = {"elman-tanh": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
+    layer = nnx.RNN(make[case.cell](features, units, rngs=nnx.Rngs(0)), time_major=True)
+    graph, weights = nnx.split(layer)
+    return _compiled(case, lambda weights, xs: nnx.merge(graph, weights)(xs), weights)
+
+
+def _linen(case: Case) -> Built:
+    _, batch, features, units = case.shape
+    make = {"elman-tanh": nn.SimpleCell, "gru": nn.GRUCell, "lstm": nn.OptimizedLSTMCell}
+    layer = nn.RNN(make[case.cell](units), time_major=True)
+    weights = layer.init(jax.random.key(0), jnp.ones((1, batch, features)))
+    return _compiled(case, layer.apply, weights)
+
+
+def _keras(case: Case) -> Built:
+    os.environ["KERAS_BACKEND"] = "jax"
+    # It reads the variable when it is imported.
+    import keras  # pyright: ignore[reportMissingImports]
+
+    _, batch, features, units = case.shape
+    make = {
+        "elman-tanh": keras.layers.SimpleRNN,
+        "gru": keras.layers.GRU,
+        "lstm": keras.layers.LSTM,
+    }
+    layer = make[case.cell](units, return_sequences=True)
+    layer.build((batch, None, features))
+    fixed = [v.value for v in layer.non_trainable_variables]
+    weights = [v.value for v in layer.trainable_variables]
+
+    def forward(weights, xs):
+        return layer.stateless_call(weights, fixed, xs)[0]
+
+    return _compiled(case, forward, weights, time_axis=1)
+
+
+def _torch(case: Case, cores: int) -> Built:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.set_num_threads(cores)
+    _, _, features, units = case.shape
+    make = {"elman-tanh": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
+    layer = make[case.cell](features, units)
+    xs, cotangent = (torch.tensor(a) for a in _arrays(case))
+    xs.requires_grad_(case.work != "forward")
+
+    def forward() -> object:
+        with torch.no_grad():
+            return layer(xs)
+
+    def both() -> object:
+        layer.zero_grad()
+        xs.grad = None
+        outputs, _ = layer(xs)
+        outputs.backward(cotangent)
+        return outputs
+
+    run = forward if case.work == "forward" else both
+    run()
+    return run, 0.0

@@ -1,0 +1,41 @@
+"""One process that measures: pinned to its cores before JAX or PyTorch start a thread.
+
+``python -m benchmarks.worker JOB`` reads a job as JSON and prints one JSON line a result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+
+def main() -> None:
+    """Pin this process, then do the job."""
+    job = json.loads(sys.argv[1])
+    cores = sorted(os.sched_getaffinity(0))[: job["cores"]]
+    os.sched_setaffinity(0, cores)
+    # Imported here: whatever starts threads counts the cores when it is imported.
+    from benchmarks import measure
+
+    for result in getattr(measure, job["measure"])(len(cores), **job["arguments"]):
+        print(json.dumps(result), flush=True)
+
+
+def results(measure: str, cores: int, **arguments: Any) -> Any:
+    """Run a function of `benchmarks.measure` in a process of its own; yield its results as they come."""
+    import subprocess
+
+    job = json.dumps({"measure": measure, "cores": cores, "arguments": arguments})
+    command = [sys.executable, "-m", "benchmarks.worker", job]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield json.loads(line)
+    if process.returncode:
+        sys.exit(f"benchmarks: a measuring process ended with {process.returncode}")
+
+
+if __name__ == "__main__":
+    main()

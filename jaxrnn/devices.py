@@ -1,0 +1,145 @@
+"""All cores, all devices: the batch split over them, the same numbers as one.
+
+A recurrent step is a small product, and a small product runs on one core whatever the machine has. The
+sequences of a batch, though, know nothing of each other until the loss is averaged: each core, GPU or TPU
+takes its part of the batch through all steps, and the parts meet once, at the end (`jax.shard_map` and one
+mean).
+
+    jaxrnn.devices.use_cores()                       # before JAX computes anything
+    gradient = jaxrnn.devices.split_batch(jax.value_and_grad(loss), in_axes=(None, 1, 0))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxrnn import checks
+
+_AXIS = "batch"
+
+
+def use_cores(count: int | None = None) -> int:
+    """Make JAX show the CPU as several devices, one a core; call it before JAX computes anything.
+
+    Args:
+      count: how many; by default one for each core that this process may use.
+
+    Returns:
+      The number of devices.
+
+    Raises:
+      InputError: JAX has already counted its devices.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = (cores or 1) if count is None else count
+    checks.count("count", count)
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        checks.refuse(
+            "use_cores", f"a call too late ({error})", "a call before JAX computes anything"
+        )
+    return count
+
+
+def split_batch(
+    function: Callable[..., Any],
+    *,
+    in_axes: Sequence[int | None],
+    out_axes: Any = None,
+    mesh: Mesh | None = None,
+) -> Callable[..., Any]:
+    """Run a function on a part of the batch on each device.
+
+    Args:
+      function: takes arrays or trees of arrays; sees a part of the batch, and nothing of the others.
+      in_axes: for each argument its batch axis, or None for what all devices share (weights, keys).
+      out_axes: for each result its batch axis, or None to return the mean over the devices, which is right
+        for means over the batch and their gradients. A tree prefix of the results, as in ``jax.vmap``.
+      mesh: devices, along one axis; by default all there are.
+
+    Returns:
+      The function over the whole batch, compiled.
+
+    Raises:
+      InputError: the devices do not divide the batch.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax, jax.numpy as jnp, jaxrnn
+      >>> def loss(cell, xs):
+      ...     return jnp.mean(jaxrnn.unroll(cell, xs).outputs ** 2)
+      >>> cell, xs = jaxrnn.GRUCell(3, 8, rngs=nnx.Rngs(0)), jnp.ones((20, 4, 3))
+      >>> gradient = jaxrnn.devices.split_batch(jax.grad(loss), in_axes=(None, 1))
+      >>> bool(jnp.allclose(gradient(cell, xs).kernel[...], jax.grad(loss)(cell, xs).kernel[...]))
+      True
+    """
+    devices = mesh or Mesh(np.array(jax.devices()), (_AXIS,))
+    if len(devices.axis_names) != 1:
+        checks.refuse("mesh", devices.axis_names, "one axis, to split the batch along")
+    (axis,) = devices.axis_names
+
+    def on_a_part(*arguments: Any) -> Any:
+        # What is shared is marked as each device's own copy, so that its gradient is that of its part.
+        own = [
+            jax.lax.pcast(argument, (axis,), to="varying") if at is None else argument
+            for argument, at in zip(arguments, in_axes, strict=True)
+        ]
+        results = function(*own)
+        return _map_prefix(
+            lambda at, x: jax.lax.pmean(x, axis) if at is None else x, out_axes, results
+        )
+
+    def on_all(*arguments: Any) -> Any:
+        if len(arguments) != len(in_axes):
+            checks.refuse(
+                "in_axes", f"{len(in_axes)} of them", f"{len(arguments)}, one an argument"
+            )
+        for i, (argument, at) in enumerate(zip(arguments, in_axes, strict=True)):
+            _check_batch(i, argument, at, devices.size)
+        return jax.shard_map(
+            on_a_part,
+            mesh=devices,
+            in_specs=tuple(_spec(at, axis) for at in in_axes),
+            out_specs=jax.tree.map(lambda at: _spec(at, axis), out_axes, is_leaf=_is_none),
+        )(*arguments)
+
+    return jax.jit(on_all)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _map_prefix(function: Callable[[Any, Any], Any], prefix: Any, tree: Any) -> Any:
+    """Apply ``function(axis, leaf)`` to the leaves of `tree` under each leaf of a tree prefix."""
+    return jax.tree.map(
+        lambda axis, part: jax.tree.map(lambda leaf: function(axis, leaf), part),
+        prefix,
+        tree,
+        is_leaf=_is_none,
+    )
+
+
+def _spec(batch_axis: int | None, name: str) -> PartitionSpec:
+    if batch_axis is None:
+        return PartitionSpec()
+    return PartitionSpec(*[None] * batch_axis, name)
+
+
+def _check_batch(position: int, argument: Any, axis: int | None, devices: int) -> None:
+    if axis is None:
+        return
+    for leaf in jax.tree.leaves(argument):
+        if leaf.ndim <= axis or leaf.shape[axis] % devices:
+            checks.refuse(
+                f"argument {position}",
+                checks.describe(leaf),
+                f"a multiple of {devices} devices along its batch axis {axis}",
+            )

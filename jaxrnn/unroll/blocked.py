@@ -1,0 +1,294 @@
+"""The default for cells of ours: whatever needs no carry is taken out of the loop, block by block of steps.
+
+A scan over whole steps multiplies by the input weights inside the loop, and its derivative, taken
+mechanically, keeps a dozen arrays a step and adds to a weight-shaped gradient at every one of them. The
+split of a cell (`jaxrnn.typing`) allows better:
+
+    forward     drive  = project(x)                         one product a block
+                signal = drive and mix(carry)               in the loop
+                carry' = update(carry, signal)              in the loop
+    backward    δcarry = ∂update/∂carryᵀ δ + mixᵀ δsignal   in the loop: cotangents alone, no weights
+                δW, δU, δx from every δsignal               one product each a block
+
+The carries are kept for the backward pass, and what the gates make of their signals is computed again. The
+signals themselves are kept where that is cheaper than to compute them again, a block at a time from its
+carries: writing to fresh memory has a price too.
+
+Weakness: reverse mode only. The derivative is written by hand, which JAX allows for one mode; forward mode
+is `Scan`'s. Derivatives of the gradient, as in a Hessian by forward over reverse, are right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
+
+from jaxrnn import checks
+from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.unroll.blocks import at, even, joined, segments, window
+from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
+from jaxrnn.unroll.signals import Signals, signals_of
+
+# Measured on CPU. A block's signals should stay in the cache, yet give the products rows enough.
+_BLOCK_BYTES = 2**21
+_BLOCK_ROWS = 512
+# Signals are kept if they are few, or so dear to compute that fresh memory for them is cheaper.
+_KEPT_BYTES = 2**24
+_KEPT_INTENSITY = 384
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocked(Method):
+    """Split cells, block by block.
+
+    Args:
+      block: steps in a block; by default so many that their signals fill about 2 MB. A size nearby that
+        divides the number of steps is preferred.
+      keep_signals: keep the signals [T, *B, P] for the backward pass, rather than compute them again from
+        the carries; by default whichever is likely to be faster.
+    """
+
+    block: int | None = None
+    keep_signals: bool | None = None
+
+    forward_mode: ClassVar[bool] = False
+
+    @staticmethod
+    def takes(cell: Step, carry: Carry, frames: Frames) -> bool:
+        """Tell whether a step is split as this method needs it."""
+        if not isinstance(cell, SplitCell) or frames.x is None:
+            return False
+        return signals_of(cell, carry, at(frames.x, 0)) is not None
+
+    def __post_init__(self):
+        """Refuse a block without steps."""
+        if self.block is not None:
+            checks.count("block", self.block)
+
+    def __call__(
+        self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
+    ) -> Unrolled:
+        """Take `length` steps from `carry`; a reset goes back to `initial`."""
+        if not self.takes(cell, carry, frames):
+            expected = "Scan() for a step that is not a jaxrnn.typing.SplitCell with inputs"
+            checks.refuse("method", self, expected)
+        assert isinstance(cell, SplitCell)
+        plan = self._plan(cell, carry, frames, length)
+        results: Any = _carry_through(plan, cell, initial, carry, frames)
+        last, carries = results
+        outputs = seen(cell.readout(carries), frames.valid)
+        ran = Blocked(plan.block, plan.keep)
+        return Unrolled(outputs=outputs, carry=last, carries=carries, method=ran)
+
+    def _plan(self, cell: SplitCell, carry: Carry, frames: Frames, length: int) -> _Plan:
+        signals = signals_of(cell, carry, at(frames.x, 0))
+        assert signals is not None
+        rows = math.prod(jnp.shape(jax.tree.leaves(carry)[0])[:-1])
+        block = self.block or max(_BLOCK_BYTES // signals.bytes, _BLOCK_ROWS // max(rows, 1), 1)
+        keep = self.keep_signals
+        if keep is None:
+            keep = signals.bytes * length <= _KEPT_BYTES or signals.intensity >= _KEPT_INTENSITY
+        return _Plan(signals, length, even(length, block), keep, many_rows=rows > 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What is settled before anything is computed."""
+
+    signals: Signals
+    length: int
+    block: int
+    keep: bool
+    many_rows: bool
+
+
+class _Kept(NamedTuple):
+    """What the forward pass leaves for the backward pass; `signals` is None if they are not kept."""
+
+    cell: Any
+    initial: Carry
+    carry: Carry
+    frames: Frames
+    carries: Carry
+    signals: Any
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _carry_through(
+    plan: _Plan, cell: SplitCell, initial: Carry, carry: Carry, frames: Frames
+) -> tuple[Carry, Carry]:
+    """Return the last carry and all carries."""
+    results, _ = _forward(dataclasses.replace(plan, keep=False), cell, initial, carry, frames)
+    return results
+
+
+def _forward_rule(plan: _Plan, *arguments: Any) -> tuple[Any, _Kept]:
+    values: Any = custom_vjp_primal_tree_values(arguments)
+    cell, initial, carry, frames = values
+    (last, carries), signals = _forward(plan, cell, initial, carry, frames)
+    return (last, carries), _Kept(cell, initial, carry, frames, carries, signals)
+
+
+def _backward_rule(plan: _Plan, kept: _Kept, cotangents: Any) -> tuple[Any, Carry, Carry, Frames]:
+    d_last, d_carries = cotangents
+    d_carry = jax.tree.map(
+        lambda d, like: jnp.zeros_like(like) if _is_zero(d) else d,
+        d_last,
+        kept.carry,
+        is_leaf=_is_zero,
+    )
+    # A carry that no loss looks at has no cotangent to add: None rather than an array of zeros.
+    d_carries = jax.tree.map(lambda d: None if _is_zero(d) else d, d_carries, is_leaf=_is_zero)
+    state = (d_carry, *jax.tree.map(jnp.zeros_like, (kept.initial, kept.cell)))
+    d_xs = []
+    for segment in reversed(segments(plan.length, plan.block)):
+
+        def sweep(state, first, size=segment.size):
+            return _sweep(plan, kept, d_carries, state, first, size)
+
+        state, d_x = jax.lax.scan(sweep, state, segment.starts, reverse=True)
+        d_xs.append(segment.flat(d_x))
+    d_carry, d_initial, d_cell = state
+    return d_cell, d_initial, d_carry, Frames(joined(d_xs[::-1]), None, None)
+
+
+_carry_through.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
+
+
+def _forward(
+    plan: _Plan, cell: SplitCell, initial: Carry, carry: Carry, frames: Frames
+) -> tuple[tuple[Carry, Carry], Any]:
+    """Return the last carry and all carries, and the signals if they are to be kept."""
+    stretches = []
+    for segment in segments(plan.length, plan.block):
+
+        def run(carry, block):
+            return _run(plan, cell, initial, carry, block)
+
+        carry, blocks = jax.lax.scan(run, carry, segment.cut(frames))
+        stretches.append(segment.flat(blocks))
+    carries, signals = joined(stretches)
+    return (carry, carries), signals
+
+
+def _run(
+    plan: _Plan, cell: SplitCell, initial: Carry, carry: Carry, block: Frames
+) -> tuple[Carry, Any]:
+    """Carry the cell through one block; return the last carry, and all carries and signals."""
+    drives = cell.project(seen(block.x, block.valid))
+    size = drives.shape[0]
+
+    def step(state, now):
+        (carry, drive), (t, valid, reset) = state, now
+        start = carry if reset is None else where(reset, initial, carry)
+        signal = plan.signals.join(drive, cell.mix(start))
+        moved = plan.signals.update(cell, start, signal)
+        if valid is not None:
+            moved = where(valid, moved, carry)
+        # The next drive comes into the loop's state as one copy. Read where it is used, its slice would
+        # be taken anew by every gate, and XLA's CPU backend vectorises no slice of a slice.
+        following = at(drives, jnp.minimum(t + 1, size - 1))
+        return (moved, following), (moved, signal if plan.keep else None)
+
+    steps = (jnp.arange(size, dtype=jnp.int32), block.valid, block.reset)
+    (carry, _), kept = jax.lax.scan(step, (carry, drives[0]), steps)
+    return carry, kept
+
+
+def _sweep(
+    plan: _Plan, kept: _Kept, d_carries: Any, state: Any, first: Any, size: int
+) -> tuple[Any, Any]:
+    """Take the cotangents back through the block of `size` steps that begins at step `first`.
+
+    Args:
+      plan: what was settled.
+      kept: what the forward pass left, all T steps.
+      d_carries: cotangents of all carries; None for a leaf without.
+      state: cotangents of the carry behind the block, of the initial carry (from resets) and of the cell.
+      first: the block's first step.
+      size: its number of steps.
+
+    Returns:
+      The state before the block, and the cotangents of the block's inputs.
+    """
+    cell, signals = kept.cell, plan.signals
+    d_carry, d_initial, d_cell = state
+    block = window(kept.frames, first, size)
+    starts = _starts(kept, block.reset, first, size)
+    drives, project_back = jax.vjp(
+        lambda cell, x: cell.project(_rows(seen(x, block.valid))), cell, block.x
+    )
+    pulls, mix_back = jax.vjp(lambda cell: cell.mix(_rows(starts)), cell)
+    if kept.signals is None:
+        batch = block.x.shape[:-1]
+        again = jax.tree.map(lambda a: a.reshape(*batch, -1), signals.join(drives, pulls))
+        source, offset = again, 0
+    else:
+        source, offset = kept.signals, first
+    # XLA's CPU backend multiplies by a transposed matrix a third slower: it is turned once, before the loop.
+    turned = jax.lax.optimization_barrier(_turned(cell)) if plan.many_rows else None
+
+    def step(state, now):
+        (d_carry, d_initial), (t, start, valid, reset) = state, now
+        d_carry = _sum(d_carry, at(d_carries, first + t))
+        nothing = jax.tree.map(jnp.zeros_like, d_carry)
+        d_moved = d_carry if valid is None else where(valid, d_carry, nothing)
+        signal = at(source, offset + t)
+        _, update_back = jax.vjp(functools.partial(signals.update, cell), start, signal)
+        d_start, d_signal = update_back(d_moved)
+        mixing = cell if turned is None else _turned(turned)
+        _, pull_back = jax.vjp(mixing.mix, start)
+        d_start = _sum(d_start, *pull_back(signals.pull(d_signal)))
+        if reset is not None:
+            d_initial = _sum(d_initial, where(reset, d_start, nothing))
+            d_start = where(reset, nothing, d_start)
+        if valid is not None:  # where the carry was held, so is its cotangent
+            d_start = _sum(d_start, where(valid, nothing, d_carry))
+        return (d_start, d_initial), d_signal
+
+    steps = (jnp.arange(size, dtype=jnp.int32), starts, block.valid, block.reset)
+    state, d_signals = jax.lax.scan(step, (d_carry, d_initial), steps, reverse=True)
+    d_signals = _rows(d_signals)
+    d_by_project, d_x = project_back(signals.drive(d_signals))
+    (d_by_mix,) = mix_back(signals.pull(d_signals))
+    return (*state, _sum(d_cell, _sum(d_by_project, d_by_mix))), d_x
+
+
+def _starts(kept: _Kept, reset: Any, first: Any, size: int) -> Carry:
+    """Return the carry that each step of a block starts from, resets applied."""
+    starts = jax.lax.cond(
+        first > 0,
+        lambda: window(kept.carries, first - 1, size),
+        lambda: jax.tree.map(
+            lambda i, c: jnp.concatenate([i[None], c[: size - 1]]), kept.carry, kept.carries
+        ),
+    )
+    if reset is None:
+        return starts
+    initial = jax.tree.map(lambda i, s: jnp.broadcast_to(i, s.shape), kept.initial, starts)
+    return where(reset, initial, starts)
+
+
+def _turned(cell: Any) -> Any:
+    """Return the cell with its matrices transposed; twice, and it is itself again."""
+    return jax.tree.map(lambda w: w.T if w.ndim == 2 else w, cell)
+
+
+def _rows(tree: Any) -> Any:
+    """Make time and batch one axis: products of two matrices are fast, others may not be."""
+    return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), tree)
+
+
+def _sum(a: Any, b: Any) -> Any:
+    """Add two trees; None in `b` is nothing."""
+    return jax.tree.map(lambda x, y: x if y is None else x + y, a, b)
+
+
+def _is_zero(x: Any) -> bool:
+    return isinstance(x, SymbolicZero)

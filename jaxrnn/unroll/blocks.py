@@ -1,0 +1,73 @@
+"""Time cut into blocks of steps: what the methods that work block by block have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Neighbouring blocks of one size, which one compiled loop can take.
+
+    Attributes:
+      first: the step at which the first block begins.
+      blocks: how many blocks.
+      size: steps in each.
+    """
+
+    first: int
+    blocks: int
+    size: int
+
+    @property
+    def starts(self) -> jax.Array:
+        """The first step of each block [blocks]."""
+        return self.first + self.size * jnp.arange(self.blocks, dtype=jnp.int32)
+
+    def cut(self, tree: Any) -> Any:
+        """Return the segment's part of arrays [T, ...] as blocks [blocks, size, ...]."""
+        last = self.first + self.blocks * self.size
+        return jax.tree.map(
+            lambda a: a[self.first : last].reshape(self.blocks, self.size, *a.shape[1:]), tree
+        )
+
+    def flat(self, tree: Any) -> Any:
+        """Return blocks [blocks, size, ...] as one stretch of time [blocks·size, ...]."""
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
+
+
+def segments(length: int, block: int) -> list[Segment]:
+    """Cut `length` steps into blocks of `block`, and a shorter last one where that does not come out even."""
+    whole, rest = divmod(length, block)
+    cut = [Segment(0, whole, block), Segment(whole * block, 1, rest)]
+    return [segment for segment in cut if segment.blocks * segment.size]
+
+
+def even(length: int, block: int) -> int:
+    """Return the size nearest to `block`, within a factor of 2, that divides `length`; else `block`.
+
+    A shorter last block would be compiled apart, and cost as much to compile as all the others.
+    """
+    if block >= length:
+        return length
+    fitting = [size for size in range((block + 1) // 2, 2 * block + 1) if length % size == 0]
+    return min(fitting, key=lambda size: abs(size - block), default=block)
+
+
+def joined(parts: list[Any]) -> Any:
+    """Put stretches of time [T_1, ...], [T_2, ...] one behind the other."""
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)
+
+
+def at(tree: Any, t: Any) -> Any:
+    """Return step `t` of arrays [T, ...]."""
+    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, t, keepdims=False), tree)
+
+
+def window(tree: Any, first: Any, size: int) -> Any:
+    """Return the `size` steps of arrays [T, ...] that begin at step `first`."""
+    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, size), tree)

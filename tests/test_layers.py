@@ -1,0 +1,298 @@
+"""Layers against Flax's, where Flax is right, and against loops where it is not."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jaxrnn
+from jaxrnn import RNN, Bidirectional, InputError, Remat, Scan, Stack
+
+F, H, T, B = 3, 4, 6, 3
+LENGTHS = np.array([0, 2, 6])
+
+pytestmark = pytest.mark.usefixtures("x64")
+assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+def make(name="lstm", features=F, seed=0):
+    return jaxrnn.make_cell(name, features, H, param_dtype=jnp.float64, rngs=nnx.Rngs(seed))
+
+
+class norm(nnx.Module):  # noqa: N801
+    """Flax's norms compute in float32, which strict promotion does not let near float64."""
+
+    def __init__(self, features):
+        self.scale = nnx.Param(jnp.full((features,), 1.3))
+
+    def __call__(self, xs):
+        xs = jax.nn.standardize(xs, axis=-1)
+        return xs * jnp.broadcast_to(self.scale[...], xs.shape)
+
+
+def flax_rnn(cell: Any, **options) -> Any:
+    """Flax's layer around a cell of ours, which is not of Flax's base class and need not be."""
+    return nnx.RNN(cell, **options)
+
+
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["lstm", "gru", "elman-tanh"])
+def test_rnn_gives_what_flax_gives(name, reverse, time_major):
+    cell = make(name)
+    xs = draw(T, B, F) if time_major else draw(B, T, F)
+    lengths = jnp.array([1, 2, 6])  # Flax's carry is wrong at length 0
+    ours = RNN(cell, time_major=time_major, reverse=reverse, return_carry=True)
+    theirs = flax_rnn(
+        cell, time_major=time_major, reverse=reverse, keep_order=True, return_carry=True
+    )
+    carry, outputs = ours(xs, seq_lengths=lengths)
+    expected_carry, expected = theirs(xs, seq_lengths=lengths)
+    jax.tree.map(assert_close, carry, expected_carry)
+    valid = np.arange(T) < np.asarray(lengths)[:, None]
+    valid = (valid.T if time_major else valid)[..., None]
+    assert_close(outputs, np.where(valid, expected, 0))
+
+
+@pytest.mark.parametrize("flax_cell", [nnx.LSTMCell, nnx.GRUCell])
+def test_rnn_takes_flax_cells(flax_cell):
+    cell = flax_cell(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    assert_close(RNN(cell)(draw(B, T, F)), nnx.RNN(cell)(draw(B, T, F)))
+
+
+def test_bidirectional_gives_what_flax_gives():
+    ahead, back = make("lstm", seed=1), make("lstm", seed=2)
+    lengths = jnp.array([1, 2, 6])
+    ours = Bidirectional(RNN(ahead), RNN(back), return_carry=True)
+    theirs = nnx.Bidirectional(flax_rnn(ahead), flax_rnn(back), return_carry=True)
+    carry, outputs = ours(draw(B, T, F), seq_lengths=lengths)
+    expected_carry, expected = theirs(draw(B, T, F), seq_lengths=lengths)
+    jax.tree.map(assert_close, carry, expected_carry)
+    valid = (np.arange(T) < np.asarray(lengths)[:, None])[..., None]
+    assert_close(outputs, np.where(valid, expected, 0))
+
+
+def test_bidirectional_merges_as_it_is_told():
+    layer = Bidirectional(RNN(make(seed=1)), RNN(make(seed=2)), merge_fn=jnp.add)
+    ahead = RNN(layer.forward_rnn.cell)(draw(B, T, F))
+    back = RNN(layer.backward_rnn.cell, reverse=True)(draw(B, T, F))
+    assert_close(layer(draw(B, T, F)), ahead + back)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("normed", [False, True])
+def test_a_stack_is_its_layers_one_after_another(residual, normed):
+    layers = [RNN(make("gru", features=H, seed=i)) for i in range(3)]
+    norms = [norm(H) for _ in layers]
+    stack = Stack(layers, residual=residual, norms=norms if normed else None, return_carry=True)
+    carries, outputs = stack(draw(B, T, H), seq_lengths=LENGTHS)
+
+    valid = (np.arange(T) < LENGTHS[:, None])[..., None]
+    xs = jnp.where(valid, draw(B, T, H), 0)
+    for i, layer in enumerate(layers):
+        below = norms[i](xs) if normed else xs
+        carry, above = layer(below, seq_lengths=LENGTHS, return_carry=True)
+        assert_close(carries[i], carry)
+        xs = jnp.where(valid, xs + above, 0) if residual else above
+    assert_close(outputs, xs)
+    assert not np.any(np.asarray(outputs)[~np.broadcast_to(valid, outputs.shape)])
+
+
+@pytest.mark.parametrize("layer", ["rnn", "bidirectional", "stack"])
+def test_padding_changes_neither_values_nor_gradients(layer):
+    pair = Bidirectional(RNN(make(seed=1)), RNN(make(seed=2)))
+    stack = Stack(
+        [RNN(make("gru", features=F, seed=1)), RNN(make("gru", features=H, seed=2))],
+        norms=[norm(n) for n in (F, H)],
+    )
+    chosen: Any = {"rnn": RNN(make()), "bidirectional": pair, "stack": stack}[layer]
+    valid = (np.arange(T) < LENGTHS[:, None])[..., None]
+    clean, spoilt = draw(B, T, F), jnp.where(valid, draw(B, T, F), np.nan)
+
+    @jax.jit
+    def gradients(layer, xs):
+        return jax.grad(lambda m, xs: jnp.sum(m(xs, seq_lengths=LENGTHS) ** 2), (0, 1))(layer, xs)
+
+    jax.tree.map(np.testing.assert_array_equal, gradients(chosen, spoilt), gradients(chosen, clean))
+
+
+def test_options_pass_through_every_layer():
+    mask = np.random.default_rng(1).random((B, T)) < 0.7
+    resets = np.random.default_rng(2).random((B, T)) < 0.3
+    xs = draw(B, T, F)
+    for layer in (
+        RNN(make()),
+        Stack([RNN(make())]),
+        Stack([Bidirectional(RNN(make(seed=1)), RNN(make(seed=2)))]),
+    ):
+        batch_first = layer(xs, mask=mask, resets=resets, seq_lengths=LENGTHS)
+        time_first = layer(
+            jnp.swapaxes(xs, 0, 1),
+            mask=mask.T,
+            resets=resets.T,
+            seq_lengths=LENGTHS,
+            time_major=True,
+        )
+        assert_close(batch_first, jnp.swapaxes(time_first, 0, 1))
+        with_none = layer(xs)
+        assert np.abs(np.asarray(batch_first - with_none)).max() > 1e-3
+    done = jaxrnn.unroll(
+        make(), jnp.swapaxes(xs, 0, 1), mask=mask.T, resets=resets.T, seq_lengths=LENGTHS
+    )
+    outputs = RNN(make())(xs, mask=mask, resets=resets, seq_lengths=LENGTHS)
+    assert_close(outputs, jnp.swapaxes(done.outputs, 0, 1))
+
+
+def test_several_batch_axes_and_all_carries():
+    layer = RNN(make(), return_carry=True)
+    carry, outputs = layer(draw(2, 3, T, F), seq_lengths=np.array([[0, 1, 2], [4, 5, 6]]))
+    assert outputs.shape == (2, 3, T, H)
+    assert carry[0].shape == (2, 3, H)
+    done = layer.unrolled(jnp.moveaxis(draw(2, 3, T, F), 2, 0))
+    assert done.carries[0].shape == (T, 2, 3, H)
+
+
+def test_every_layer_may_have_a_method_of_its_own():
+    layers = [
+        RNN(make("gru", features=H, seed=i), method=m)
+        for i, m in enumerate((None, Scan(), Remat()))
+    ]
+    plain = [RNN(layer.cell) for layer in layers]
+    assert_close(Stack(layers)(draw(B, T, H)), Stack(plain)(draw(B, T, H)))
+    done = layers[2].unrolled(draw(T, B, H))
+    assert isinstance(done.method, Remat)
+
+
+def test_a_learnt_carry_starts_every_sequence_and_has_a_gradient():
+    layer = RNN(make(), carry_init=jax.nn.initializers.normal(1.0), rngs=nnx.Rngs(3))
+    c, h = (vector[...] for vector in layer.carry)
+    assert c.shape == h.shape == (H,)
+    start = tuple(jnp.broadcast_to(v, (B, H)) for v in (c, h))
+    xs = draw(B, T, F)
+    assert_close(layer(xs), RNN(layer.cell)(xs, initial_carry=start))
+    by_layer = jax.grad(lambda layer: jnp.sum(layer(xs) ** 2))(layer)
+    by_start = jax.grad(lambda start: jnp.sum(RNN(layer.cell)(xs, initial_carry=start) ** 2))(start)
+    for ours, theirs in zip(by_layer.carry, by_start, strict=True):
+        assert_close(ours[...], theirs.sum(axis=0))
+
+
+def test_layers_train_as_plain_trees():
+    """`jax.grad`, `jit`, `vmap` and optax take a stack as it is."""
+    layers = [RNN(make("gru", features=n, seed=n), dropout=0.1) for n in (F, H)]
+    norms = [norm(n) for n in (F, H)]
+    stack = Stack(layers, norms=norms)
+    optimizer = optax.sgd(1.0)
+    xs, key = draw(B, T, F), jax.random.key(0)
+
+    def loss(stack: Any, key=None):
+        return jnp.mean((stack(xs, dropout_key=key) - 0.5) ** 2)
+
+    @jax.jit
+    def step(stack, state, key):
+        updates, state = optimizer.update(jax.grad(loss)(stack, key), state)
+        return optax.apply_updates(stack, updates), state
+
+    params: Any = stack
+    state, first = optimizer.init(params), loss(stack)
+    for i in range(20):
+        stack, state = step(stack, state, jax.random.fold_in(key, i))
+    assert loss(stack) < 0.8 * first
+
+
+# Variational dropout.
+
+
+def test_without_a_key_nothing_is_dropped():
+    cell, xs = make(), draw(B, T, F)
+    layer = RNN(cell, dropout=0.5, recurrent_dropout=0.5)
+    assert_close(layer(xs), RNN(cell)(xs))
+
+
+@pytest.mark.parametrize("method", [None, Scan(), Remat()])
+def test_recurrent_dropout_is_one_mask_at_every_step(method):
+    cell, xs, key = make(), draw(B, T, F), jax.random.key(1)
+    layer = RNN(cell, recurrent_dropout=0.5, method=method, return_carry=True)
+    carry, outputs = layer(xs, dropout_key=key, seq_lengths=LENGTHS)
+    assert jax.tree.structure(carry) == jax.tree.structure(cell.initialize_carry((B, F)))
+
+    _, units = jax.random.split(key)
+    drawn = [
+        2.0 * jax.random.bernoulli(k, 0.5, (B, H)).astype(float) for k in jax.random.split(units, 2)
+    ]
+    c, h = cell.initialize_carry((B, F))
+    for t in range(T):
+        valid = (t < LENGTHS)[:, None]
+        pull = cell.mix((c, h * drawn[1]))
+        moved = cell.update((c, h), cell.project(xs[:, t]), pull)
+        c, h = (jnp.where(valid, new, old) for new, old in zip(moved, (c, h), strict=True))
+        assert_close(outputs[:, t], np.where(valid, h, 0))
+    assert 0 < drawn[1].mean() < 2
+
+
+def test_input_dropout_is_one_mask_at_every_step():
+    cell, xs, key = make(), draw(B, T, F), jax.random.key(1)
+    layer = RNN(cell, dropout=0.4)
+    ratio = jax.grad(lambda xs: jnp.sum(layer(xs, dropout_key=key)))(xs)
+    dropped = np.all(np.asarray(ratio) == 0, axis=1)
+    assert np.any(dropped)
+    assert not np.all(dropped)
+    np.testing.assert_array_equal(np.any(np.asarray(ratio) == 0, axis=1), dropped)
+    kept = RNN(cell)(jnp.where(dropped[:, None], 0, xs) / 0.6)
+    assert_close(layer(xs, dropout_key=key), kept)
+
+
+def test_dropout_keeps_the_mean_and_other_keys_drop_others():
+    ones = jnp.ones((1, 1, 10_000))
+    cell = jaxrnn.ElmanCell(10_000, 1, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    cell = jax.tree.map(jnp.zeros_like, cell)
+    cell.kernel[...] = jnp.full((10_000, 1), 1e-6)
+    layer = RNN(cell, dropout=0.5)
+    seen = [float(layer(ones, dropout_key=jax.random.key(i))[0, 0, 0]) for i in range(3)]
+    assert len(set(seen)) == 3
+    np.testing.assert_allclose(np.arctanh(seen), 0.01, rtol=0.05)  # 5 standard errors of 1 %
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: RNN(lambda c, x: (c, x)), "cell: got function"),
+        (lambda: RNN(make(), dropout=1.0), "dropout: got 1.0"),
+        (
+            lambda: RNN(nnx.GRUCell(F, H, rngs=nnx.Rngs(0)), recurrent_dropout=0.1),
+            "recurrent_dropout: got 0.1",
+        ),
+        (lambda: RNN(make(), carry_init=jax.nn.initializers.zeros), "rngs: got None"),
+        (lambda: Stack([]), "layers: got none"),
+        (lambda: Stack([RNN(make())], norms=[]), "norms: got 0 of them; expected 1"),
+        (lambda: RNN(make())(jnp.ones(F)), "inputs: got float64"),
+        (lambda: Stack([RNN(make())])(draw(B, T, F), initial_carry=[]), "initial_carry: got 0"),
+        (
+            lambda: Stack([RNN(make())], residual=True)(draw(B, T, F)),
+            r"residual: got layer 0 from float64\[3, 6, 3\] to float64\[3, 6, 4\]",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(build, name):
+    with pytest.raises(InputError, match=name):
+        build()
+
+
+def test_both_directions_need_weights_of_their_own():
+    layer = RNN(make())
+    for other in (layer, RNN(layer.cell)):
+        with pytest.raises(InputError, match="backward_rnn"):
+            Bidirectional(layer, other)

@@ -1,0 +1,622 @@
+"""Every method gives what `Scan` gives, forward and backward; `Scan` itself is held to outside oracles in
+`test_unroll.py`. What a method promises beyond that is tested in its own section."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.experimental import rnn
+
+import jaxrnn
+from jaxrnn import (
+    Associative,
+    Blocked,
+    CuDNN,
+    InputError,
+    Newton,
+    Remat,
+    Scan,
+    Stateful,
+    Truncated,
+    unroll,
+)
+from jaxrnn.cells import CELLS
+from jaxrnn.unroll import Frames, cudnn
+from jaxrnn.unroll.blocks import even, segments
+from jaxrnn.unroll.signals import signals_of
+
+F, H, T, B = 3, 4, 7, 3
+LENGTHS = np.array([0, 3, 7])
+MASK = np.random.default_rng(1).random((T, B)) < 0.8
+RESETS = np.random.default_rng(2).random((T, B)) < 0.3
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "all": {"seq_lengths": LENGTHS, "mask": MASK, "resets": RESETS},
+    "all-reverse": {"seq_lengths": LENGTHS, "mask": MASK, "resets": RESETS, "reverse": True},
+}
+METHODS = {
+    "blocked": Blocked(),
+    "blocked-in-even-blocks": Blocked(block=1),
+    "blocked-with-a-rest": Blocked(block=4, keep_signals=True),
+    "blocked-computing-again": Blocked(block=4, keep_signals=False),
+    "remat": Remat(),
+    "remat-of-scan": Remat(block=4, inside=Scan()),
+    "newton": Newton(),
+    "newton-diagonal": Newton(jacobian="diagonal"),
+    "newton-damped": Newton(damping=0.3),
+    "one-window": Truncated(T),
+}
+TOLERANCES = {"float32": 2e-4, "float64": 1e-10}
+
+
+def draw(shape, dtype, seed):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+@functools.cache
+def example(name, dtype):
+    """A cell with random weights and biases, inputs and an initial carry."""
+
+    def build():
+        return jaxrnn.make_cell(name, F, H, param_dtype=dtype, rngs=nnx.Rngs(0))
+
+    cell = jax.tree.map(lambda a: 0.7 * draw(a.shape, dtype, 3), jax.eval_shape(build))
+    zeros = cell.initialize_carry((B, F))
+    return cell, draw((T, B, F), dtype, 1), jax.tree.map(lambda a: draw(a.shape, dtype, 2), zeros)
+
+
+@functools.partial(jax.jit, static_argnames=("method", "reverse"))
+def loss_and_gradients(cell, xs, carry, method, reverse=False, **options):
+    """All that `unroll` returns enters the loss, each in a way of its own."""
+
+    def loss(cell, xs, carry):
+        done = unroll(cell, xs, carry=carry, method=method, reverse=reverse, **options)
+        every = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(done.carries))
+        last = sum(jnp.sum(leaf**3) for leaf in jax.tree.leaves(done.carry))
+        return jnp.sum(jnp.sin(done.outputs)) + every + last, done.outputs
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(cell, xs, carry)
+
+
+@functools.cache
+def by_scan(name, options, dtype):
+    return loss_and_gradients(*example(name, dtype), method=Scan(), **OPTIONS[options])
+
+
+def assert_close(actual, expected, tolerance):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+            a, b, rtol=tolerance, atol=tolerance * (1 + np.abs(b).max(initial=0))
+        ),
+        actual,
+        expected,
+    )
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_equals_scan(method, name, options, x64):
+    actual = loss_and_gradients(
+        *example(name, "float64"), method=METHODS[method], **OPTIONS[options]
+    )
+    assert_close(actual, by_scan(name, options, "float64"), TOLERANCES["float64"])
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_equals_scan_in_float32(method, name):
+    actual = loss_and_gradients(*example(name, "float32"), method=METHODS[method], **OPTIONS["all"])
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(actual))
+    assert_close(actual, by_scan(name, "all", "float32"), TOLERANCES["float32"])
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+@pytest.mark.parametrize(
+    "method", ["blocked-with-a-rest", "blocked-computing-again", "remat", "newton"]
+)
+def test_any_number_of_batch_axes(method, batch, x64):
+    cell, _, _ = example("gru", "float64")
+    xs = draw((T, *batch, F), jnp.float64, 1)
+    carry = draw((*batch, H), jnp.float64, 2)
+    resets = np.random.default_rng(5).random((T, *batch)) < 0.3
+    actual = loss_and_gradients(cell, xs, carry, method=METHODS[method], resets=resets)
+    expected = loss_and_gradients(cell, xs, carry, method=Scan(), resets=resets)
+    assert_close(actual, expected, 1e-10)
+
+
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf])
+@pytest.mark.parametrize("method", METHODS)
+def test_padding_changes_neither_values_nor_gradients(method, rubbish, x64):
+    cell, xs, carry = example("lstm", "float64")
+    valid = MASK & (np.arange(T)[:, None] < LENGTHS)
+    spoilt = jnp.where(valid[..., None], xs, rubbish)
+    run = functools.partial(loss_and_gradients, method=METHODS[method], **OPTIONS["all"])
+    jax.tree.map(np.testing.assert_array_equal, run(cell, spoilt, carry), run(cell, xs, carry))
+
+
+FOREIGN = ("remat", "newton", "newton-diagonal", "one-window")
+
+
+def two_leaves(carry, x):
+    """A plain function: not split, with an output that is no part of its carry."""
+    a, b = carry
+    a, b = jnp.tanh(0.5 * a + b), 0.9 * b + x
+    return (a, b), jnp.cos(a) * x
+
+
+@pytest.mark.parametrize("method", FOREIGN)
+def test_a_plain_function_gives_what_scan_gives(method, x64):
+    xs, carry = draw((T, B, F), jnp.float64, 1), (draw((B, F), jnp.float64, 2),) * 2
+
+    def gradients(method):
+        def loss(scale, xs, carry):
+            def step(carry, x):  # it closes over what is differentiated
+                return two_leaves(carry, scale * x)
+
+            done = unroll(step, xs, carry=carry, method=method, **OPTIONS["all"])
+            return jnp.sum(done.outputs**2) + jnp.sum(done.carry[0])
+
+        return jax.grad(loss, argnums=(0, 1, 2))(jnp.float64(1.3), xs, carry)
+
+    assert_close(gradients(METHODS[method]), gradients(Scan()), 1e-10)
+
+
+@pytest.mark.parametrize("method", [Scan(), Remat(), Newton(), Truncated(2)])
+def test_a_flax_cell_gives_what_scan_gives(method, x64):
+    cell = nnx.GRUCell(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs = draw((T, B, F), jnp.float64, 1)
+    done = unroll(cell, xs, method=method)
+    assert_close((done.outputs, done.carries), _scanned(cell, xs), 1e-10)
+
+
+def _scanned(cell, xs, carry=None):
+    done = unroll(cell, xs, carry=carry, method=Scan())
+    return done.outputs, done.carries
+
+
+def test_the_default_and_what_it_says():
+    cell, xs, _ = example("lstm", "float32")
+    assert isinstance(unroll(cell, xs).method, Blocked)
+    flax = nnx.GRUCell(F, H, rngs=nnx.Rngs(0))
+    assert unroll(flax, xs).method == Scan()
+    assert unroll(lambda c, _: (c, c), None, carry=jnp.ones(2), length=3).method == Scan()
+
+
+@pytest.mark.parametrize("method", [Remat(inside=Scan()), Newton(), Truncated(T, inside=Scan())])
+def test_forward_mode_where_there_is_one(method, x64):
+    cell, xs, carry = example("lstm", "float64")
+    direction = draw(xs.shape, jnp.float64, 8)
+
+    def tangent(method):
+        run = functools.partial(unroll, cell, carry=carry, method=method, **OPTIONS["all"])
+        return jax.jvp(lambda xs: run(xs).outputs, (xs,), (direction,))[1]
+
+    assert_close(tangent(method), tangent(Scan()), 1e-10)
+    assert_close(tangent(None), tangent(Scan()), 0.0)
+
+
+def test_an_ensemble_differentiates_under_vmap(x64):
+    cell, xs, _ = example("lstm", "float64")
+    pair = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), cell)
+
+    def gradients(method):
+        def loss(cell):
+            return jnp.sum(unroll(cell, xs, method=method, seq_lengths=LENGTHS).outputs ** 2)
+
+        return jax.vmap(jax.grad(loss))(pair)
+
+    for method in (Blocked(block=4), Remat(), Newton()):
+        assert_close(gradients(method), gradients(Scan()), 1e-10)
+
+
+# Blocked.
+
+
+def test_blocked_has_second_derivatives_by_forward_over_reverse(x64):
+    cell, xs, carry = example("lstm", "float64")
+
+    def hessian(method):
+        def loss(xs):
+            return jnp.sum(unroll(cell, xs, carry=carry, method=method).outputs ** 2)
+
+        return jax.hessian(loss)(xs[:, 0:1])
+
+    cell, xs, carry = cell, xs, jax.tree.map(lambda a: a[0:1], carry)
+    assert_close(hessian(Blocked(block=3)), hessian(Scan()), 1e-10)
+
+
+def test_blocked_refuses_forward_mode_and_names_scan():
+    cell, xs, _ = example("gru", "float32")
+    with pytest.raises(InputError, match=r"method: got Blocked.*forward mode.*expected Scan\(\)"):
+        jax.jvp(lambda xs: unroll(cell, xs, method=Blocked()).outputs, (xs,), (xs,))
+
+
+@pytest.mark.parametrize("method", [Blocked(), Scan()])
+@pytest.mark.parametrize("part", ["outputs", "carry", "carries", "nothing"])
+def test_whatever_the_loss_leaves_out_has_no_gradient(part, method, x64):
+    cell, xs, carry = example("lstm", "float64")
+
+    def loss(cell, xs, carry):
+        done = unroll(cell, xs, carry=carry, method=method)
+        looked_at = () if part == "nothing" else jax.tree.leaves(getattr(done, part))
+        return sum((jnp.sum(leaf**2) for leaf in looked_at), jnp.zeros(()))
+
+    actual = jax.grad(loss, argnums=(0, 1, 2))(cell, xs, carry)
+    total = sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(actual))
+    assert (total == 0) == (part == "nothing")
+    method = Scan()
+    assert_close(actual, jax.grad(loss, argnums=(0, 1, 2))(cell, xs, carry), 1e-10)
+
+
+class LeakyCell(jaxrnn.ElmanCell):
+    """A cell that breaks the contract: its update reads a weight."""
+
+    def update(self, carry, drive, pull):
+        leak = jnp.broadcast_to(jax.nn.sigmoid(self.bias[...]), drive.shape)
+        return (1 - leak) * carry + leak * jnp.tanh(drive + pull)
+
+
+def test_a_cell_whose_update_reads_weights_is_scanned():
+    cell, xs = LeakyCell(F, H, rngs=nnx.Rngs(0)), draw((T, B, F), jnp.float32, 1)
+    assert unroll(cell, xs).method == Scan()
+    with pytest.raises(InputError, match="method: got Blocked"):
+        unroll(cell, xs, method=Blocked())
+
+
+@pytest.mark.parametrize("step", [nnx.LSTMCell(F, H, rngs=nnx.Rngs(0)), two_leaves])
+def test_blocked_refuses_what_is_not_split(step):
+    carry = (jnp.zeros((B, H)),) * 2 if step is not two_leaves else (jnp.zeros((B, F)),) * 2
+    with pytest.raises(InputError, match=r"method: got Blocked.*expected Scan"):
+        unroll(step, jnp.ones((T, B, F)), carry=carry, method=Blocked())
+
+
+def test_the_traced_update_shows_what_it_sums():
+    for name, summed in {"lstm": True, "elman-tanh": True, "gru": False}.items():
+        cell, xs, carry = example(name, "float32")
+        signals = signals_of(cell, carry, xs[0])
+        assert signals is not None
+        assert signals.summed == summed
+        gates = len(cell.gates)
+        assert signals.bytes == 4 * B * gates * H * (1 if summed else 2)
+
+
+@settings(deadline=None, derandomize=True)
+@given(length=st.integers(1, 300), block=st.integers(1, 300))
+def test_blocks_cover_every_step_once(length, block):
+    cut = segments(length, block)
+    steps = [s.first + i for s in cut for i in range(s.blocks * s.size)]
+    assert steps == list(range(length))
+    assert all(s.size == min(block, length) for s in cut[:1])
+    size = even(length, block)
+    assert size == length if block >= length else block / 2 <= size <= 2 * block
+    if size not in (block, length):
+        assert length % size == 0
+
+
+# Memory.
+
+
+def temporaries(method, cell, xs) -> int:
+    def loss(cell, xs):
+        done = unroll(cell, xs, method=method)
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(done.carry))
+
+    compiled = jax.jit(jax.grad(loss)).lower(cell, xs).compile()
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_remat_needs_a_fifth_of_the_memory_of_scan_and_blocked_half(name):
+    cell = jaxrnn.make_cell(name, 32, 32, rngs=nnx.Rngs(0))
+    xs = jax.ShapeDtypeStruct((4096, 8, 32), jnp.float32)
+    scan = temporaries(Scan(), cell, xs)
+    assert temporaries(Remat(), cell, xs) < scan / 5
+    if name in ("lstm", "gru"):
+        assert temporaries(Blocked(keep_signals=False), cell, xs) < scan / 2
+
+
+# Truncated.
+
+
+@pytest.mark.parametrize("window", [1, 3, 5])
+def test_truncated_stops_the_gradient_at_every_window(window, x64):
+    cell, xs, carry = example("lstm", "float64")
+
+    def by_hand(cell, xs, carry):
+        outputs = []
+        for t in range(T):
+            if t and t % window == 0:
+                carry = jax.lax.stop_gradient(carry)
+            carry, y = cell(carry, xs[t])
+            outputs.append(y)
+        return jnp.sum(jnp.stack(outputs) ** 2) + jnp.sum(carry[0] ** 3)
+
+    def ours(cell, xs, carry):
+        done = unroll(cell, xs, carry=carry, method=Truncated(window))
+        return jnp.sum(done.outputs**2) + jnp.sum(done.carry[0] ** 3)
+
+    actual = jax.value_and_grad(ours, argnums=(0, 1, 2))(cell, xs, carry)
+    assert_close(actual, jax.value_and_grad(by_hand, argnums=(0, 1, 2))(cell, xs, carry), 1e-12)
+
+
+def test_pieces_of_a_stream_give_the_whole(x64):
+    cell, xs, carry = example("lstm", "float64")
+    whole = unroll(cell, xs, carry=carry)
+    stream = Stateful(cell, carry)
+    outputs = [stream(piece).outputs for piece in (xs[:2], xs[2:3], xs[3:])]
+    assert_close(jnp.concatenate(outputs), whole.outputs, 1e-12)
+    assert_close(stream.carry, whole.carry, 1e-12)
+    stream.reset(carry)
+    assert_close(stream(xs).outputs, whole.outputs, 1e-12)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad])
+def test_a_stream_does_not_leak_out_of_a_trace(transform):
+    cell, xs, _ = example("gru", "float32")
+    stream = Stateful(cell)
+    with pytest.raises(InputError, match="Stateful: got a call under"):
+        transform(lambda xs: jnp.sum(stream(xs).outputs))(xs)
+    assert stream.carry is None
+
+
+@pytest.mark.parametrize("option", [{"carry": jnp.zeros((B, H))}, {"reverse": True}])
+def test_a_stream_has_its_own_carry_and_one_direction(option):
+    cell, xs, _ = example("gru", "float32")
+    with pytest.raises(InputError, match=next(iter(option))):
+        Stateful(cell)(xs, **option)
+
+
+# Associative.
+
+
+def linear(carry, x):
+    """Two diagonal linear recurrences, one of them gated by the input; the output may be anything."""
+    slow, fast = carry
+    decay = jax.nn.sigmoid(x)
+    slow = decay * slow + (1 - decay) * x
+    fast = jnp.where(x > 0, fast, -fast / 2) - 3 * x
+    return (slow, fast), jnp.sin(slow) * fast
+
+
+def numpy_linear(xs, carry, valid, resets):
+    first, outputs, states = [np.asarray(c) for c in carry], [], []
+    slow, fast = first
+    for t in range(T):
+        x = np.asarray(xs[t])
+        start = [
+            np.where(resets[t][:, None], f, c) for f, c in zip(first, (slow, fast), strict=True)
+        ]
+        decay = 1 / (1 + np.exp(-x))
+        moved = decay * start[0] + (1 - decay) * x, np.where(x > 0, start[1], -start[1] / 2) - 3 * x
+        keep = valid[t][:, None]
+        slow, fast = np.where(keep, moved[0], slow), np.where(keep, moved[1], fast)
+        outputs.append(np.where(keep, np.sin(slow) * fast, 0))
+        states.append((slow, fast))
+    return np.stack(outputs), states[-1]
+
+
+def test_associative_follows_the_numpy_loop(x64):
+    xs = draw((T, B, F), jnp.float64, 1)
+    carry = (draw((B, F), jnp.float64, 2), draw((B, F), jnp.float64, 3))
+    done = unroll(linear, xs, carry=carry, method=Associative(), mask=MASK, resets=RESETS)
+    outputs, last = numpy_linear(xs, carry, MASK, RESETS)
+    assert_close(done.outputs, outputs, 1e-12)
+    assert_close(done.carry, last, 1e-12)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_associative_has_the_gradient_of_scan(reverse, x64):
+    xs = draw((T, B, F), jnp.float64, 1)
+    carry = (draw((B, F), jnp.float64, 2), draw((B, F), jnp.float64, 3))
+
+    def gradients(method):
+        def loss(xs, carry):
+            options = OPTIONS["all"] | {"reverse": reverse}
+            done = unroll(linear, xs, carry=carry, method=method, **options)
+            return jnp.sum(done.outputs**2) + jnp.sum(done.carry[1])
+
+        return jax.grad(loss, argnums=(0, 1))(xs, carry)
+
+    assert_close(gradients(Associative()), gradients(Scan()), 1e-12)
+
+
+def test_associative_takes_complex_carries_and_no_inputs(x64):
+    rotation = jnp.asarray(np.exp(0.3j * np.arange(1, 4)))
+
+    def rotate(carry, _):
+        moved = rotation * carry
+        return moved, moved.real
+
+    done = unroll(rotate, None, carry=jnp.ones(3, complex), length=9, method=Associative())
+    expected = np.exp(0.3j * np.outer(np.arange(1, 10), np.arange(1, 4)))
+    np.testing.assert_allclose(done.carries, expected, rtol=1e-12)
+    np.testing.assert_allclose(done.outputs, np.real(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_associative_has_no_loop():
+    def run(xs, method):
+        return unroll(linear, xs, carry=(jnp.zeros(F),) * 2, method=method).carry
+
+    xs = jnp.ones((1000, F))
+    programs = {
+        method: jax.jit(run, static_argnames="method").lower(xs, method=method).as_text()
+        for method in (Scan(), Associative())
+    }
+    assert "while" in programs[Scan()]
+    assert "while" not in programs[Associative()]
+
+
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        (lambda c, x: (jnp.tanh(c) + x, c), "applies tanh"),
+        (lambda c, x: (c * c + x, c), "applies mul"),
+        (lambda c, x: (x / c, c), "applies div"),
+        (lambda c, x: (c @ jnp.ones((F, F)) + x, c), "applies dot_general"),
+        (lambda c, x: (jnp.flip(c, -1) + x, c), "applies rev"),
+        (lambda c, x: (jnp.where(c > 0, c, x), c), "to its carry"),
+        (lambda c, x: (jax.nn.relu(c) + x, c), "to its carry"),
+    ],
+)
+def test_associative_refuses_what_is_not_diagonal_and_linear(step, why):
+    with pytest.raises(InputError, match=f"method: got Associative.*{why}.*expected Scan"):
+        unroll(step, jnp.ones((T, B, F)), carry=jnp.ones((B, F)), method=Associative())
+
+
+def test_associative_refuses_leaves_that_feed_each_other():
+    def step(carry, x):
+        a, b = carry
+        return (a + b, b + x), a
+
+    with pytest.raises(InputError, match="mixes the leaves of its carry"):
+        unroll(step, jnp.ones((T, F)), carry=(jnp.ones(F),) * 2, method=Associative())
+
+
+# Newton.
+
+
+def test_newton_says_how_it_fared(x64):
+    cell, xs, carry = example("gru", "float64")
+    done = unroll(cell, xs, carry=carry, method=Newton(tol=1e-9))
+    assert done.convergence is not None
+    assert bool(done.convergence.converged)
+    assert 1 <= int(done.convergence.iterations) <= T
+    assert 0 <= float(done.convergence.residual) <= 1e-9
+
+
+def test_a_linear_system_takes_newton_one_iteration(x64):
+    matrix = 0.5 * draw((H, H), jnp.float64, 1)
+
+    def step(carry, x):
+        moved = carry @ matrix + x
+        return moved, moved
+
+    xs = draw((T, B, H), jnp.float64, 2)
+    done = unroll(step, xs, carry=jnp.zeros((B, H)), method=Newton())
+    assert done.convergence is not None
+    assert int(done.convergence.iterations) == 1
+    assert_close(done.outputs, _scanned(step, xs, jnp.zeros((B, H)))[0], 1e-12)
+
+
+def logistic(x, _):
+    moved = 3.9 * x * (1 - x)
+    return moved, moved
+
+
+@pytest.mark.parametrize("jacobian", ["dense", "diagonal"])
+def test_where_newton_does_not_converge_the_loop_answers_and_says_so(jacobian, x64):
+    start = jnp.array([[0.3], [0.61]])
+    run = functools.partial(unroll, logistic, None, length=200)
+
+    def gradient(method):
+        return jax.grad(lambda c: jnp.sum(run(carry=c, method=method).outputs[:20]))(start)
+
+    method = Newton(max_iters=2, jacobian=jacobian)
+    done = run(carry=start, method=method)
+    assert done.convergence is not None
+    assert not bool(done.convergence.converged)
+    assert int(done.convergence.iterations) == 2
+    assert float(done.convergence.residual) > 1e-6
+    np.testing.assert_array_equal(done.outputs, run(carry=start, method=Scan()).outputs)
+    assert_close(gradient(method), gradient(Scan()), 1e-9)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.5, 1.0])
+def test_every_iteration_makes_another_step_exact(damping, x64):
+    """So even a chaotic map is found in T iterations, whatever the damping."""
+    method = Newton(max_iters=30, damping=damping, tol=1e-12)
+    done = unroll(logistic, None, length=30, carry=jnp.full((1,), 0.3), method=method)
+    assert done.convergence is not None
+    assert bool(done.convergence.converged)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"tol": 0.0}, "tol"),
+        ({"max_iters": 0}, "max_iters"),
+        ({"damping": 1.5}, "damping"),
+    ],
+)
+def test_newton_refuses_settings_out_of_range(settings, name):
+    with pytest.raises(InputError, match=name):
+        Newton(**settings)
+
+
+def test_newton_refuses_a_carry_that_counts():
+    with pytest.raises(InputError, match="carry: got int32"):
+        unroll(
+            lambda n, x: (n + 1, x), jnp.ones(T), carry=jnp.zeros((1,), jnp.int32), method=Newton()
+        )
+
+
+# CuDNN: what of it can be tested without a GPU.
+
+
+def test_cudnn_is_refused_without_a_gpu():
+    cell, xs, _ = example("lstm", "float32")
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match=r"method: got CuDNN\(\) on cpu; expected Blocked\(\)"):
+        unroll(cell, xs, method=CuDNN())
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"mask": MASK}, "mask"),
+        ({"resets": RESETS}, "resets"),
+        ({"reverse": True, "seq_lengths": LENGTHS}, "reverse"),
+        ({"xs": jnp.ones((T, F))}, "xs"),
+        ({"cell": "gru"}, "method: got CuDNN.. for GRUCell"),
+    ],
+)
+def test_cudnn_refuses_what_it_cannot_do(change, name):
+    cell, xs, _ = example(change.pop("cell", "lstm"), "float32")
+    with pytest.raises(InputError, match=name):
+        unroll(cell, change.pop("xs", xs), method=CuDNN(), **change)
+
+
+def reference(x, h, c, weights, lengths, features, units, layers, dropout, both):
+    """JAX's own description of what cuDNN computes, on the same arguments."""
+    unpacked = rnn.unpack_lstm_weights(weights, features, units, layers, both)
+    return rnn.lstm_ref(x, h, c, *unpacked, lengths, features, units, layers, dropout, both)
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_cudnn_gets_its_weights_lengths_and_carries_in_order(lengths):
+    cell, xs, carry = example("lstm", "float32")
+    valid = None if lengths is None else jnp.asarray(np.arange(T)[:, None] < lengths)
+    frames = Frames(xs, valid, None)
+    last, carries = cudnn.carry_through(reference, cell, carry, frames, T)
+    done = unroll(cell, xs, carry=carry, seq_lengths=lengths, method=Scan())
+    assert_close((last, carries), (done.carry, done.carries), 1e-5)
+
+
+# All of them.
+
+
+@pytest.mark.parametrize("make", [Blocked, Remat])
+@pytest.mark.parametrize("block", [0, -1])
+def test_blocks_are_whole_numbers_of_steps(make, block):
+    with pytest.raises(InputError, match="block"):
+        make(block=block)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_lowers_for_every_platform(method):
+    cell, xs, carry = example("lstm", "float32")
+    platforms = ("cpu", "cuda", "tpu")
+    run = jax.jit(lambda cell, xs: loss_and_gradients(cell, xs, carry, method=METHODS[method]))
+    assert jax.export.export(run, platforms=platforms)(cell, xs).platforms == platforms
