@@ -18,7 +18,7 @@ READY := .venv/.installed
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check # errors only
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: help install demo test test-all lint format notebooks bench constraints clean
+.PHONY: help install demo test test-all lint format notebooks bench bench-full rivals constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,8 +58,14 @@ format: $(READY) ## Format the code and mend what can be mended
 notebooks: $(READY) ## Execute every notebook
 	$(BIN)/pytest --nbmake notebooks/*.ipynb $(ARGS)
 
-bench: $(READY) ## Run the benchmarks (beside nothing else)
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(READY) ## Measure speed against Flax, and PyTorch and Keras if installed (minutes; run nothing beside it)
+	$(BIN)/python -m benchmarks
+
+bench-full: $(READY) ## Measure everything; write benchmarks/results, the README's table and its figure (half an hour)
+	$(BIN)/python -m benchmarks --full
+
+rivals: $(READY) ## Install PyTorch and Keras beside jaxrnn, for the benchmarks
+	$(PIP) torch==2.13.0 keras
 
 define CONSTRAINTS_HEADER
 # Every dependency of jaxrnn, its `dev` extra and its build backend, for all platforms and Python >= 3.11.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.metadata
+import platform
 import resource
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,26 +20,34 @@ from flax import nnx
 import jaxrnn
 from benchmarks import rivals
 from benchmarks.cases import Case, Work
-from benchmarks.timing import quartiles, take_turns
+from benchmarks.timing import quartiles, take_turns, turn
 from jaxrnn import Associative, Blocked, Newton, Remat, Scan
 from jaxrnn.training import environment
 
 
 def about(cores: int) -> Iterator[dict[str, Any]]:
     """Hardware, versions, and the rate of one large matrix product (1024³, float32) on these cores."""
-    found: dict[str, Any] = dict(environment())
+    found: dict[str, Any] = {**environment(), "processor": _processor()}
     for name in ("torch", "keras"):
         try:
-            found[name] = __import__("importlib.metadata").metadata.version(name)
-        except ModuleNotFoundError:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
             found[name] = None
     yield {"environment": found, "product_rate": _product_rate()}
+
+
+def _processor() -> str:
+    """Return the processor's name where the system tells it."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+    return platform.processor()
 
 
 def _product_rate() -> float:
     matrix = jnp.ones((1024, 1024))
     product = jax.jit(jnp.matmul)
-    run = {"product": lambda: jax.block_until_ready(product(matrix, matrix))}
+    run = {"product": lambda: turn(lambda: jax.block_until_ready(product(matrix, matrix)))}
     return 2 * 1024**3 / float(np.median(take_turns(run)["product"]))
 
 
@@ -55,7 +67,7 @@ def speed(
 
 def _row(case: Case, cores: int, rate: float) -> dict[str, Any]:
     built = rivals.build(case, cores=cores, methods={"unroll": None})
-    times = take_turns({name: run for name, (run, _) in built.items()})
+    times = take_turns({name: take for name, (take, _) in built.items()})
     ours = times["unroll"]
     return {
         "cell": case.cell,
@@ -160,7 +172,7 @@ def methods(cores: int, lengths: list[int]) -> Iterator[dict[str, Any]]:
                 compiled = jax.jit(functools.partial(gradient, step=step, way=way))
                 _, convergence = compiled(xs)
                 converged[label] = None if convergence is None else bool(convergence.converged)
-                runs[label] = functools.partial(_finish, compiled, xs)
+                runs[label] = functools.partial(turn, functools.partial(_finish, compiled, xs))
             times = take_turns(runs)
             yield {
                 "step": name,

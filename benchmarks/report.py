@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -75,7 +74,7 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
     text = (
         f"{MARKERS[0]}\n"
         f"How many times as long as `unroll` each rival takes: geometric mean over {shapes} shapes (in "
-        f"parentheses the worst shape). {about['machine']}, float32, {versions}, PyTorch "
+        f"parentheses the worst). {about['processor']}, {about['machine']}, float32, {versions}, PyTorch "
         f"{about['torch']}. Paired runs, medians, compile time apart; written by `make bench-full`.\n\n"
         f"{summary(rows)}\n{MARKERS[1]}"
     )
@@ -146,8 +145,3 @@ def _draw_methods(ax: Any, rows: list[dict[str, Any]]) -> None:
     ax.set(xscale="log", yscale="log", xlabel="steps T", ylabel="milliseconds")
     ax.set_title("forward + backward, B = 1, H = 8")
     ax.legend(fontsize=7)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return saved results."""
-    return json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Who takes part: `unroll`, Flax's two layers, PyTorch and Keras, each as a call that does the whole work.
+"""Who takes part: `unroll`, Flax's two layers, PyTorch and Keras, each as a call that does all the work.
 
 The work is the same for all: from inputs [T, B, F] (or Keras' [B, T, F]) to outputs, and for the backward
 pass from a given cotangent of the outputs to the gradients of all weights and of the inputs. PyTorch and
@@ -7,6 +7,7 @@ Keras take part where they are installed.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import time
@@ -18,13 +19,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxrnn
+from benchmarks import pytorch
 from benchmarks.cases import Case
+from benchmarks.timing import turn
 
-Run = Callable[[], object]
-Built = tuple[Run, float]
-"""A warm call, and the seconds of its compilation."""
+Built = tuple[Callable[[], float], float]
+"""A call that takes a turn (`benchmarks.timing`), and the seconds of the compilation before."""
 
 
 def build(case: Case, *, cores: int, methods: dict[str, Any]) -> dict[str, Built]:
@@ -41,7 +44,7 @@ def build(case: Case, *, cores: int, methods: dict[str, Any]) -> dict[str, Built
     built["nnx.RNN"] = _nnx(case)
     built["linen.RNN"] = _linen(case)
     if importlib.util.find_spec("torch"):
-        built["PyTorch"] = _torch(case, cores)
+        built["PyTorch"] = pytorch.start(case, cores), 0.0
     if importlib.util.find_spec("keras"):
         built["Keras"] = _keras(case)
     return built
@@ -78,8 +81,7 @@ def _warm(function: Callable[..., Any], *arguments: Any) -> Built:
     def run() -> object:
         return jax.block_until_ready(program(*arguments))
 
-    run()
-    return run, seconds
+    return functools.partial(turn, run), seconds
 
 
 def _cell(case: Case) -> Any:
@@ -95,17 +97,19 @@ def _ours(case: Case, method: Any) -> Built:
 
 def _ours_split(case: Case) -> Built:
     """The batch over the cores, as `jaxrnn.devices.split_batch` does it."""
-    cell, (xs, cotangent) = _cell(case), map(jnp.asarray, _arrays(case))
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    whole, parts = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (None, "batch")))
+    cell = jax.device_put(_cell(case), whole)
+    xs, cotangent = (jax.device_put(a, parts) for a in _arrays(case))
 
     def outputs(cell, xs):
         return jaxrnn.unroll(cell, xs).outputs
 
     def both(cell, xs, cotangent):
-        outputs_, back = jax.vjp(outputs, cell, xs)
-        by_cell, by_xs = back(cotangent)
-        return outputs_, by_cell, by_xs
+        ys, back = jax.vjp(outputs, cell, xs)
+        return ys, *back(cotangent)
 
-    split = jaxrnn.devices.split_batch
+    split = functools.partial(jaxrnn.devices.split_batch, mesh=mesh)
     if case.work == "forward":
         return _warm(split(outputs, in_axes=(None, 1), out_axes=1), cell, xs)
     return _warm(split(both, in_axes=(None, 1, 1), out_axes=(1, None, 1)), cell, xs, cotangent)
@@ -147,29 +151,3 @@ def _keras(case: Case) -> Built:
         return layer.stateless_call(weights, fixed, xs)[0]
 
     return _compiled(case, forward, weights, time_axis=1)
-
-
-def _torch(case: Case, cores: int) -> Built:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    torch.set_num_threads(cores)
-    _, _, features, units = case.shape
-    make = {"elman-tanh": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
-    layer = make[case.cell](features, units)
-    xs, cotangent = (torch.tensor(a) for a in _arrays(case))
-    xs.requires_grad_(case.work != "forward")
-
-    def forward() -> object:
-        with torch.no_grad():
-            return layer(xs)
-
-    def both() -> object:
-        layer.zero_grad()
-        xs.grad = None
-        outputs, _ = layer(xs)
-        outputs.backward(cotangent)
-        return outputs
-
-    run = forward if case.work == "forward" else both
-    run()
-    return run, 0.0

@@ -1,4 +1,8 @@
-"""How it is measured: rivals take turns in one process, so that what disturbs one disturbs all."""
+"""How it is measured: rivals take turns, so that what disturbs one disturbs all.
+
+A turn is a few runs in a row, of which the first does not count: a program that runs again and again, as
+in training, finds its memory touched and its threads awake, and not as another left them.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +11,45 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+_RUNS = 3
+"""Timed runs of a turn; their median is the turn's time."""
+
 
 def take_turns(
-    runs: Mapping[str, Callable[[], object]],
+    rivals: Mapping[str, Callable[[], float]],
     *,
-    seconds: float = 1.5,
-    turns: tuple[int, int] = (7, 60),
+    seconds: float = 2.0,
+    turns: tuple[int, int] = (5, 40),
 ) -> dict[str, np.ndarray]:
-    """Return seconds per run for each rival, all of the same length; run i of one follows run i of another.
+    """Return seconds per run for each rival, one value a turn; turn i of one follows turn i of another.
 
     Args:
-      runs: each a call that returns when its work is done; it is run once untimed.
+      rivals: each a call that takes a turn and returns the seconds of a run.
       seconds: how long to go on, about.
       turns: the fewest and the most turns.
     """
     began = time.perf_counter()
-    for run in runs.values():
-        run()
-    once = time.perf_counter() - began
-    count = int(np.clip(seconds / once, *turns))
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    for take in rivals.values():
+        take()
+    count = int(np.clip(seconds / (time.perf_counter() - began), *turns))
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    order = np.random.default_rng(0)
     for _ in range(count):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
+        for name in order.permutation(list(rivals)):  # nobody always follows the same one
+            times[name].append(rivals[name]())
     return {name: np.array(values) for name, values in times.items()}
+
+
+def turn(run: Callable[[], object]) -> float:
+    """Run a few times; return the median seconds of all but the first."""
+    run()
+    return float(np.median([_seconds(run) for _ in range(_RUNS)]))
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
 
 
 def quartiles(values: np.ndarray) -> list[float]:

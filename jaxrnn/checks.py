@@ -90,6 +90,17 @@ def shape(argument: str, x: Any, expected: Sequence[int], legend: str) -> None:
         refuse(argument, describe(x), f"shape {list(expected)}, {legend}")
 
 
+def alike(argument: str, tree: Any, model: Any, expected: str) -> None:
+    """Refuse a tree whose structure, shapes or dtypes are not those of `model`."""
+
+    def form(x: Any) -> Any:
+        leaves, structure = jax.tree.flatten(x)
+        return structure, [(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
+
+    if form(tree) != form(model):
+        refuse(argument, describe(tree), f"{describe(model)}, {expected}")
+
+
 def choice(argument: str, value: str, options: Iterable[str]) -> None:
     """Refuse a name that is not among `options`, and suggest the nearest."""
     options = list(options)

@@ -59,16 +59,19 @@ def split_batch(
 
     Args:
       function: takes arrays or trees of arrays; sees a part of the batch, and nothing of the others.
-      in_axes: for each argument its batch axis, or None for what all devices share (weights, keys).
-      out_axes: for each result its batch axis, or None to return the mean over the devices, which is right
-        for means over the batch and their gradients. A tree prefix of the results, as in ``jax.vmap``.
+      in_axes: for each argument its batch axis, 0 or above, or None for what all devices share, as weights.
+        A random key that is shared draws the same numbers on each device: fold
+        ``jax.lax.axis_index("batch")`` into it.
+      out_axes: for each result its batch axis, or None to return the mean over the devices. That is right
+        for means over the sequences of a batch and their gradients; a sum comes back divided by the number
+        of devices, and a mean over valid steps is weighted by part. A tree prefix, as in ``jax.vmap``.
       mesh: devices, along one axis; by default all there are.
 
     Returns:
       The function over the whole batch, compiled.
 
     Raises:
-      InputError: the devices do not divide the batch.
+      InputError: an axis below 0, or devices that do not divide the batch.
 
     Example:
       >>> from flax import nnx
@@ -80,6 +83,9 @@ def split_batch(
       >>> bool(jnp.allclose(gradient(cell, xs).kernel[...], jax.grad(loss)(cell, xs).kernel[...]))
       True
     """
+    for name, axes in (("in_axes", in_axes), ("out_axes", out_axes)):
+        if any(at < 0 for at in jax.tree.leaves(axes)):
+            checks.refuse(name, axes, "batch axes counted from the front, 0 or above")
     devices = mesh or Mesh(np.array(jax.devices()), (_AXIS,))
     if len(devices.axis_names) != 1:
         checks.refuse("mesh", devices.axis_names, "one axis, to split the batch along")

@@ -278,6 +278,8 @@ class Stack(nnx.Module):
     ):
         if not layers:
             checks.refuse("layers", "none", "at least one RNN")
+        if len({id(layer) for layer in layers}) < len(layers):
+            checks.refuse("layers", "one layer twice", "layers with weights of their own")
         if norms is not None and len(norms) != len(layers):
             checks.refuse("norms", f"{len(norms)} of them", f"{len(layers)}, one a layer")
         self.layers = nnx.List(layers)

@@ -123,6 +123,8 @@ def test_what_does_not_fit_is_refused_by_name():
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("a", "b"))
     with pytest.raises(InputError, match="mesh"):
         devices.split_batch(loss, in_axes=(None, 1), mesh=mesh)
+    with pytest.raises(InputError, match=r"in_axes: got .*counted from the front"):
+        devices.split_batch(loss, in_axes=(None, -2))
     with pytest.raises(InputError, match="count: got 0"):
         devices.use_cores(0)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -24,10 +26,25 @@ def _python_blocks(name: str) -> list[str]:
 
 
 def test_the_tour_of_the_readme_runs(capsys):
-    (tour,) = _python_blocks("README.md")
+    *tour, _ = _python_blocks("README.md")
     with jax.numpy_dtype_promotion("standard"):
-        exec(compile(tour, "README.md", "exec"), {})
+        exec(compile("".join(tour), "README.md", "exec"), {})
     assert "gradient's rate" in capsys.readouterr().out
+
+
+def test_the_lines_for_all_cores_run():
+    *_, lines = _python_blocks("README.md")
+    lines += """
+from flax import nnx
+
+xs = jax.numpy.ones((20, 2 * jax.device_count(), 3))
+value, by_cell = gradient(jaxrnn.GRUCell(3, 8, rngs=nnx.Rngs(0)), xs)
+assert by_cell.kernel.shape == (3, 24)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", lines], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_example_cell_of_contributing_keeps_the_contract():

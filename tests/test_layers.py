@@ -145,8 +145,9 @@ def test_options_pass_through_every_layer():
             time_major=True,
         )
         assert_close(batch_first, jnp.swapaxes(time_first, 0, 1))
-        with_none = layer(xs)
-        assert np.abs(np.asarray(batch_first - with_none)).max() > 1e-3
+        each: list[dict[str, Any]] = [{"mask": mask}, {"resets": resets}, {"seq_lengths": LENGTHS}]
+        for option in each:
+            assert np.abs(np.asarray(layer(xs, **option) - layer(xs))).max() > 1e-3
     done = jaxrnn.unroll(
         make(), jnp.swapaxes(xs, 0, 1), mask=mask.T, resets=resets.T, seq_lengths=LENGTHS
     )
@@ -277,6 +278,7 @@ def test_dropout_keeps_the_mean_and_other_keys_drop_others():
         ),
         (lambda: RNN(make(), carry_init=jax.nn.initializers.zeros), "rngs: got None"),
         (lambda: Stack([]), "layers: got none"),
+        (lambda: Stack([RNN(make())] * 2), "layers: got one layer twice"),
         (lambda: Stack([RNN(make())], norms=[]), "norms: got 0 of them; expected 1"),
         (lambda: RNN(make())(jnp.ones(F)), "inputs: got float64"),
         (lambda: Stack([RNN(make())])(draw(B, T, F), initial_carry=[]), "initial_carry: got 0"),

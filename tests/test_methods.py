@@ -44,11 +44,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 METHODS = {
     "blocked": Blocked(),
-    "blocked-in-even-blocks": Blocked(block=1),
+    "blocked-step-by-step": Blocked(block=1),
+    "blocked-in-blocks-and-a-rest": Blocked(block=3, keep_signals=False),
     "blocked-with-a-rest": Blocked(block=4, keep_signals=True),
     "blocked-computing-again": Blocked(block=4, keep_signals=False),
     "remat": Remat(),
     "remat-of-scan": Remat(block=4, inside=Scan()),
+    "remat-in-blocks-and-a-rest": Remat(block=3),
     "newton": Newton(),
     "newton-diagonal": Newton(jacobian="diagonal"),
     "newton-damped": Newton(damping=0.3),
@@ -99,6 +101,12 @@ def assert_close(actual, expected, tolerance):
         actual,
         expected,
     )
+
+
+def test_there_are_several_blocks_and_a_rest():
+    cell, xs, _ = example("gru", "float32")
+    assert unroll(cell, xs, method=Blocked(block=3)).method == Blocked(3, keep_signals=True)
+    assert [(s.blocks, s.size) for s in segments(T, 3)] == [(2, 3), (1, 1)]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -225,13 +233,23 @@ def test_blocked_has_second_derivatives_by_forward_over_reverse(x64):
     cell, xs, carry = example("lstm", "float64")
 
     def hessian(method):
-        def loss(xs):
-            return jnp.sum(unroll(cell, xs, carry=carry, method=method).outputs ** 2)
+        def loss(bias, xs):
+            changed = jax.tree.map(lambda a: a, cell)
+            changed.bias[...] = bias
+            return jnp.sum(unroll(changed, xs, carry=carry, method=method).outputs ** 2)
 
-        return jax.hessian(loss)(xs[:, 0:1])
+        return jax.jit(jax.hessian(loss, argnums=(0, 1)))(cell.bias[...], xs)
 
-    cell, xs, carry = cell, xs, jax.tree.map(lambda a: a[0:1], carry)
     assert_close(hessian(Blocked(block=3)), hessian(Scan()), 1e-10)
+
+
+def test_blocked_works_in_bfloat16():
+    cell, xs, carry = jax.tree.map(lambda a: a.astype(jnp.bfloat16), example("gru", "float32"))
+    run = functools.partial(loss_and_gradients, cell, xs, carry, **OPTIONS["all"])
+    actual, expected = run(method=Blocked(block=3)), run(method=Scan())
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(actual))
+    as_floats = functools.partial(jax.tree.map, lambda a: np.asarray(a, np.float32))
+    assert_close(as_floats(actual), as_floats(expected), 0.05)
 
 
 def test_blocked_refuses_forward_mode_and_names_scan():
@@ -302,6 +320,43 @@ def test_blocks_cover_every_step_once(length, block):
         assert length % size == 0
 
 
+class PlainSplitCell:
+    """The protocol's methods on a class that is no pytree."""
+
+    weight = jnp.ones((F, F))
+
+    def project(self, x):
+        return x
+
+    def mix(self, carry):
+        return carry @ self.weight
+
+    def update(self, carry, drive, pull):
+        return jnp.tanh(drive + pull)
+
+    def readout(self, carry):
+        return carry
+
+    def __call__(self, carry, x):
+        carry = self.update(carry, self.project(x), self.mix(carry))
+        return carry, carry
+
+
+def test_a_split_cell_that_is_no_pytree_is_scanned():
+    done = unroll(PlainSplitCell(), jnp.ones((T, B, F)), carry=jnp.zeros((B, F)))
+    assert done.method == Scan()
+
+
+def test_forward_mode_is_seen_through_vmap(x64):
+    cell, xs, _ = example("gru", "float64")
+
+    def outputs(xs, method=None):
+        return unroll(cell, xs, method=method).outputs
+
+    mapped = jax.jacfwd(jax.vmap(outputs, in_axes=1))(xs)
+    assert_close(mapped, jax.jacfwd(jax.vmap(lambda x: outputs(x, Scan()), in_axes=1))(xs), 1e-12)
+
+
 # Memory.
 
 
@@ -359,6 +414,32 @@ def test_pieces_of_a_stream_give_the_whole(x64):
     assert_close(stream.carry, whole.carry, 1e-12)
     stream.reset(carry)
     assert_close(stream(xs).outputs, whole.outputs, 1e-12)
+
+
+def test_a_reset_in_a_later_piece_goes_back_to_where_the_stream_began(x64):
+    cell, xs, carry = example("lstm", "float64")
+    whole = unroll(cell, xs, carry=carry, resets=RESETS)
+    for first in (carry, None):
+        whole = unroll(cell, xs, carry=first, resets=RESETS)
+        stream = Stateful(cell, first)
+        pieces = [stream(xs[a:b], resets=RESETS[a:b]).outputs for a, b in ((0, 2), (2, 7))]
+        assert RESETS[2:].any()
+        assert_close(jnp.concatenate(pieces), whole.outputs, 1e-12)
+
+
+def test_a_reset_carry_of_another_form_is_refused():
+    cell, xs, _ = example("gru", "float32")
+    with pytest.raises(
+        InputError, match=r"reset_carry: got float32\[1, 4\]; expected float32\[3, 4\]"
+    ):
+        unroll(cell, xs, reset_carry=jnp.zeros((1, H)))
+
+
+@pytest.mark.parametrize("outer", [Remat, functools.partial(Truncated, 3)])
+@pytest.mark.parametrize("inside", [CuDNN(), Newton()])
+def test_what_does_not_nest_is_refused(outer, inside):
+    with pytest.raises(InputError, match="inside: got"):
+        outer(inside=inside)
 
 
 @pytest.mark.parametrize("transform", [jax.jit, jax.grad])
@@ -465,6 +546,7 @@ def test_associative_has_no_loop():
         (lambda c, x: (x / c, c), "applies div"),
         (lambda c, x: (c @ jnp.ones((F, F)) + x, c), "applies dot_general"),
         (lambda c, x: (jnp.flip(c, -1) + x, c), "applies rev"),
+        (lambda c, x: (c.astype(int).astype(c.dtype) + x, c), "applies convert_element_type"),
         (lambda c, x: (jnp.where(c > 0, c, x), c), "to its carry"),
         (lambda c, x: (jax.nn.relu(c) + x, c), "to its carry"),
     ],

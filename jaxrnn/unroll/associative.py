@@ -10,7 +10,8 @@ Sequence Length"). a_t and b_t are read off the step itself: b_t is its value at
 derivative there. Whether the step is such a map its traced program shows, operation by operation.
 
 Weakness: about twice the arithmetic of the loop and log T passes over memory. It wins where the rounds run
-in parallel, and loses on a CPU.
+in parallel, and loses on a CPU. Products of decays above 1 may overflow where the loop does not, and an
+overflow is not forgotten at a reset.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def _filled(tree: Any, value: float) -> Any:
 # Is a step affine and diagonal? What its traced program does with the carry shows it.
 
 _EXPECTED = "Scan(), or a cell whose carry is only scaled, unit by unit, and added to"
-_ADDING = {"add", "sub", "neg", "convert_element_type", "copy", "add_any"}
-_CALLS = {"jit", "pjit", "closed_call"}
+_ADDING = {"add", "sub", "neg", "copy", "add_any"}
+_CALLS = {"jit", "pjit"}  # the name changes with the version of JAX
 
 
 def _obstacle(cell: Step, carry: Carry, x: Any) -> str | None:
@@ -134,6 +135,10 @@ def _is_diagonal_and_affine(eqn: Any, sources: list[set[int | str]]) -> bool:
     scales = name == "mul" and sum(map(bool, sources)) == 1
     divides = name == "div" and not sources[1]
     chooses = name == "select_n" and not sources[0]
+    kinds = {jnp.issubdtype(v.aval.dtype, jnp.floating) for v in (eqn.invars[0], eqn.outvars[0])}
+    converts = name == "convert_element_type" and kinds == {
+        True
+    }  # not to integers, nor from complex
     shapes = {var.aval.shape for var, source in zip(eqn.invars, sources, strict=True) if source}
     stays = shapes == {eqn.outvars[0].aval.shape}
-    return stays and (name in _ADDING or scales or divides or chooses)
+    return stays and (name in _ADDING or scales or divides or chooses or converts)

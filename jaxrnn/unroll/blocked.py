@@ -23,7 +23,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +33,15 @@ from jaxrnn import checks
 from jaxrnn.typing import Carry, SplitCell, Step
 from jaxrnn.unroll.blocks import at, even, joined, segments, window
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
+from jaxrnn.unroll.scan import Scan
 from jaxrnn.unroll.signals import Signals, signals_of
 
-# Measured on CPU. A block's signals should stay in the cache, yet give the products rows enough.
+# Measured on CPU. A block's signals should stay in the cache, yet give the products rows enough; short
+# sequences are one block, which compiles faster.
+_WHOLE_BYTES = 2**23
 _BLOCK_BYTES = 2**21
 _BLOCK_ROWS = 512
+_LOOP_ROWS = 8
 # Signals are kept if they are few, or so dear to compute that fresh memory for them is cheaper.
 _KEPT_BYTES = 2**24
 _KEPT_INTENSITY = 384
@@ -48,8 +52,8 @@ class Blocked(Method):
     """Split cells, block by block.
 
     Args:
-      block: steps in a block; by default so many that their signals fill about 2 MB. A size nearby that
-        divides the number of steps is preferred.
+      block: steps in a block; the last may be shorter. By default so many that their signals fill about
+        2 MB, or all, where all fill no more than 8 MB; a size that divides the number of steps is preferred.
       keep_signals: keep the signals [T, *B, P] for the backward pass, rather than compute them again from
         the carries; by default whichever is likely to be faster.
     """
@@ -57,14 +61,15 @@ class Blocked(Method):
     block: int | None = None
     keep_signals: bool | None = None
 
-    forward_mode: ClassVar[bool] = False
+    @property
+    def forward_mode(self) -> bool:
+        """Not in forward mode."""
+        return False
 
     @staticmethod
     def takes(cell: Step, carry: Carry, frames: Frames) -> bool:
         """Tell whether a step is split as this method needs it."""
-        if not isinstance(cell, SplitCell) or frames.x is None:
-            return False
-        return signals_of(cell, carry, at(frames.x, 0)) is not None
+        return frames.x is not None and signals_of(cell, carry, at(frames.x, 0)) is not None
 
     def __post_init__(self):
         """Refuse a block without steps."""
@@ -90,11 +95,24 @@ class Blocked(Method):
         signals = signals_of(cell, carry, at(frames.x, 0))
         assert signals is not None
         rows = math.prod(jnp.shape(jax.tree.leaves(carry)[0])[:-1])
-        block = self.block or max(_BLOCK_BYTES // signals.bytes, _BLOCK_ROWS // max(rows, 1), 1)
+        if self.block is not None:
+            block = min(self.block, length)
+        elif signals.bytes * length <= _WHOLE_BYTES:
+            block = length
+        else:
+            block = even(length, max(_BLOCK_BYTES // signals.bytes, _BLOCK_ROWS // rows, 1))
         keep = self.keep_signals
         if keep is None:
             keep = signals.bytes * length <= _KEPT_BYTES or signals.intensity >= _KEPT_INTENSITY
-        return _Plan(signals, length, even(length, block), keep, many_rows=rows > 1)
+        # On a CPU, many rows multiply as fast within the loop as before it, and need no room for drives.
+        small = rows < _LOOP_ROWS or frames.x.shape[-1] == 1
+        hoist = small or jax.default_backend() != "cpu"
+        return _Plan(signals, length, block, keep, hoist, many_rows=rows > 1)
+
+
+def default_method(cell: Step, carry: Carry, frames: Frames) -> Method:
+    """Return the fastest method that takes a step: `Blocked`, or else `Scan`."""
+    return Blocked() if Blocked.takes(cell, carry, frames) else Scan()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +123,7 @@ class _Plan:
     length: int
     block: int
     keep: bool
+    hoist: bool
     many_rows: bool
 
 
@@ -152,8 +171,8 @@ def _backward_rule(plan: _Plan, kept: _Kept, cotangents: Any) -> tuple[Any, Carr
         def sweep(state, first, size=segment.size):
             return _sweep(plan, kept, d_carries, state, first, size)
 
-        state, d_x = jax.lax.scan(sweep, state, segment.starts, reverse=True)
-        d_xs.append(segment.flat(d_x))
+        state, d_x = segment.scan(sweep, state, segment.starts, reverse=True)
+        d_xs.append(d_x)
     d_carry, d_initial, d_cell = state
     return d_cell, d_initial, d_carry, Frames(joined(d_xs[::-1]), None, None)
 
@@ -165,39 +184,54 @@ def _forward(
     plan: _Plan, cell: SplitCell, initial: Carry, carry: Carry, frames: Frames
 ) -> tuple[tuple[Carry, Carry], Any]:
     """Return the last carry and all carries, and the signals if they are to be kept."""
-    stretches = []
-    for segment in segments(plan.length, plan.block):
 
-        def run(carry, block):
-            return _run(plan, cell, initial, carry, block)
-
-        carry, blocks = jax.lax.scan(run, carry, segment.cut(frames))
-        stretches.append(segment.flat(blocks))
-    carries, signals = joined(stretches)
-    return (carry, carries), signals
-
-
-def _run(
-    plan: _Plan, cell: SplitCell, initial: Carry, carry: Carry, block: Frames
-) -> tuple[Carry, Any]:
-    """Carry the cell through one block; return the last carry, and all carries and signals."""
-    drives = cell.project(seen(block.x, block.valid))
-    size = drives.shape[0]
-
-    def step(state, now):
-        (carry, drive), (t, valid, reset) = state, now
+    def step(carry, now):
+        drive, valid, reset = now
         start = carry if reset is None else where(reset, initial, carry)
         signal = plan.signals.join(drive, cell.mix(start))
         moved = plan.signals.update(cell, start, signal)
         if valid is not None:
             moved = where(valid, moved, carry)
-        # The next drive comes into the loop's state as one copy. Read where it is used, its slice would
-        # be taken anew by every gate, and XLA's CPU backend vectorises no slice of a slice.
-        following = at(drives, jnp.minimum(t + 1, size - 1))
-        return (moved, following), (moved, signal if plan.keep else None)
+        return moved, (moved, signal if plan.keep else None)
 
-    steps = (jnp.arange(size, dtype=jnp.int32), block.valid, block.reset)
-    (carry, _), kept = jax.lax.scan(step, (carry, drives[0]), steps)
+    def step_from_input(carry, frame):
+        drive = cell.project(seen(frame.x, frame.valid))
+        return step(carry, (drive, frame.valid, frame.reset))
+
+    if not plan.hoist:
+        carry, (carries, signals) = jax.lax.scan(step_from_input, carry, frames)
+        return (carry, carries), signals
+
+    def run(carry, block):
+        drives = cell.project(seen(block.x, block.valid))
+        return _fetching_ahead(step, carry, drives, (block.valid, block.reset))
+
+    stretches = []
+    for segment in segments(plan.length, plan.block):
+        carry, stretch = segment.scan(run, carry, segment.cut(frames))
+        stretches.append(stretch)
+    carries, signals = joined(stretches)
+    return (carry, carries), signals
+
+
+def _fetching_ahead(
+    step: Any, carry: Carry, drives: Any, rest: tuple[Any, ...]
+) -> tuple[Carry, Any]:
+    """Scan ``step(carry, (drive, *rest))`` over a block, each drive fetched a step ahead.
+
+    Several gates are slices of one drive. It comes into the loop's own state as one copy: fetched by each
+    gate, it would be a slice of a slice, and XLA's CPU backend vectorises none.
+    """
+    if drives.shape[-1] == jax.tree.leaves(carry)[0].shape[-1]:  # one gate
+        return jax.lax.scan(step, carry, (drives, *rest))
+
+    def ahead(state, now):
+        (carry, drive), (t, *rest) = state, now
+        moved, kept = step(carry, (drive, *rest))
+        return (moved, at(drives, jnp.minimum(t + 1, len(drives) - 1))), kept
+
+    steps = (jnp.arange(len(drives), dtype=jnp.int32), *rest)
+    (carry, _), kept = jax.lax.scan(ahead, (carry, drives[0]), steps)
     return carry, kept
 
 
@@ -227,7 +261,7 @@ def _sweep(
     pulls, mix_back = jax.vjp(lambda cell: cell.mix(_rows(starts)), cell)
     if kept.signals is None:
         batch = block.x.shape[:-1]
-        again = jax.tree.map(lambda a: a.reshape(*batch, -1), signals.join(drives, pulls))
+        again = jax.tree.map(lambda a: a.reshape(*batch, a.shape[-1]), signals.join(drives, pulls))
         source, offset = again, 0
     else:
         source, offset = kept.signals, first
@@ -282,7 +316,7 @@ def _turned(cell: Any) -> Any:
 
 def _rows(tree: Any) -> Any:
     """Make time and batch one axis: products of two matrices are fast, others may not be."""
-    return jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), tree)
+    return jax.tree.map(lambda a: a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), tree)
 
 
 def _sum(a: Any, b: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,9 +36,29 @@ class Segment:
             lambda a: a[self.first : last].reshape(self.blocks, self.size, *a.shape[1:]), tree
         )
 
-    def flat(self, tree: Any) -> Any:
-        """Return blocks [blocks, size, ...] as one stretch of time [blocks·size, ...]."""
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), tree)
+    def scan(
+        self,
+        run: Callable[[Any, Any], tuple[Any, Any]],
+        state: Any,
+        blocks: Any,
+        *,
+        reverse: bool = False,
+    ) -> tuple[Any, Any]:
+        """Carry a state through the blocks, as ``lax.scan`` does.
+
+        Args:
+          run: ``(state, block) -> (state, results [size, ...])``.
+          state: where to begin.
+          blocks: arrays with the blocks on their first axis, or a tree without arrays.
+          reverse: begin with the last block.
+
+        Returns:
+          The last state, and the results in the order of time [blocks·size, ...].
+        """
+        if self.blocks == 1:  # no loop: it would be compiled for nothing
+            return run(state, jax.tree.map(lambda a: a[0], blocks))
+        state, results = jax.lax.scan(run, state, blocks, length=self.blocks, reverse=reverse)
+        return state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
 
 
 def segments(length: int, block: int) -> list[Segment]:

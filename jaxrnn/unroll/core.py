@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool
 from jaxrnn import checks
 from jaxrnn.steps import begin, compiled, varying_alike
 from jaxrnn.typing import Carry, Lengths, Step
-from jaxrnn.unroll.blocked import Blocked
+from jaxrnn.unroll.blocked import default_method
 from jaxrnn.unroll.record import Frames, Method, Unrolled
 from jaxrnn.unroll.scan import Scan
 
@@ -36,6 +36,7 @@ def unroll(
     resets: Bool[Array, "T *B"] | Any = None,
     reverse: bool = False,
     method: Method | Any = None,
+    reset_carry: Carry | None = None,
 ) -> Unrolled:
     """Carry `cell` through time.
 
@@ -52,7 +53,10 @@ def unroll(
       reverse: read from the last step to the first; results stay in the order of `xs`.
       method: how to do it; by default `Blocked` for cells of ours, and `Scan` for any other step and in
         forward mode (``jax.jvp``, ``jax.jacfwd``). ``Unrolled.method`` says which one ran. Forward mode
-        around a ``jax.jit`` that hides the call from it needs ``method=Scan()``.
+        around a ``jax.jit``, ``lax.scan`` or ``jax.checkpoint`` that hides the call from it, and
+        ``jax.linearize``, need ``method=Scan()``.
+      reset_carry: where a reset goes back to, leaves [*B, H]; by default the initial carry, which is not
+        the right place where `carry` is the end of an earlier piece.
 
     Returns:
       An `Unrolled` with outputs [T, *B, Y], the last carry and all carries [T, *B, H]. At padded steps
@@ -85,16 +89,25 @@ def unroll(
     if isinstance(cell, nnx.Module):
         cell, carry, frames = varying_alike(cell, carry, frames)
     method = _suited(method, cell, carry, frames)
-    return _run(cell, carry, frames, method=method, length=steps, reverse=reverse)
+    initial = carry if reset_carry is None else reset_carry
+    checks.alike("reset_carry", initial, carry, "leaves as those of the carry")
+    return _run(cell, carry, frames, initial, method=method, length=steps, reverse=reverse)
 
 
 @compiled
 def _run(
-    cell: Step, carry: Carry, frames: Frames, *, method: Method, length: int, reverse: bool
+    cell: Step,
+    carry: Carry,
+    frames: Frames,
+    initial: Carry,
+    *,
+    method: Method,
+    length: int,
+    reverse: bool,
 ) -> Unrolled:
     if not reverse:
-        return method(cell, carry, frames, initial=carry, length=length)
-    done = method(cell, carry, _flipped(frames), initial=carry, length=length)
+        return method(cell, carry, frames, initial=initial, length=length)
+    done = method(cell, carry, _flipped(frames), initial=initial, length=length)
     return dataclasses.replace(done, outputs=_flipped(done.outputs), carries=_flipped(done.carries))
 
 
@@ -113,12 +126,19 @@ def _refuse_masks(method: Method, seq_lengths: Any, mask: Any, resets: Any, reve
 def _suited(method: Method | None, cell: Step, carry: Carry, frames: Frames) -> Method:
     """Return the method to use: the one asked for if it can do it, by default the fastest that can."""
     leaves = jax.tree.leaves((cell, carry, frames))
-    forward = any(isinstance(leaf, JVPTracer) for leaf in leaves)
+    forward = any(isinstance(_unmapped(leaf), JVPTracer) for leaf in leaves)
     if method is None:
-        return Blocked() if Blocked.takes(cell, carry, frames) and not forward else Scan()
+        return Scan() if forward else default_method(cell, carry, frames)
     if forward and not method.forward_mode:
         checks.refuse("method", f"{method} in forward mode (jvp)", "Scan()")
     return method
+
+
+def _unmapped(leaf: Any) -> Any:
+    """Look through ``jax.vmap`` at what it maps over."""
+    while hasattr(leaf, "batch_dim"):  # the tracers of vmap, whose class JAX does not export
+        leaf = leaf.val
+    return leaf
 
 
 def padding_mask(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]) -> Any:

@@ -34,15 +34,21 @@ class CuDNN(Method):
 
     tf32: bool = False
 
-    forward_mode: ClassVar[bool] = False
     any_mask: ClassVar[bool] = False
+    nests: ClassVar[bool] = False
+
+    @property
+    def forward_mode(self) -> bool:
+        """Not in forward mode."""
+        return False
 
     def __call__(
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`."""
         del initial  # it is for resets, which `unroll` does not let through to here
-        if getattr(cell, "gates", None) != _GATES:
+        # Gates of the class's own: a subclass may have changed the equations under inherited names.
+        if vars(type(cell)).get("gates") != _GATES:
             checks.refuse(
                 "method", f"CuDNN() for {type(cell).__name__}", "an LSTMCell, or Blocked()"
             )

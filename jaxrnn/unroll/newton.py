@@ -7,13 +7,14 @@ A trajectory s is guessed; the step is linearised around it, and the linear recu
     s_t ← step(s_t−1) + (1 − λ) J_t (s_t−1^new − s_t−1)        J_t = ∂step/∂s at s_t−1
 
 solved by an associative scan: Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence
-length" (DEER). With the diagonal of J_t alone it is quasi-DEER, whose work and memory grow with S and not S³;
-the damping λ, which shortens the reach of each linearisation, is Gonzalez et al.'s (2024, "Towards scalable
+length" (DEER). With the diagonal of J_t alone it is quasi-DEER, whose solve costs S a step and
+not S³ (here the diagonal is taken from the whole J_t, and the gradient goes step by step); the damping λ,
+which shortens the reach of each linearisation, is Gonzalez et al.'s (2024, "Towards scalable
 and stable parallelization of nonlinear RNNs"; 2025, scale-ELK). Every iteration makes at least one more step
 exact, so T suffice; dynamics that contract need few, chaotic ones many, and may overflow on the way.
 
 The gradient is the implicit one, exact at the root, whatever Jacobian found it. If the tolerance is not met,
-the sequential path answers, and `Unrolled.convergence` says so.
+the sequential path answers, and `Unrolled.convergence` says so; under ``jax.vmap`` both paths always run.
 
 Weakness: S³ work and S² memory a step for the dense Jacobian. Worth it for small states, long sequences and
 many parallel cores; on a CPU the loop is faster.
@@ -24,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,8 @@ class Newton(Method):
     """Newton's method over all steps.
 
     Args:
-      tol: the residual |s_t − step(s_t−1)| at which the trajectory counts as found, in units of the state;
-        by default 100 times the resolution of its dtype.
+      tol: the residual |s_t − step(s_t−1)| at which the trajectory counts as found, relative to the largest
+        entry of s_t, at every t; by default 100 times the resolution of the dtype.
       max_iters: iterations before the sequential path takes over.
       damping: λ from 0 (Newton's method) to 1 (fixed-point iteration); a little tames chaotic dynamics.
       jacobian: "dense", or "diagonal" for quasi-DEER.
@@ -55,6 +56,8 @@ class Newton(Method):
     max_iters: int = 100
     damping: float = 0.0
     jacobian: Jacobian = "dense"
+
+    nests: ClassVar[bool] = False
 
     def __post_init__(self):
         """Refuse settings out of range."""
@@ -70,7 +73,8 @@ class Newton(Method):
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
         for leaf in jax.tree.leaves(carry):
-            checks.floating("carry", leaf)
+            if leaf.dtype not in (jnp.float32, jnp.float64):
+                checks.refuse("carry", checks.describe(leaf), "float32 or float64 with Newton()")
         step = framed_step(cell, initial)
         # What the step closes over becomes an argument, so that the equations can be differentiated by it.
         pure, weights = jax.closure_convert(lambda c, f: step(c, f)[0], carry, at(frames, 0))
@@ -100,12 +104,18 @@ class Newton(Method):
         def residual(states, new):
             return jax.tree.map(jnp.subtract, new, states)
 
-        def size(left):
-            return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(left)]))
+        def sizes(tree):
+            """Return the largest entry of each step [T]."""
+            flat = [jnp.abs(leaf).reshape(length, -1) for leaf in jax.tree.leaves(tree)]
+            return jnp.max(jnp.concatenate(flat, axis=1), axis=1, initial=0)
+
+        def is_found(states, new):
+            left = sizes(residual(states, new))
+            return jnp.all(jnp.isfinite(left) & (left <= tol * sizes(new)))
 
         def unfinished(state):
             iteration, states, new = state
-            return (iteration < self.max_iters) & ~(size(residual(states, new)) <= tol)
+            return (iteration < self.max_iters) & ~is_found(states, new)
 
         def iterate(state):
             iteration, states, new = state
@@ -122,8 +132,8 @@ class Newton(Method):
         guess = jax.tree.map(lambda c: jnp.broadcast_to(c, (length, *c.shape)), carry)
         start = (jnp.zeros((), jnp.int32), guess, advanced(guess))
         iterations, states, new = jax.lax.while_loop(unfinished, iterate, start)
-        left = size(residual(states, new))
-        return states, Convergence(iterations, left, left <= tol)
+        left = jnp.max(sizes(residual(states, new)))
+        return states, Convergence(iterations, left, is_found(states, new))
 
     def _solve(self, linear: Any, left: Carry) -> Carry:
         """Return the corrections δ_t = r_t + (1 − λ) J_t δ_t−1, leaves [T, *B, H]."""

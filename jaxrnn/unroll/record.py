@@ -28,15 +28,20 @@ class Frames(NamedTuple):
 
 
 class Method(abc.ABC):
-    """A way to carry a step through time; every method gives the numbers of `Scan`.
+    """A way to carry a step through time; what it can do at all, it does with the numbers of `Scan`.
 
     Attributes:
-      forward_mode: ``jax.jvp`` and what rests on it can differentiate it.
       any_mask: it takes every mask, and resets; otherwise padding on the right alone.
+      nests: it can run inside another method, which needs any mask and has no place for a `Convergence`.
     """
 
-    forward_mode: ClassVar[bool] = True
     any_mask: ClassVar[bool] = True
+    nests: ClassVar[bool] = True
+
+    @property
+    def forward_mode(self) -> bool:
+        """Whether ``jax.jvp`` and what rests on it can differentiate it."""
+        return True
 
     @abc.abstractmethod
     def __call__(

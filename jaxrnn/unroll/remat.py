@@ -7,7 +7,8 @@ before it goes back through it (Chen et al. 2016, "Training Deep Nets with Subli
     memory   √T carries at the edges + √T steps of one block
     time     one more forward pass
 
-What the loss asks for (outputs of all steps, or carries) is kept of course, whatever the method.
+What is asked for (outputs of all steps, or carries) is kept of course, whatever the method: outside
+``jax.jit``, which drops what nobody uses, that is all of it.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ import jax
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
-from jaxrnn.unroll.blocked import Blocked
+from jaxrnn.unroll.blocked import default_method
 from jaxrnn.unroll.blocks import even, joined, segments
 from jaxrnn.unroll.record import Frames, Method, Unrolled
-from jaxrnn.unroll.scan import Scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +39,32 @@ class Remat(Method):
     inside: Method | None = None
 
     def __post_init__(self):
-        """Refuse a block without steps."""
+        """Refuse a block without steps, and methods that do not nest."""
         if self.block is not None:
             checks.count("block", self.block)
+        if self.inside is not None and not self.inside.nests:
+            checks.refuse("inside", self.inside, "Blocked(), Scan() or Associative()")
+
+    @property
+    def forward_mode(self) -> bool:
+        """As the method inside, where one is named."""
+        return self.inside is not None and self.inside.forward_mode
 
     def __call__(
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        inside = self.inside or (Blocked() if Blocked.takes(cell, carry, frames) else Scan())
-        block = even(length, self.block or math.isqrt(length))
+        inside = self.inside or default_method(cell, carry, frames)
+        block = even(length, math.isqrt(length)) if self.block is None else self.block
         stretches = []
-        for segment in segments(length, block):
+        for segment in segments(length, min(block, length)):
 
             @jax.checkpoint
             def run(carry, frames, size=segment.size):
                 done = inside(cell, carry, frames, initial=initial, length=size)
                 return done.carry, (done.outputs, done.carries)
 
-            carry, blocks = jax.lax.scan(run, carry, segment.cut(frames), length=segment.blocks)
-            stretches.append(segment.flat(blocks))
+            carry, stretch = segment.scan(run, carry, segment.cut(frames))
+            stretches.append(stretch)
         outputs, carries = joined(stretches)
         return Unrolled(outputs, carry, carries, method=Remat(block, inside))

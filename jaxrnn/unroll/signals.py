@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.typing import Carry, SplitCell
+from jaxrnn.typing import Carry, SplitCell, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +52,24 @@ class Signals:
         return d_signal if self.summed else d_signal[1]
 
 
-def signals_of(cell: SplitCell, carry: Carry, x: Any) -> Signals | None:
-    """Return how a cell's `update` takes its signals, or None where it also reads weights.
+def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
+    """Return how a cell's `update` takes its signals.
+
+    None where a step is not split as `jaxrnn.typing.SplitCell` has it: one array of floats each for input,
+    drive and pull, a tree of floats for weights and carry, and no weights in `update`.
 
     Args:
       cell: the cell.
       carry: a carry of one step, leaves [*B, H].
       x: an input of one step [*B, F].
     """
-    drive = jax.eval_shape(cell.project, x)
+    if not isinstance(cell, SplitCell) or getattr(cell, "num_feature_axes", 1) != 1:
+        return None
+    if not all(map(_is_float, jax.tree.leaves((cell, carry)))) or not _is_float(x):
+        return None
+    drive, pull = jax.eval_shape(cell.project, x), jax.eval_shape(cell.mix, carry)
+    if not (_is_float(drive) and _is_float(pull) and drive.shape == pull.shape):
+        return None
     program = jax.make_jaxpr(lambda cell, *step: cell.update(*step))(cell, carry, drive, drive)
     *others, drive_var, pull_var = program.jaxpr.invars
     weights = others[: len(jax.tree.leaves(cell))]
@@ -71,6 +80,10 @@ def signals_of(cell: SplitCell, carry: Carry, x: Any) -> Signals | None:
     width = drive.shape[-1] * (1 if summed else 2)
     parameters = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(cell))
     return Signals(summed, values * drive.dtype.itemsize, parameters / width)
+
+
+def _is_float(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _sums(program: Any, drive: Any, pull: Any) -> bool:

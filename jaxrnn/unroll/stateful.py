@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
+from jaxrnn.steps import begin
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.core import unroll
 from jaxrnn.unroll.record import Unrolled
@@ -17,7 +18,8 @@ class Stateful:
 
     The gradient stops between calls (truncated BPTT, one window a call). For use outside ``jax.jit``, as in
     evaluation or online prediction; inside, hand the carry on yourself:
-    ``unroll(cell, xs, carry=jax.lax.stop_gradient(done.carry))``.
+    ``unroll(cell, xs, carry=jax.lax.stop_gradient(done.carry), reset_carry=start)``. A reset inside a piece
+    goes back to where the stream began.
 
     Args:
       cell: the cell.
@@ -41,6 +43,7 @@ class Stateful:
     def __init__(self, cell: Step, carry: Carry | None = None):
         self.cell = cell
         self.carry = carry
+        self._first = carry
 
     def __call__(self, xs: Any, **options: Any) -> Unrolled:
         """Carry the cell through the next piece [T, *B, F]; `options` are those of `unroll`.
@@ -53,7 +56,7 @@ class Stateful:
             if name in options:
                 checks.refuse(name, checks.describe(options[name]), "nothing: pieces come in order")
         carry = jax.lax.stop_gradient(self.carry)
-        done = unroll(self.cell, xs, carry=carry, **options)
+        done = unroll(self.cell, xs, carry=carry, reset_carry=self._start(xs), **options)
         if not all(checks.concrete(leaf) for leaf in jax.tree.leaves(done.carry)):
             checks.refuse(
                 "Stateful", "a call under jax.jit or jax.grad", "unroll(..., carry=...) there"
@@ -61,6 +64,10 @@ class Stateful:
         self.carry = done.carry
         return done
 
+    def _start(self, xs: Any) -> Carry:
+        """Return where the stream began, and where episodes begin."""
+        return begin(self.cell, xs, self._first)[0]
+
     def reset(self, carry: Carry | None = None) -> None:
         """Start anew, from `carry` or the cell's own initial carry."""
-        self.carry = carry
+        self.carry = self._first = carry

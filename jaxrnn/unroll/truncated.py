@@ -17,10 +17,9 @@ import jax
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
-from jaxrnn.unroll.blocked import Blocked
+from jaxrnn.unroll.blocked import default_method
 from jaxrnn.unroll.blocks import at, joined, segments
 from jaxrnn.unroll.record import Frames, Method, Unrolled
-from jaxrnn.unroll.scan import Scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +39,21 @@ class Truncated(Method):
     inside: Method | None = None
 
     def __post_init__(self):
-        """Refuse a window without steps."""
+        """Refuse a window without steps, and methods that do not nest."""
         checks.count("window", self.window)
+        if self.inside is not None and not self.inside.nests:
+            checks.refuse("inside", self.inside, "Blocked(), Scan() or Associative()")
+
+    @property
+    def forward_mode(self) -> bool:
+        """As the method inside, where one is named."""
+        return self.inside is not None and self.inside.forward_mode
 
     def __call__(
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        inside = self.inside or (Blocked() if Blocked.takes(cell, carry, frames) else Scan())
+        inside = self.inside or default_method(cell, carry, frames)
         stretches = []
         for segment in segments(length, min(self.window, length)):
 
@@ -55,8 +61,8 @@ class Truncated(Method):
                 done = inside(cell, carry, frames, initial=initial, length=size)
                 return jax.lax.stop_gradient(done.carry), (done.outputs, done.carries)
 
-            carry, windows = jax.lax.scan(run, carry, segment.cut(frames), length=segment.blocks)
-            stretches.append(segment.flat(windows))
+            carry, stretch = segment.scan(run, carry, segment.cut(frames))
+            stretches.append(stretch)
         outputs, carries = joined(stretches)
         # The last carry is a result, whose gradient goes back through its own window.
         method = dataclasses.replace(self, inside=inside)
