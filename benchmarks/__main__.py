@@ -6,9 +6,10 @@ beside it. PyTorch and Keras take part where they are installed (``make rivals``
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,36 +24,48 @@ _FIGURE = _ROOT / "docs" / "benchmarks.png"
 
 def main() -> None:
     """Measure."""
-    full = "--full" in sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="everything, and write the results")
+    full = parser.parse_args().full
     cores = len(os.sched_getaffinity(0))
     (about,) = results("about", 1)
     print(json.dumps(about["environment"], indent=1))
     print(f"one product of 1024³ in float32 on one core: {about['product_rate'] / 1e9:.0f} GFLOP/s")
     print("how many times as long each rival takes as unroll, median [quartiles]\n")
-    found: dict[str, Any] = {"about": about, "speed": []}
-    works = ["forward", "forward+backward"] if full else ["forward+backward"]
-    for shapes, title in ((GRID if full else QUICK, "the grid"), (UNSEEN, "unseen shapes"))[
-        : 1 + full
-    ]:
-        key = "speed" if title == "the grid" else "unseen"
-        found[key] = []
-        for count in dict.fromkeys((1, cores)):
-            print(f"{title}, {count} of {cores} cores\n{report.heading()}", flush=True)
-            for row in results("speed", count, cells=CELLS, shapes=shapes, works=works):
-                found[key].append(row)
-                print(report.line(row), flush=True)
-        print(f"\n{report.summary(found[key])}\n", flush=True)
+    parts = {"speed": _speed("the grid" if full else "part of the grid", cores, full)}
     if full:
-        found["memory"] = list(_memory())
-        found["methods"] = list(_methods(cores))
-        _RESULTS.parent.mkdir(exist_ok=True)
-        _RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        parts |= {"unseen": _speed("unseen shapes", cores, full)}
+        parts |= {"memory": _memory(), "methods": _methods(cores)}
+    found: dict[str, Any] = {"about": about}
+    for name, rows in parts.items():
+        found[name] = []
+        for row in rows:
+            found[name].append(row)
+            if full:  # after every row: a run that is broken off leaves what it has
+                _RESULTS.parent.mkdir(exist_ok=True)
+                _RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    if full:
         report.into_readme(found, _ROOT / "README.md")
         report.figure(found, _FIGURE)
         print(f"wrote {_RESULTS}, {_FIGURE} and the table in README.md")
 
 
-def _memory() -> Any:
+_SHAPES = {"part of the grid": QUICK, "the grid": GRID, "unseen shapes": UNSEEN}
+
+
+def _speed(title: str, cores: int, full: bool) -> Iterator[dict[str, Any]]:
+    works = ["forward", "forward+backward"] if full else ["forward+backward"]
+    rows = []
+    for count in dict.fromkeys((1, cores)):
+        print(f"{title}, {count} of {cores} cores\n{report.heading()}", flush=True)
+        for row in results("speed", count, cells=CELLS, shapes=_SHAPES[title], works=works):
+            rows.append(row)
+            print(report.line(row), flush=True)
+            yield row
+    print(f"\n{report.summary(rows)}\n", flush=True)
+
+
+def _memory() -> Iterator[dict[str, Any]]:
     print("temporary memory of the gradient of the last carry, and growth of the process")
     for steps in (1000, 10_000, 100_000):
         for method in ("nnx.RNN", "Scan", "Blocked", "Remat"):
@@ -65,7 +78,7 @@ def _memory() -> Any:
                 yield row
 
 
-def _methods(cores: int) -> Any:
+def _methods(cores: int) -> Iterator[dict[str, Any]]:
     print("\nmethods against T, milliseconds forward and backward")
     for row in results("methods", cores, lengths=[100, 1000, 10_000]):
         times = ", ".join(f"{k} {1e3 * v[1]:.2f}" for k, v in row["seconds"].items())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 Work = Literal["forward", "forward+backward"]
 
@@ -47,3 +49,10 @@ class Case:
         gates = {"elman-tanh": 1, "gru": 3, "lstm": 4}[self.cell]
         forward = 2.0 * steps * batch * (features + units) * gates * units
         return forward if self.work == "forward" else 3 * forward
+
+    def arrays(self) -> tuple[Any, Any]:
+        """Inputs [T, B, F] and the cotangent of the outputs [T, B, H], the same for everyone."""
+        steps, batch, features, units = self.shape
+        random = np.random.default_rng(0)
+        xs = random.normal(size=(steps, batch, features)).astype(np.float32)
+        return xs, random.normal(size=(steps, batch, units)).astype(np.float32)

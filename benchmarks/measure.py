@@ -66,7 +66,7 @@ def speed(
 
 
 def _row(case: Case, cores: int, rate: float) -> dict[str, Any]:
-    built = rivals.build(case, cores=cores, methods={"unroll": None})
+    built = rivals.build(case, cores=cores)
     times = take_turns({name: take for name, (take, _) in built.items()})
     ours = times["unroll"]
     return {
@@ -77,6 +77,7 @@ def _row(case: Case, cores: int, rate: float) -> dict[str, Any]:
         "turns": len(ours),
         "seconds": {name: quartiles(values) for name, values in times.items()},
         "ratios": {n: quartiles(v / ours) for n, v in times.items() if n != "unroll"},
+        "foreign": quartiles(times["nnx.RNN"] / times["Flax's cell in unroll"]),
         "compile_seconds": {name: seconds for name, (_, seconds) in built.items() if seconds},
         "fraction_of_product_rate": case.flops / float(np.median(ours)) / rate,
     }
@@ -123,11 +124,8 @@ def memory(cores: int, cell: str, shape: list[int], method: str) -> Iterator[dic
 def _nnx_last(cell: str, features: int, units: int, method: str) -> tuple[Any, Any]:
     """Return the weights of Flax's layer, and the last carry as a function of them and of inputs."""
     del method
-    kind = {"elman-tanh": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
-    layer = nnx.RNN(
-        kind[cell](features, units, rngs=nnx.Rngs(0)), time_major=True, return_carry=True
-    )
-    graph, weights = nnx.split(layer)
+    flax_cell = rivals.FLAX_CELLS[cell](features, units, rngs=nnx.Rngs(0))
+    graph, weights = nnx.split(nnx.RNN(flax_cell, time_major=True, return_carry=True))
     return weights, lambda weights, xs: nnx.merge(graph, weights)(xs)[0]
 
 

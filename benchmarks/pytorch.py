@@ -10,12 +10,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import numpy as np
-
+from benchmarks.cases import Case
 from benchmarks.timing import turn
 
 
-def start(case: object, cores: int) -> Callable[[], float]:
+def start(case: Case, cores: int) -> Callable[[], float]:
     """Start the process; return a call that has it take a turn, and returns the seconds of a run."""
     command = [sys.executable, "-m", "benchmarks.pytorch", json.dumps(vars(case)), str(cores)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -35,17 +34,13 @@ def main() -> None:
     """Take a turn for every line."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    case, cores = json.loads(sys.argv[1]), int(sys.argv[2])
+    case, cores = Case(**json.loads(sys.argv[1])), int(sys.argv[2])
     torch.set_num_threads(cores)
-    steps, batch, features, units = case["shape"]
+    *_, features, units = case.shape
     make = {"elman-tanh": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}
-    layer = make[case["cell"]](features, units)
-    random = np.random.default_rng(0)
-    xs, cotangent = (
-        torch.tensor(random.normal(size=(steps, batch, n)).astype(np.float32))
-        for n in (features, units)
-    )
-    forward_only = case["work"] == "forward"
+    layer = make[case.cell](features, units)
+    xs, cotangent = map(torch.tensor, case.arrays())
+    forward_only = case.work == "forward"
     xs.requires_grad_(not forward_only)
 
     def forward() -> None:

@@ -52,30 +52,36 @@ def geometric_mean(values: Iterable[float]) -> float:
 def summary(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: geometric mean over the shapes, and the worst shape, of each rival's ratio."""
     lines = [
-        "| cell | work | cores | " + " | ".join(RIVALS) + " |",
-        "|---|---|---|" + "---|" * len(RIVALS),
+        "| cell | work | cores | " + " | ".join(RIVALS) + " | Flax's cell |",
+        "|---|---|---|" + "---|" * (len(RIVALS) + 1),
     ]
-    kinds = sorted({(r["cores"], r["work"], r["cell"]) for r in rows}, key=lambda k: (k[0], k[1]))
-    for cores, work, cell in sorted(kinds, key=lambda k: (k[0], k[1], CELLS.index(k[2]))):
-        some = [r for r in rows if (r["cores"], r["work"], r["cell"]) == (cores, work, cell)]
-        entries = []
-        for name in RIVALS:
-            ratios = [r["ratios"][name][1] for r in some if name in r["ratios"]]
-            entries.append(f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})" if ratios else "–")
+    kinds = {(r["cores"], r["work"], r["cell"]) for r in rows}
+    for kind in sorted(kinds, key=lambda k: (*k[:2], CELLS.index(k[2]))):
+        some = [r for r in rows if (r["cores"], r["work"], r["cell"]) == kind]
+        ratios = [[r["ratios"][name] for r in some if name in r["ratios"]] for name in RIVALS]
+        entries = [_mean_and_worst(each) for each in [*ratios, [r["foreign"] for r in some]]]
+        cores, work, cell = kind
         lines.append(f"| {cell} | {work} | {cores} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
+
+
+def _mean_and_worst(quartiles: list[list[float]]) -> str:
+    medians = [middle for _, middle, _ in quartiles]
+    return f"{geometric_mean(medians):.2f} ({min(medians):.2f})" if medians else "–"
 
 
 def into_readme(results: dict[str, Any], readme: Path) -> None:
     """Write the table between the README's markers."""
     about, rows = results["about"]["environment"], results["speed"]
     shapes = len({tuple(r["shape"]) for r in rows})
-    versions = ", ".join(f"{k} {v}" for k, v in sorted(about["versions"].items()))
+    rivals = {k: about[k] for k in ("torch", "keras") if about[k]}
+    versions = ", ".join(f"{k} {v}" for k, v in sorted({**about["versions"], **rivals}.items()))
     text = (
         f"{MARKERS[0]}\n"
         f"How many times as long as `unroll` each rival takes: geometric mean over {shapes} shapes (in "
-        f"parentheses the worst). {about['processor']}, {about['machine']}, float32, {versions}, PyTorch "
-        f"{about['torch']}. Paired runs, medians, compile time apart; written by `make bench-full`.\n\n"
+        f"parentheses the worst); above 1, `unroll` is the faster. The last column: Flax's own cell inside "
+        f"`unroll`, against the same in `nnx.RNN`. {about['processor']}, {about['machine']}, float32, "
+        f"{versions}. Paired runs, medians, compile time apart; written by `make bench-full`.\n\n"
         f"{summary(rows)}\n{MARKERS[1]}"
     )
     pattern = re.escape(MARKERS[0]) + ".*" + re.escape(MARKERS[1])

@@ -30,19 +30,18 @@ Built = tuple[Callable[[], float], float]
 """A call that takes a turn (`benchmarks.timing`), and the seconds of the compilation before."""
 
 
-def build(case: Case, *, cores: int, methods: dict[str, Any]) -> dict[str, Built]:
-    """Return all rivals for a case, by name.
+FLAX_CELLS = {"elman-tanh": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
 
-    Args:
-      case: what is to be done.
-      cores: how many cores they may use.
-      methods: ways of `unroll` to measure, by the names they get.
-    """
-    built = {name: _ours(case, method) for name, method in methods.items()}
-    if cores > 1 and case.shape[1] % cores == 0:
-        built = {"unroll": _ours_split(case), **{k: v for k, v in built.items() if k != "unroll"}}
-    built["nnx.RNN"] = _nnx(case)
-    built["linen.RNN"] = _linen(case)
+
+def build(case: Case, *, cores: int) -> dict[str, Built]:
+    """Return all who take part in a case, by name, with `cores` of them to use."""
+    split = cores > 1 and case.shape[1] % cores == 0
+    built = {
+        "unroll": _ours_split(case) if split else _ours(case),
+        "Flax's cell in unroll": _foreign(case),
+        "nnx.RNN": _nnx(case),
+        "linen.RNN": _linen(case),
+    }
     if importlib.util.find_spec("torch"):
         built["PyTorch"] = pytorch.start(case, cores), 0.0
     if importlib.util.find_spec("keras"):
@@ -50,19 +49,11 @@ def build(case: Case, *, cores: int, methods: dict[str, Any]) -> dict[str, Built
     return built
 
 
-def _arrays(case: Case) -> tuple[Any, Any]:
-    steps, batch, features, units = case.shape
-    random = np.random.default_rng(0)
-    xs = random.normal(size=(steps, batch, features)).astype(np.float32)
-    cotangent = random.normal(size=(steps, batch, units)).astype(np.float32)
-    return xs, cotangent
-
-
 def _compiled(
     case: Case, forward: Callable[[Any, Any], Any], weights: Any, time_axis: int = 0
 ) -> Built:
     """Compile a JAX rival: ``forward(weights, xs)`` returns the outputs."""
-    xs, cotangent = (jnp.asarray(np.moveaxis(a, 0, time_axis)) for a in _arrays(case))
+    xs, cotangent = (jnp.asarray(np.moveaxis(a, 0, time_axis)) for a in case.arrays())
 
     def both(weights, xs, cotangent):
         outputs, back = jax.vjp(forward, weights, xs)
@@ -85,13 +76,23 @@ def _warm(function: Callable[..., Any], *arguments: Any) -> Built:
 
 
 def _cell(case: Case) -> Any:
-    _, _, features, units = case.shape
+    *_, features, units = case.shape
     return jaxrnn.make_cell(case.cell, features, units, rngs=nnx.Rngs(0))
 
 
-def _ours(case: Case, method: Any) -> Built:
+def _flax_cell(case: Case) -> Any:
+    *_, features, units = case.shape
+    return FLAX_CELLS[case.cell](features, units, rngs=nnx.Rngs(0))
+
+
+def _ours(case: Case) -> Built:
+    return _compiled(case, lambda cell, xs: jaxrnn.unroll(cell, xs).outputs, _cell(case))
+
+
+def _foreign(case: Case) -> Built:
+    graph, weights = nnx.split(_flax_cell(case))
     return _compiled(
-        case, lambda cell, xs: jaxrnn.unroll(cell, xs, method=method).outputs, _cell(case)
+        case, lambda weights, xs: jaxrnn.unroll(nnx.merge(graph, weights), xs).outputs, weights
     )
 
 
@@ -100,7 +101,7 @@ def _ours_split(case: Case) -> Built:
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     whole, parts = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (None, "batch")))
     cell = jax.device_put(_cell(case), whole)
-    xs, cotangent = (jax.device_put(a, parts) for a in _arrays(case))
+    xs, cotangent = (jax.device_put(a, parts) for a in case.arrays())
 
     def outputs(cell, xs):
         return jaxrnn.unroll(cell, xs).outputs
@@ -116,10 +117,7 @@ def _ours_split(case: Case) -> Built:
 
 
 def _nnx(case: Case) -> Built:
-    _, _, features, units = case.shape
-    make = {"elman-tanh": nnx.SimpleCell, "gru": nnx.GRUCell, "lstm": nnx.OptimizedLSTMCell}
-    layer = nnx.RNN(make[case.cell](features, units, rngs=nnx.Rngs(0)), time_major=True)
-    graph, weights = nnx.split(layer)
+    graph, weights = nnx.split(nnx.RNN(_flax_cell(case), time_major=True))
     return _compiled(case, lambda weights, xs: nnx.merge(graph, weights)(xs), weights)
 
 

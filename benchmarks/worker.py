@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from typing import Any
 
@@ -25,8 +26,6 @@ def main() -> None:
 
 def results(measure: str, cores: int, **arguments: Any) -> Any:
     """Run a function of `benchmarks.measure` in a process of its own; yield its results as they come."""
-    import subprocess
-
     job = json.dumps({"measure": measure, "cores": cores, "arguments": arguments})
     command = [sys.executable, "-m", "benchmarks.worker", job]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -281,6 +281,18 @@ def test_dropout_keeps_the_mean_and_other_keys_drop_others():
         (lambda: Stack([RNN(make())] * 2), "layers: got one layer twice"),
         (lambda: Stack([RNN(make())], norms=[]), "norms: got 0 of them; expected 1"),
         (lambda: RNN(make())(jnp.ones(F)), "inputs: got float64"),
+        (
+            lambda: RNN(make())(draw(B, T, F), mask=jnp.ones(T, bool)),
+            r"mask: got bool\[6\]; expected shape \[3, 6\], \[\*B, T\]",
+        ),
+        (
+            lambda: RNN(make(), time_major=True)(draw(T, B, F), resets=jnp.ones((B, T), bool)),
+            r"resets: got bool\[3, 6\]; expected shape \[6, 3\], \[T, \*B\]",
+        ),
+        (
+            lambda: Stack([RNN(make())])(draw(B, T, F), mask=jnp.ones(T, bool)),
+            r"mask: got bool\[6\]",
+        ),
         (lambda: Stack([RNN(make())])(draw(B, T, F), initial_carry=[]), "initial_carry: got 0"),
         (
             lambda: Stack([RNN(make())], residual=True)(draw(B, T, F)),

@@ -31,7 +31,7 @@ from jaxrnn import (
 from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
-from jaxrnn.unroll.signals import signals_of
+from jaxrnn.unroll.signals import Pair, Sum, signals_of
 
 F, H, T, B = 3, 4, 7, 3
 LENGTHS = np.array([0, 3, 7])
@@ -298,13 +298,32 @@ def test_blocked_refuses_what_is_not_split(step):
 
 
 def test_the_traced_update_shows_what_it_sums():
-    for name, summed in {"lstm": True, "elman-tanh": True, "gru": False}.items():
+    for name, expected in {"lstm": Sum(), "elman-tanh": Sum(), "gru": Pair()}.items():
         cell, xs, carry = example(name, "float32")
-        signals = signals_of(cell, carry, xs[0])
-        assert signals is not None
-        assert signals.summed == summed
-        gates = len(cell.gates)
-        assert signals.bytes == 4 * B * gates * H * (1 if summed else 2)
+        assert signals_of(cell, carry, xs[0]) == expected
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        lambda self, carry, drive, pull: (drive, pull),
+        lambda self, carry, drive, pull: (drive + pull, pull),
+        lambda self, carry, drive, pull: (drive + drive, pull + pull),
+    ],
+)
+def test_what_is_more_than_a_sum_is_a_pair(update, x64):
+    """Among them results that are the variables themselves, which no operation reads."""
+    changed: Any = type(
+        "Changed", (jaxrnn.ElmanCell,), {"update": update, "carry_names": ("c", "h")}
+    )
+    changed.mix = lambda self, carry: carry[1] @ self.recurrent_kernel
+    changed.readout = lambda self, carry: carry[0]
+    cell = changed(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs = draw((T, B, F), jnp.float64, 1)
+    carry = cell.initialize_carry((B, F))
+    assert signals_of(cell, carry, xs[0]) == Pair()
+    actual = loss_and_gradients(cell, xs, carry, method=Blocked(block=3))
+    assert_close(actual, loss_and_gradients(cell, xs, carry, method=Scan()), 1e-10)
 
 
 @settings(deadline=None, derandomize=True)
@@ -418,7 +437,6 @@ def test_pieces_of_a_stream_give_the_whole(x64):
 
 def test_a_reset_in_a_later_piece_goes_back_to_where_the_stream_began(x64):
     cell, xs, carry = example("lstm", "float64")
-    whole = unroll(cell, xs, carry=carry, resets=RESETS)
     for first in (carry, None):
         whole = unroll(cell, xs, carry=first, resets=RESETS)
         stream = Stateful(cell, first)
@@ -473,11 +491,12 @@ def linear(carry, x):
 def numpy_linear(xs, carry, valid, resets):
     first, outputs, states = [np.asarray(c) for c in carry], [], []
     slow, fast = first
+    fresh = np.zeros(B, bool)
     for t in range(T):
         x = np.asarray(xs[t])
-        start = [
-            np.where(resets[t][:, None], f, c) for f, c in zip(first, (slow, fast), strict=True)
-        ]
+        fresh |= resets[t]
+        start = [np.where(fresh[:, None], f, c) for f, c in zip(first, (slow, fast), strict=True)]
+        fresh &= ~valid[t]
         decay = 1 / (1 + np.exp(-x))
         moved = decay * start[0] + (1 - decay) * x, np.where(x > 0, start[1], -start[1] / 2) - 3 * x
         keep = valid[t][:, None]
@@ -665,9 +684,10 @@ def test_cudnn_is_refused_without_a_gpu():
     ],
 )
 def test_cudnn_refuses_what_it_cannot_do(change, name):
-    cell, xs, _ = example(change.pop("cell", "lstm"), "float32")
+    cell, xs, _ = example(change.get("cell", "lstm"), "float32")
+    options = {"xs": xs, "method": CuDNN(), **change, "cell": cell}
     with pytest.raises(InputError, match=name):
-        unroll(cell, change.pop("xs", xs), method=CuDNN(), **change)
+        unroll(**options)
 
 
 def reference(x, h, c, weights, lengths, features, units, layers, dropout, both):

@@ -429,6 +429,28 @@ def test_no_episode_sees_another_in_either_direction():
         np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-12)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_reset_on_padding_still_parts_the_episodes(reverse):
+    """Steps 3 and 4 are padding around the border, wherever in it the flag stands."""
+    cell = jaxrnn.GRUCell(3, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (9, 3, 3))
+    mask = jnp.ones((9, 3), bool).at[3:5].set(False)
+    resets = jnp.zeros((9, 3), bool).at[jnp.array([3, 4, 5]), jnp.arange(3)].set(True)
+    together = jaxrnn.unroll(cell, xs, mask=mask, resets=resets, reverse=reverse)
+    apart = [jaxrnn.unroll(cell, part, reverse=reverse) for part in (xs[:3], xs[5:])]
+    np.testing.assert_allclose(together.outputs[:3], apart[0].outputs, atol=1e-12)
+    np.testing.assert_allclose(together.outputs[5:], apart[1].outputs, atol=1e-12)
+    np.testing.assert_allclose(together.carry, apart[0 if reverse else 1].carry, atol=1e-12)
+
+
+def test_resets_in_the_padding_at_the_end_leave_the_last_carry():
+    cell = jaxrnn.GRUCell(3, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (9, 2, 3))
+    resets = jnp.zeros((9, 2), bool).at[6:].set(True)
+    done = jaxrnn.unroll(cell, xs, seq_lengths=jnp.array([5, 5]), resets=resets)
+    np.testing.assert_allclose(done.carry, jaxrnn.unroll(cell, xs[:5]).carry, atol=1e-12)
+
+
 def test_lengths_of_a_small_integer_type_do_not_wrap():
     cell = jaxrnn.ElmanCell(1, 2, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     xs = jnp.ones((300, 4, 1))

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
-from jaxrnn.unroll.blocks import at
+from jaxrnn.unroll.blocks import at, before_each
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
 
 
@@ -49,7 +49,7 @@ class Associative(Method):
         if frames.valid is not None:
             decay, gain = where(frames.valid, (decay, gain), (one, zero))
         carries = diagonal_recurrence(decay, gain, carry)
-        starts = jax.tree.map(lambda c, all: jnp.concatenate([c[None], all[:-1]]), carry, carries)
+        starts = before_each(carry, carries)
         if frames.reset is not None:
             starts = where(frames.reset, spread, starts)
         _, outputs = jax.vmap(cell, axis_size=length)(starts, xs)
@@ -136,9 +136,8 @@ def _is_diagonal_and_affine(eqn: Any, sources: list[set[int | str]]) -> bool:
     divides = name == "div" and not sources[1]
     chooses = name == "select_n" and not sources[0]
     kinds = {jnp.issubdtype(v.aval.dtype, jnp.floating) for v in (eqn.invars[0], eqn.outvars[0])}
-    converts = name == "convert_element_type" and kinds == {
-        True
-    }  # not to integers, nor from complex
+    # Between floats: to integers it would round, and from complex numbers drop a part.
+    converts = name == "convert_element_type" and kinds == {True}
     shapes = {var.aval.shape for var, source in zip(eqn.invars, sources, strict=True) if source}
     stays = shapes == {eqn.outvars[0].aval.shape}
     return stays and (name in _ADDING or scales or divides or chooses or converts)

@@ -42,7 +42,7 @@ _WHOLE_BYTES = 2**23
 _BLOCK_BYTES = 2**21
 _BLOCK_ROWS = 512
 _LOOP_ROWS = 8
-# Signals are kept if they are few, or so dear to compute that fresh memory for them is cheaper.
+# Signals are kept if they are few, or if so many weights enter each that fresh memory for it is cheaper.
 _KEPT_BYTES = 2**24
 _KEPT_INTENSITY = 384
 
@@ -69,7 +69,7 @@ class Blocked(Method):
     @staticmethod
     def takes(cell: Step, carry: Carry, frames: Frames) -> bool:
         """Tell whether a step is split as this method needs it."""
-        return frames.x is not None and signals_of(cell, carry, at(frames.x, 0)) is not None
+        return _signals(cell, carry, frames) is not None
 
     def __post_init__(self):
         """Refuse a block without steps."""
@@ -80,34 +80,41 @@ class Blocked(Method):
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        if not self.takes(cell, carry, frames):
+        signals = _signals(cell, carry, frames)
+        if signals is None:
             expected = "Scan() for a step that is not a jaxrnn.typing.SplitCell with inputs"
             checks.refuse("method", self, expected)
         assert isinstance(cell, SplitCell)
-        plan = self._plan(cell, carry, frames, length)
+        plan = self._plan(cell, signals, frames.x, length)
         results: Any = _carry_through(plan, cell, initial, carry, frames)
         last, carries = results
         outputs = seen(cell.readout(carries), frames.valid)
         ran = Blocked(plan.block, plan.keep)
         return Unrolled(outputs=outputs, carry=last, carries=carries, method=ran)
 
-    def _plan(self, cell: SplitCell, carry: Carry, frames: Frames, length: int) -> _Plan:
-        signals = signals_of(cell, carry, at(frames.x, 0))
-        assert signals is not None
-        rows = math.prod(jnp.shape(jax.tree.leaves(carry)[0])[:-1])
+    def _plan(self, cell: SplitCell, signals: Signals, xs: Any, length: int) -> _Plan:
+        drive = jax.eval_shape(cell.project, xs[0])
+        rows = math.prod(drive.shape[:-1])
+        step_bytes = signals.arrays * drive.size * drive.dtype.itemsize
         if self.block is not None:
             block = min(self.block, length)
-        elif signals.bytes * length <= _WHOLE_BYTES:
+        elif step_bytes * length <= _WHOLE_BYTES:
             block = length
         else:
-            block = even(length, max(_BLOCK_BYTES // signals.bytes, _BLOCK_ROWS // rows, 1))
+            block = even(length, max(_BLOCK_BYTES // step_bytes, _BLOCK_ROWS // rows, 1))
         keep = self.keep_signals
         if keep is None:
-            keep = signals.bytes * length <= _KEPT_BYTES or signals.intensity >= _KEPT_INTENSITY
+            weights = sum(leaf.size for leaf in jax.tree.leaves(cell))
+            intensity = weights / (signals.arrays * drive.shape[-1])
+            keep = step_bytes * length <= _KEPT_BYTES or intensity >= _KEPT_INTENSITY
         # On a CPU, many rows multiply as fast within the loop as before it, and need no room for drives.
-        small = rows < _LOOP_ROWS or frames.x.shape[-1] == 1
+        small = rows < _LOOP_ROWS or xs.shape[-1] == 1
         hoist = small or jax.default_backend() != "cpu"
         return _Plan(signals, length, block, keep, hoist, many_rows=rows > 1)
+
+
+def _signals(cell: Step, carry: Carry, frames: Frames) -> Signals | None:
+    return None if frames.x is None else signals_of(cell, carry, at(frames.x, 0))
 
 
 def default_method(cell: Step, carry: Carry, frames: Frames) -> Method:
@@ -278,7 +285,8 @@ def _sweep(
         d_start, d_signal = update_back(d_moved)
         mixing = cell if turned is None else _turned(turned)
         _, pull_back = jax.vjp(mixing.mix, start)
-        d_start = _sum(d_start, *pull_back(signals.pull(d_signal)))
+        _, d_pull = signals.parts(d_signal)
+        d_start = _sum(d_start, *pull_back(d_pull))
         if reset is not None:
             d_initial = _sum(d_initial, where(reset, d_start, nothing))
             d_start = where(reset, nothing, d_start)
@@ -288,9 +296,9 @@ def _sweep(
 
     steps = (jnp.arange(size, dtype=jnp.int32), starts, block.valid, block.reset)
     state, d_signals = jax.lax.scan(step, (d_carry, d_initial), steps, reverse=True)
-    d_signals = _rows(d_signals)
-    d_by_project, d_x = project_back(signals.drive(d_signals))
-    (d_by_mix,) = mix_back(signals.pull(d_signals))
+    d_drives, d_pulls = signals.parts(_rows(d_signals))
+    d_by_project, d_x = project_back(d_drives)
+    (d_by_mix,) = mix_back(d_pulls)
     return (*state, _sum(d_cell, _sum(d_by_project, d_by_mix))), d_x
 
 

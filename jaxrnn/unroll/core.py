@@ -48,8 +48,8 @@ def unroll(
       seq_lengths: valid steps of each sequence [*B], 0 to T; the rest is padding on the right.
       mask: False where a step is padding, anywhere in the sequence [T, *B].
       resets: True where a new episode begins [T, *B]: that step starts from the initial carry (with
-        `reverse`, the step before it does, where the reading of the episode before begins). At a padded
-        step nothing happens, a reset included.
+        `reverse`, the step before it does, where the reading of the episode before begins). A reset that
+        falls on padding takes effect at the next valid step, in the order of reading.
       reverse: read from the last step to the first; results stay in the order of `xs`.
       method: how to do it; by default `Blocked` for cells of ours, and `Scan` for any other step and in
         forward mode (``jax.jvp``, ``jax.jacfwd``). ``Unrolled.method`` says which one ran. Forward mode
@@ -85,12 +85,14 @@ def unroll(
     fresh = _flags("resets", resets, steps, batch)
     if reverse and fresh is not None:  # read backwards, an episode starts at its last step
         fresh = jnp.concatenate([fresh[1:], jnp.zeros_like(fresh[:1])])
+    if valid is not None and fresh is not None:
+        fresh = _at_valid_steps(fresh, valid, reverse)
     frames = Frames(xs, valid, fresh)
-    if isinstance(cell, nnx.Module):
-        cell, carry, frames = varying_alike(cell, carry, frames)
-    method = _suited(method, cell, carry, frames)
     initial = carry if reset_carry is None else reset_carry
     checks.alike("reset_carry", initial, carry, "leaves as those of the carry")
+    if isinstance(cell, nnx.Module):
+        cell, carry, frames, initial = varying_alike(cell, carry, frames, initial)
+    method = _suited(method, cell, carry, frames)
     return _run(cell, carry, frames, initial, method=method, length=steps, reverse=reverse)
 
 
@@ -171,6 +173,15 @@ def padding_mask(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]
             )
     within = jax.vmap(lambda t: t < lengths.astype(jnp.int32))(jnp.arange(steps, dtype=jnp.int32))
     return within if mask is None else within & mask
+
+
+def _at_valid_steps(resets: Any, valid: Any, reverse: bool) -> Any:
+    """Move each reset [T, *B] to the first valid step from there on, which has seen more than the last."""
+    count = jax.lax.cumsum(resets.astype(jnp.int32), axis=0, reverse=reverse)
+    heeded = jax.lax.cummax(jnp.where(valid, count, 0), axis=0, reverse=reverse)
+    none = jnp.zeros_like(heeded[:1])
+    before = [heeded[1:], none] if reverse else [none, heeded[:-1]]
+    return count > jnp.concatenate(before)
 
 
 def _flags(name: str, flags: Any, steps: int, batch: tuple[int, ...]) -> Any:

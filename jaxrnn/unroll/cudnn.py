@@ -19,6 +19,7 @@ from jax.experimental import rnn
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
+from jaxrnn.unroll.blocks import before_each
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
 
 _GATES = ("input", "forget", "cell", "output")
@@ -92,7 +93,7 @@ def carry_through(
 def _cell_states(cell: Any, carry: Carry, frames: Frames, hs: Any) -> Any:
     """Return all c [T, B, H] from all h: with these known, no product is left in the loop."""
     c, h = carry
-    befores = jnp.concatenate([h[None], hs[:-1]])
+    befores = before_each(h, hs)
     drives = cell.project(seen(frames.x, frames.valid))
     pulls = cell.mix((jnp.zeros_like(befores), befores))
 

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.associative import diagonal_recurrence
-from jaxrnn.unroll.blocks import at
+from jaxrnn.unroll.blocks import at, before_each
 from jaxrnn.unroll.record import Convergence, Frames, Method, Unrolled, framed_step
 from jaxrnn.unroll.scan import Scan
 
@@ -88,7 +88,7 @@ class Newton(Method):
         )
         dense = self.jacobian == "dense"
         carries = _attached(pure, dense, weights, carry, frames, jax.lax.stop_gradient(found))
-        _, outputs = jax.vmap(step, axis_size=length)(_starts(carry, carries), frames)
+        _, outputs = jax.vmap(step, axis_size=length)(before_each(carry, carries), frames)
         return Unrolled(outputs, at(carries, length - 1), carries, self, convergence)
 
     def _search(
@@ -99,7 +99,7 @@ class Newton(Method):
         tol = 100 * jnp.finfo(dtype).eps if self.tol is None else self.tol
 
         def advanced(states):
-            return _advance(pure, weights, frames, _starts(carry, states))
+            return _advance(pure, weights, frames, before_each(carry, states))
 
         def residual(states, new):
             return jax.tree.map(jnp.subtract, new, states)
@@ -119,8 +119,8 @@ class Newton(Method):
 
         def iterate(state):
             iteration, states, new = state
-            starts = _starts(carry, states)
-            linear = jacobians(lambda s: _advance(pure, weights, frames, s), starts)
+            starts = before_each(carry, states)
+            linear = _jacobians(lambda s: _advance(pure, weights, frames, s), starts)
             left = residual(states, new)
             carried = residual(left, self._solve(linear, left))
             # Added to the step's own value, so that a step whose past is exact becomes exact to the last
@@ -140,14 +140,14 @@ class Newton(Method):
         rest = _flat(left)
         if self.jacobian == "dense":
             linear = (1 - self.damping) * linear
-            solved = dense_recurrence(linear, rest, jnp.zeros_like(rest[0]))
+            solved = _dense_recurrence(linear, rest, jnp.zeros_like(rest[0]))
         else:
             diagonal = (1 - self.damping) * jnp.diagonal(linear, axis1=-2, axis2=-1)
             solved = diagonal_recurrence(diagonal, rest, jnp.zeros_like(rest[0]))
         return _unflat(solved, left)
 
 
-def dense_recurrence(matrices: Any, gain: Any, first: Any) -> Any:
+def _dense_recurrence(matrices: Any, gain: Any, first: Any) -> Any:
     """Return all s_t = J_t s_t−1 + gain_t [T, *B, S], s_0 = `first`, by an associative scan."""
 
     def apply(matrix, vector):
@@ -161,7 +161,7 @@ def dense_recurrence(matrices: Any, gain: Any, first: Any) -> Any:
     return jax.lax.associative_scan(then, (matrices, gain))[1]
 
 
-def jacobians(advance: Callable[[Carry], Carry], starts: Carry) -> jax.Array:
+def _jacobians(advance: Callable[[Carry], Carry], starts: Carry) -> jax.Array:
     """Return ∂advance_t/∂starts_t for all steps [T, *B, S, S], by pushing each unit vector through them."""
     flat = _flat(starts)
     units = jnp.eye(flat.shape[-1], dtype=flat.dtype)
@@ -196,15 +196,15 @@ def _attached(
     def derivative(primals, tangents):
         weights, carry, frames, found = primals
         d_weights, d_carry, d_frames, _ = tangents
-        starts = _starts(carry, found)
+        starts = before_each(carry, found)
         _, gain = jax.jvp(
             lambda weights, frames: _advance(pure, weights, frames, starts),
             (weights, frames),
             (d_weights, d_frames),
         )
         if dense:
-            linear = jacobians(lambda s: _advance(pure, weights, frames, s), starts)
-            moved = _unflat(dense_recurrence(linear, _flat(gain), _flat(d_carry)), gain)
+            linear = _jacobians(lambda s: _advance(pure, weights, frames, s), starts)
+            moved = _unflat(_dense_recurrence(linear, _flat(gain), _flat(d_carry)), gain)
         else:
 
             def step(d, at_t):
@@ -223,10 +223,6 @@ def _advance(pure: Callable[..., Carry], weights: Any, frames: Frames, starts: C
     """Take one step from each of the T carries in `starts`."""
     length = jax.tree.leaves(starts)[0].shape[0]
     return jax.vmap(lambda s, frame: pure(s, frame, *weights), axis_size=length)(starts, frames)
-
-
-def _starts(carry: Carry, carries: Carry) -> Carry:
-    return jax.tree.map(lambda c, after: jnp.concatenate([c[None], after[:-1]]), carry, carries)
 
 
 def _flat(tree: Carry) -> Any:

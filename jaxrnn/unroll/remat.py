@@ -15,56 +15,37 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from jaxrnn import checks
-from jaxrnn.typing import Carry, Step
-from jaxrnn.unroll.blocked import default_method
-from jaxrnn.unroll.blocks import even, joined, segments
-from jaxrnn.unroll.record import Frames, Method, Unrolled
+from jaxrnn.unroll.blocks import even
+from jaxrnn.unroll.nested import Nested
 
 
 @dataclasses.dataclass(frozen=True)
-class Remat(Method):
+class Remat(Nested):
     """Keep the carries at block edges only, and run each block again in the backward pass.
 
     Args:
       block: steps in a block; by default about √T.
-      inside: the method inside a block; by default `Blocked` where it can, otherwise `Scan`. For forward
-        mode name `Scan`.
+      inside: the method inside a block, as in `Nested`.
     """
 
     block: int | None = None
-    inside: Method | None = None
 
     def __post_init__(self):
         """Refuse a block without steps, and methods that do not nest."""
+        super().__post_init__()
         if self.block is not None:
             checks.count("block", self.block)
-        if self.inside is not None and not self.inside.nests:
-            checks.refuse("inside", self.inside, "Blocked(), Scan() or Associative()")
 
-    @property
-    def forward_mode(self) -> bool:
-        """As the method inside, where one is named."""
-        return self.inside is not None and self.inside.forward_mode
+    def block_size(self, length: int) -> int:
+        """Return the steps in a block: as asked for, or about √T."""
+        return even(length, math.isqrt(length)) if self.block is None else min(self.block, length)
 
-    def __call__(
-        self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
-    ) -> Unrolled:
-        """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        inside = self.inside or default_method(cell, carry, frames)
-        block = even(length, math.isqrt(length)) if self.block is None else self.block
-        stretches = []
-        for segment in segments(length, min(block, length)):
-
-            @jax.checkpoint
-            def run(carry, frames, size=segment.size):
-                done = inside(cell, carry, frames, initial=initial, length=size)
-                return done.carry, (done.outputs, done.carries)
-
-            carry, stretch = segment.scan(run, carry, segment.cut(frames))
-            stretches.append(stretch)
-        outputs, carries = joined(stretches)
-        return Unrolled(outputs, carry, carries, method=Remat(block, inside))
+    def treat(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Keep nothing of a block but the carry it starts from."""
+        return jax.checkpoint(run)

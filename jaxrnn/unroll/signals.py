@@ -9,9 +9,9 @@ weights.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,37 +19,64 @@ import jax.numpy as jnp
 from jaxrnn.typing import Carry, SplitCell, Step
 
 
-@dataclasses.dataclass(frozen=True)
-class Signals:
-    """How drive and pull are joined into the signal that `update` sees.
+class Signals(abc.ABC):
+    """How drive and pull [*B, P] are joined into the signal that `update` sees.
 
     Attributes:
-      summed: the signal is drive + pull, one array [*B, P]; otherwise it is the pair.
-      bytes: memory of one step's signal.
-      intensity: weights of the cell per value of a signal: what it costs to compute one again.
+      arrays: how many arrays [*B, P] a signal is.
     """
 
-    summed: bool
-    bytes: int
-    intensity: float
+    arrays: ClassVar[int]
 
+    @abc.abstractmethod
     def join(self, drive: Any, pull: Any) -> Any:
         """Return the signal."""
-        return drive + pull if self.summed else (drive, pull)
+
+    @abc.abstractmethod
+    def update(self, cell: SplitCell, carry: Carry, signal: Any) -> Carry:
+        """Return the next carry."""
+
+    @abc.abstractmethod
+    def parts(self, d_signal: Any) -> tuple[Any, Any]:
+        """Return the cotangents of drive and pull that belong to a signal's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum(Signals):
+    """The signal is drive + pull."""
+
+    arrays: ClassVar[int] = 1
+
+    def join(self, drive: Any, pull: Any) -> Any:
+        """Return drive + pull."""
+        return drive + pull
+
+    def update(self, cell: SplitCell, carry: Carry, signal: Any) -> Carry:
+        """Return the next carry: nothing but the sum counts, so one part may be all of it."""
+        return cell.update(carry, signal, jnp.zeros_like(signal))
+
+    def parts(self, d_signal: Any) -> tuple[Any, Any]:
+        """Return the same for both."""
+        return d_signal, d_signal
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair(Signals):
+    """The signal is the pair of drive and pull."""
+
+    arrays: ClassVar[int] = 2
+
+    def join(self, drive: Any, pull: Any) -> Any:
+        """Return (drive, pull)."""
+        return drive, pull
 
     def update(self, cell: SplitCell, carry: Carry, signal: Any) -> Carry:
         """Return the next carry."""
-        if self.summed:
-            return cell.update(carry, signal, jnp.zeros_like(signal))
         return cell.update(carry, *signal)
 
-    def drive(self, d_signal: Any) -> Any:
-        """Return the drive's part of a signal's cotangent."""
-        return d_signal if self.summed else d_signal[0]
-
-    def pull(self, d_signal: Any) -> Any:
-        """Return the pull's part of a signal's cotangent."""
-        return d_signal if self.summed else d_signal[1]
+    def parts(self, d_signal: Any) -> tuple[Any, Any]:
+        """Return each its own."""
+        return d_signal
 
 
 def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
@@ -75,11 +102,7 @@ def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
     weights = others[: len(jax.tree.leaves(cell))]
     if any(_readers(program.jaxpr, weight) for weight in weights):
         return None
-    summed = _sums(program.jaxpr, drive_var, pull_var)
-    values = math.prod(drive.shape) * (1 if summed else 2)
-    width = drive.shape[-1] * (1 if summed else 2)
-    parameters = sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(cell))
-    return Signals(summed, values * drive.dtype.itemsize, parameters / width)
+    return Sum() if _sums(program.jaxpr, drive_var, pull_var) else Pair()
 
 
 def _is_float(x: Any) -> bool:
@@ -88,12 +111,10 @@ def _is_float(x: Any) -> bool:
 
 def _sums(program: Any, drive: Any, pull: Any) -> bool:
     """Tell whether one addition is the only reader of both variables."""
-    readers = _readers(program, drive)
-    return (
-        len(readers) == 1
-        and readers == _readers(program, pull)
-        and getattr(readers[0].primitive, "name", None) == "add"
-    )
+    readers = {id(reader): reader for var in (drive, pull) for reader in _readers(program, var)}
+    (first, *others) = readers.values() or (program,)
+    added = not others and first is not program and first.primitive.name == "add"
+    return added and {*map(id, first.invars)} == {id(drive), id(pull)}
 
 
 def _readers(program: Any, var: Any) -> list[Any]:

@@ -12,18 +12,20 @@ the state of one call on to the next, for sequences that arrive piece by piece.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
-from jaxrnn.unroll.blocked import default_method
-from jaxrnn.unroll.blocks import at, joined, segments
-from jaxrnn.unroll.record import Frames, Method, Unrolled
+from jaxrnn.unroll.blocks import at
+from jaxrnn.unroll.nested import Nested
+from jaxrnn.unroll.record import Frames, Unrolled
 
 
 @dataclasses.dataclass(frozen=True)
-class Truncated(Method):
+class Truncated(Nested):
     """Stop the gradient at the edge of every window.
 
     The first window's gradient reaches the initial carry; the last window is shorter where `window` does
@@ -31,39 +33,33 @@ class Truncated(Method):
 
     Args:
       window: steps in a window.
-      inside: the method inside a window; by default `Blocked` where it can, otherwise `Scan`. For forward
-        mode name `Scan`.
+      inside: the method inside a window, as in `Nested`.
     """
 
     window: int
-    inside: Method | None = None
 
     def __post_init__(self):
         """Refuse a window without steps, and methods that do not nest."""
+        super().__post_init__()
         checks.count("window", self.window)
-        if self.inside is not None and not self.inside.nests:
-            checks.refuse("inside", self.inside, "Blocked(), Scan() or Associative()")
 
-    @property
-    def forward_mode(self) -> bool:
-        """As the method inside, where one is named."""
-        return self.inside is not None and self.inside.forward_mode
+    def block_size(self, length: int) -> int:
+        """Return the steps in a window."""
+        return min(self.window, length)
+
+    def treat(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Hand the carry on without its derivative."""
+
+        def cut(carry, frames):
+            carry, results = run(carry, frames)
+            return jax.lax.stop_gradient(carry), results
+
+        return cut
 
     def __call__(
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        inside = self.inside or default_method(cell, carry, frames)
-        stretches = []
-        for segment in segments(length, min(self.window, length)):
-
-            def run(carry, frames, size=segment.size):
-                done = inside(cell, carry, frames, initial=initial, length=size)
-                return jax.lax.stop_gradient(done.carry), (done.outputs, done.carries)
-
-            carry, stretch = segment.scan(run, carry, segment.cut(frames))
-            stretches.append(stretch)
-        outputs, carries = joined(stretches)
+        done = super().__call__(cell, carry, frames, initial=initial, length=length)
         # The last carry is a result, whose gradient goes back through its own window.
-        method = dataclasses.replace(self, inside=inside)
-        return Unrolled(outputs, at(carries, length - 1), carries, method=method)
+        return dataclasses.replace(done, carry=at(done.carries, length - 1))

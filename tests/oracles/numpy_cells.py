@@ -156,11 +156,13 @@ def _run_sequence(
     states: dict[int, State] = {}
     outputs: dict[int, np.ndarray] = {}
     order: Sequence[int] = range(len(xs))[::-1] if reverse else range(len(xs))
+    fresh = False
     for t in order:
         # An episode that begins at t + 1 ends at t, which is where the reading backwards enters it.
-        fresh = (t + 1 < len(xs) and resets[t + 1]) if reverse else resets[t]
+        fresh |= bool(t + 1 < len(xs) and resets[t + 1]) if reverse else bool(resets[t])
         if valid[t]:
             state, outputs[t] = step(initial if fresh else state, xs[t])
+            fresh = False
         states[t] = state
     silence = np.zeros_like(initial[-1])
     return Run(

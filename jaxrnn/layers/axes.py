@@ -1,0 +1,26 @@
+"""Where time stands: layers take it after the batch axes or first, `unroll` takes it first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxrnn import checks
+
+
+def time_axis(inputs: Any, time_major: bool, feature_axes: int = 1) -> int:
+    """Return the axis of time of inputs [*B, T, F], or [T, *B, F] if `time_major`; refuse what has none."""
+    if jnp.ndim(inputs) < feature_axes + 1:
+        checks.refuse("inputs", checks.describe(inputs), "sequences [*B, T, F]")
+    return 0 if time_major else jnp.ndim(inputs) - feature_axes - 1
+
+
+def time_first(name: str, flags: Any, inputs: Any, axis: int, feature_axes: int = 1) -> Any:
+    """Return flags over the steps of `inputs`, laid out as these, with time first; None for None."""
+    if flags is None:
+        return None
+    flags = jnp.asarray(flags)
+    steps = inputs.shape[: jnp.ndim(inputs) - feature_axes]
+    checks.shape(name, flags, steps, "[T, *B]" if axis == 0 else "[*B, T]")
+    return jnp.moveaxis(flags, axis, 0)

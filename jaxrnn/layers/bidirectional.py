@@ -1,0 +1,93 @@
+"""Two readings of a sequence, joined:  merge(forward y_t, backward y_t), the second from x_T down to x_1."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxrnn import checks
+from jaxrnn.layers.dropout import keys
+from jaxrnn.layers.rnn import RNN
+from jaxrnn.typing import Carry, Key
+
+
+class Bidirectional(nnx.Module):
+    """Two RNNs over the same sequence, one from each end.
+
+    Args:
+      forward_rnn: reads from the first step to the last.
+      backward_rnn: reads from the last valid step to the first; another layer, with weights of its own.
+      merge_fn: joins the two outputs [*B, T, H] of a step; by default one beside the other.
+      time_major: inputs and outputs have time first.
+      return_carry: return ``((forward carry, backward carry), outputs)``.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import Bidirectional, GRUCell, RNN
+      >>> rngs = nnx.Rngs(0)
+      >>> layer = Bidirectional(RNN(GRUCell(3, 8, rngs=rngs)), RNN(GRUCell(3, 8, rngs=rngs)))
+      >>> layer(jnp.ones((4, 20, 3))).shape
+      (4, 20, 16)
+    """
+
+    def __init__(
+        self,
+        forward_rnn: RNN,
+        backward_rnn: RNN,
+        *,
+        merge_fn: Callable[[Any, Any], Any] | None = None,
+        time_major: bool = False,
+        return_carry: bool = False,
+    ):
+        if forward_rnn is backward_rnn or forward_rnn.cell is backward_rnn.cell:
+            checks.refuse(
+                "backward_rnn", "the forward RNN or its cell", "a layer with weights of its own"
+            )
+        self.forward_rnn = forward_rnn
+        self.backward_rnn = backward_rnn
+        self.merge_fn = merge_fn or _side_by_side
+        self.time_major = time_major
+        self.return_carry = return_carry
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        initial_carry: tuple[Carry, Carry] | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        dropout_key: Key | None = None,
+        **options: Any,
+    ) -> Any:
+        """Read the inputs from both ends; `options` (lengths, mask, resets) are those of `RNN`."""
+        options["time_major"] = self.time_major if time_major is None else time_major
+        starts = (None, None) if initial_carry is None else initial_carry
+        (first, ahead), (last, back) = (
+            rnn(
+                inputs,
+                initial_carry=start,
+                return_carry=True,
+                reverse=reverse,
+                dropout_key=key,
+                **options,
+            )
+            for rnn, start, reverse, key in zip(
+                (self.forward_rnn, self.backward_rnn),
+                starts,
+                (False, True),
+                keys(dropout_key, 2),
+                strict=True,
+            )
+        )
+        outputs = jax.tree.map(self.merge_fn, ahead, back)
+        wanted = self.return_carry if return_carry is None else return_carry
+        return ((first, last), outputs) if wanted else outputs
+
+
+def _side_by_side(ahead: Any, back: Any) -> Any:
+    return jnp.concatenate([ahead, back], axis=-1)

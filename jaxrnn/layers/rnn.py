@@ -1,0 +1,170 @@
+"""A cell over the time of a batch of sequences:  y_1 … y_T  over  x_1 … x_T."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from jaxrnn import checks
+from jaxrnn.layers.axes import time_axis, time_first
+from jaxrnn.layers.dropout import Dropped, sequence_mask, units_mask
+from jaxrnn.typing import Carry, Initializer, Key, Lengths, SplitCell
+from jaxrnn.unroll import Method, Unrolled, unroll
+
+
+class RNN(nnx.Module):
+    """A cell over time, batch first.
+
+    Args:
+      cell: a cell of ours, or Flax's.
+      time_major: inputs and outputs are [T, *B, F] rather than [*B, T, F].
+      return_carry: return ``(carry, outputs)`` rather than the outputs.
+      reverse: read from the last step to the first; outputs stay in the order of the inputs.
+      method: how to go through time; by default what `unroll` finds best.
+      carry_init: initialiser of a learnable initial carry, one vector [H] a leaf for all sequences; by
+        default the cell's own carry (zeros), which is not learnt.
+      dropout: share of input features to drop.
+      recurrent_dropout: share of units that the recurrent weights do not see; for cells of ours.
+      rngs: draws the learnable carry; needed with `carry_init` alone.
+
+    Attributes:
+      cell: the cell.
+      carry: the learnable initial carry, a list of `nnx.Param`s [H]; empty without `carry_init`.
+
+    Raises:
+      InputError: arguments that do not fit; the message names them.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> layer = jaxrnn.RNN(jaxrnn.LSTMCell(3, 8, rngs=nnx.Rngs(0)))
+      >>> layer(jnp.ones((4, 20, 3)), seq_lengths=jnp.array([20, 7, 1, 0])).shape
+      (4, 20, 8)
+    """
+
+    def __init__(
+        self,
+        cell: Any,
+        *,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        method: Method | None = None,
+        carry_init: Initializer | None = None,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        rngs: nnx.Rngs | None = None,
+    ):
+        if not hasattr(cell, "initialize_carry"):
+            checks.refuse("cell", type(cell).__name__, "a cell, with initialize_carry")
+        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+            if not 0 <= rate < 1:
+                checks.refuse(name, rate, "a rate from 0 up to, not including, 1")
+        if recurrent_dropout and not isinstance(cell, SplitCell):
+            checks.refuse("recurrent_dropout", recurrent_dropout, "0 for a cell that is not split")
+        self.cell: Any = cell
+        self.time_major = time_major
+        self.return_carry = return_carry
+        self.reverse = reverse
+        self.method = method
+        self.dropout = dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.carry = nnx.List(_learnable_carry(cell, carry_init, rngs))
+
+    def __call__(
+        self,
+        inputs: Float[Any, "..."] | Any,
+        *,
+        initial_carry: Carry | None = None,
+        seq_lengths: Lengths | Any = None,
+        mask: Bool[Array, "..."] | Any = None,
+        resets: Bool[Array, "..."] | Any = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        dropout_key: Key | None = None,
+    ) -> Any:
+        """Carry the cell over the inputs.
+
+        Args:
+          inputs: sequences [*B, T, F].
+          initial_carry: where to start, leaves [*B, H].
+          seq_lengths: valid steps of each sequence [*B].
+          mask: False where a step is padding [*B, T].
+          resets: True where a new episode begins [*B, T].
+          return_carry: in place of the layer's own setting; so `time_major` and `reverse`.
+          time_major: inputs, outputs, mask and resets have time first.
+          reverse: read backwards.
+          dropout_key: draws the dropout masks; None drops nothing, as in evaluation.
+
+        Returns:
+          Outputs [*B, T, H], or the last carry and the outputs.
+        """
+        time_major = self.time_major if time_major is None else time_major
+        features = getattr(self.cell, "num_feature_axes", 1)  # Flax's convolutional cells have more
+        axis = time_axis(inputs, time_major, features)
+        done = self.unrolled(
+            jnp.moveaxis(inputs, axis, 0),
+            initial_carry=initial_carry,
+            seq_lengths=seq_lengths,
+            mask=time_first("mask", mask, inputs, axis, features),
+            resets=time_first("resets", resets, inputs, axis, features),
+            reverse=reverse,
+            dropout_key=dropout_key,
+        )
+        outputs = jax.tree.map(lambda y: jnp.moveaxis(y, 0, axis), done.outputs)
+        wanted = self.return_carry if return_carry is None else return_carry
+        return (done.carry, outputs) if wanted else outputs
+
+    def unrolled(
+        self,
+        xs: Any,
+        *,
+        initial_carry: Carry | None = None,
+        reverse: bool | None = None,
+        dropout_key: Key | None = None,
+        **options: Any,
+    ) -> Unrolled:
+        """Return all that `unroll` returns, every carry included; `xs` [T, *B, F], time first."""
+        if initial_carry is None:
+            initial_carry = self._initial_carry(xs)
+        reverse = self.reverse if reverse is None else reverse
+        settings = {"reverse": reverse, "method": self.method, **options}
+        if dropout_key is None:
+            return unroll(self.cell, xs, carry=initial_carry, **settings)
+        for_inputs, for_units = jax.random.split(dropout_key)
+        xs = xs * jnp.broadcast_to(sequence_mask(for_inputs, self.dropout, xs[0]), xs.shape)
+        if not self.recurrent_dropout:
+            return unroll(self.cell, xs, carry=initial_carry, **settings)
+        masks = units_mask(for_units, self.recurrent_dropout, initial_carry)
+        done = unroll(Dropped(self.cell), xs, carry=(initial_carry, masks), **settings)
+        return dataclasses.replace(done, carry=done.carry[0], carries=done.carries[0])
+
+    def _initial_carry(self, xs: Any) -> Carry:
+        start = self.cell.initialize_carry(xs.shape[1:], nnx.Rngs(0))
+        if not len(self.carry):
+            return start
+        leaves, structure = jax.tree.flatten(start)
+        learnt = [
+            jnp.broadcast_to(vector[...], leaf.shape)
+            for vector, leaf in zip(self.carry, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, learnt)
+
+
+def _learnable_carry(cell: Any, carry_init: Initializer | None, rngs: nnx.Rngs | None) -> list[Any]:
+    if carry_init is None:
+        return []
+    if rngs is None:
+        checks.refuse("rngs", "None", "nnx.Rngs, to draw the learnable carry")
+    zeros = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
+    return [
+        nnx.Param(carry_init(rngs.params(), leaf.shape, leaf.dtype))
+        for leaf in jax.tree.leaves(zeros)
+    ]

@@ -1,0 +1,62 @@
+"""What `Remat` and `Truncated` have in common: another method, applied to block after block of steps."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from jaxrnn import checks
+from jaxrnn.typing import Carry, Step
+from jaxrnn.unroll.blocked import default_method
+from jaxrnn.unroll.blocks import joined, segments
+from jaxrnn.unroll.record import Frames, Method, Unrolled
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested(Method, abc.ABC):
+    """A method that treats each block in its own way, and leaves the steps to another.
+
+    Args:
+      inside: the method inside a block; by default `Blocked` where it can, otherwise `Scan`. For forward
+        mode name `Scan`.
+    """
+
+    inside: Method | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self):
+        """Refuse methods that do not nest."""
+        if self.inside is not None and not self.inside.nests:
+            checks.refuse("inside", self.inside, "Blocked(), Scan() or Associative()")
+
+    @property
+    def forward_mode(self) -> bool:
+        """As the method inside, where one is named."""
+        return self.inside is not None and self.inside.forward_mode
+
+    @abc.abstractmethod
+    def block_size(self, length: int) -> int:
+        """Return the steps in a block, 1 to `length`."""
+
+    @abc.abstractmethod
+    def treat(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``run(carry, frames) -> (carry, results)``, one block, as this method has it."""
+
+    def __call__(
+        self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
+    ) -> Unrolled:
+        """Take `length` steps from `carry`; a reset goes back to `initial`."""
+        inside = self.inside or default_method(cell, carry, frames)
+        stretches = []
+        for segment in segments(length, self.block_size(length)):
+
+            def run(carry, frames, size=segment.size):
+                done = inside(cell, carry, frames, initial=initial, length=size)
+                return done.carry, (done.outputs, done.carries)
+
+            carry, stretch = segment.scan(self.treat(run), carry, segment.cut(frames))
+            stretches.append(stretch)
+        outputs, carries = joined(stretches)
+        ran = dataclasses.replace(self, inside=inside)
+        return Unrolled(outputs, carry, carries, method=ran)
