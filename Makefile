@@ -64,8 +64,8 @@ bench: $(READY) ## Measure speed against Flax, and PyTorch and Keras if installe
 bench-full: $(READY) ## Measure everything; write benchmarks/results, the README's table and its figure (half an hour)
 	$(BIN)/python -m benchmarks --full
 
-rivals: $(READY) ## Install PyTorch and Keras beside jaxrnn, for the benchmarks
-	$(PIP) torch==2.13.0 keras
+rivals: $(READY) ## Install PyTorch, Keras and lyapax beside jaxrnn, for the benchmarks
+	$(PIP) torch==2.13.0 keras lyapax
 
 define CONSTRAINTS_HEADER
 # Every dependency of jaxrnn, its `dev` extra and its build backend, for all platforms and Python >= 3.11.

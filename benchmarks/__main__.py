@@ -1,4 +1,4 @@
-"""``make bench`` (minutes, prints) and ``make bench-full`` (writes results, README table and figure).
+"""``make bench`` (minutes, prints) and ``make bench-full`` (half an hour; results, README table and figure).
 
 Ratios are how many times as long a rival takes as `unroll`: above 1, `unroll` is the faster. Run nothing
 beside it. PyTorch and Keras take part where they are installed (``make rivals``).
@@ -19,14 +19,23 @@ from benchmarks.worker import results
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results" / "cpu.json"
-_FIGURE = _ROOT / "docs" / "benchmarks.png"
+_FIGURE = _ROOT / "docs" / "figures" / "benchmarks.png"
 
 
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="everything, and write the results")
-    full = parser.parse_args().full
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--full", action="store_true", help="everything, and write the results")
+    what.add_argument("--render", action="store_true", help="table and figure from kept results")
+    chosen = parser.parse_args()
+    if chosen.render:
+        _render(json.loads(_RESULTS.read_text()))
+    else:
+        _measure(full=chosen.full)
+
+
+def _measure(*, full: bool) -> None:
     cores = len(os.sched_getaffinity(0))
     (about,) = results("about", 1)
     print(json.dumps(about["environment"], indent=1))
@@ -45,9 +54,13 @@ def main() -> None:
                 _RESULTS.parent.mkdir(exist_ok=True)
                 _RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     if full:
-        report.into_readme(found, _ROOT / "README.md")
-        report.figure(found, _FIGURE)
-        print(f"wrote {_RESULTS}, {_FIGURE} and the table in README.md")
+        _render(found)
+
+
+def _render(found: dict[str, Any]) -> None:
+    report.into_readme(found, _ROOT / "README.md")
+    report.figure(found, _FIGURE)
+    print(f"wrote {_FIGURE} and the table in README.md, from {_RESULTS}")
 
 
 _SHAPES = {"part of the grid": QUICK, "the grid": GRID, "unseen shapes": UNSEEN}

@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.cases import CELLS
+from jaxrnn.plot.style import COLOURS, house_style
 
 RIVALS = ("nnx.RNN", "linen.RNN", "PyTorch", "Keras")
 MARKERS = ("<!-- benchmarks -->", "<!-- end of benchmarks -->")
@@ -94,51 +95,51 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
 
 def figure(results: dict[str, Any], path: Path) -> None:
     """Draw ratios by shape, memory by T and methods by T."""
-    fig, axes = plt.subplots(1, 3, figsize=(15, 4.4), layout="constrained")
-    _draw_speed(axes[0], results["speed"])
-    _draw_memory(axes[1], results["memory"])
-    _draw_methods(axes[2], results["methods"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=150)
-    plt.close(fig)
+    with house_style():
+        fig, axes = plt.subplots(1, 3, figsize=(15, 4.6))
+        _draw_speed(axes[0], results["speed"])
+        _draw_memory(axes[1], results["memory"])
+        _draw_methods(axes[2], results["methods"])
+        fig.savefig(path)
+        plt.close(fig)
 
 
 def _draw_speed(ax: Any, rows: list[dict[str, Any]]) -> None:
     rows = [r for r in rows if r["cores"] == 1 and r["work"] == "forward+backward"]
     shapes = list(dict.fromkeys(tuple(r["shape"]) for r in rows))
-    colours = {"nnx.RNN": "tab:blue", "PyTorch": "tab:red"}
-    for name, colour in colours.items():
+    for colour, (name, shift) in zip(
+        COLOURS, {"nnx.RNN": -0.15, "PyTorch": 0.15}.items(), strict=False
+    ):
         for cell, marker in zip(CELLS, "osD", strict=True):
-            points = [
-                (shapes.index(tuple(r["shape"])), r["ratios"][name][1])
-                for r in rows
-                if r["cell"] == cell and name in r["ratios"]
-            ]
-            if points:
-                ax.plot(*zip(*points, strict=True), marker, color=colour, label=f"{cell}: {name}")
-    ax.axhline(1, color="0.5", lw=1)
+            some = [r for r in rows if r["cell"] == cell and name in r["ratios"]]
+            places = [shapes.index(tuple(r["shape"])) + shift for r in some]
+            ratios = [r["ratios"][name][1] for r in some]
+            if some:
+                ax.plot(places, ratios, marker, color=colour, ms=5, label=f"{name}, {cell}")
+    ax.axhline(1, color="0.35", linewidth=1, linestyle="--")
     ax.set_yscale("log")
-    ax.set_xticks(
-        range(len(shapes)), [", ".join(map(str, s)) for s in shapes], rotation=30, ha="right"
-    )
-    ax.set_xlabel("T, B, F, H")
-    ax.set_ylabel("time of the rival / time of unroll")
-    ax.set_title("forward + backward, one core")
-    ax.legend(fontsize=7, ncols=2)
+    labels = ["×".join(map(str, s)) for s in shapes]
+    ax.set_xticks(range(len(shapes)), labels, rotation=30, ha="right", fontsize=8)
+    ax.set(xlabel="T × B × F × H", ylabel="time of the rival / time of unroll")
+    ax.set_title("forward + backward, one core: above 1 unroll is faster", fontsize=10)
+    ax.legend(fontsize=8, ncols=2)
 
 
 def _draw_memory(ax: Any, rows: list[dict[str, Any]]) -> None:
-    for method in dict.fromkeys(r["method"] for r in rows):
+    styles = dict(
+        zip(("nnx.RNN", "Scan", "Blocked", "Remat"), ("o-", "x--", "s-", "D-"), strict=True)
+    )
+    for method, style in styles.items():
         some = [r for r in rows if r["method"] == method]
-        ax.plot(
-            [r["shape"][0] for r in some],
-            [r["temporaries"] / 1e6 for r in some],
-            "o-",
-            label=method,
-        )
-    shape = rows[0]["shape"]
-    ax.set(xscale="log", yscale="log", xlabel="steps T", ylabel="temporary memory, MB")
-    ax.set_title(f"gradient of the last carry, {rows[0]['cell']}, B, F, H = {tuple(shape[1:])}")
+        memory = [r["temporaries"] / 1e6 for r in some]
+        ax.plot([r["shape"][0] for r in some], memory, style, label=method)
+    _, *shape = rows[0]["shape"]
+    ax.set(xscale="log", yscale="log", xlabel="steps T", ylabel="temporary memory (MB)")
+    title = (
+        f"gradient of the last carry, {rows[0]['cell']}, B × F × H = {'×'.join(map(str, shape))}"
+    )
+    ax.set_title(title, fontsize=10)
     ax.legend(fontsize=8)
 
 
@@ -148,6 +149,6 @@ def _draw_methods(ax: Any, rows: list[dict[str, Any]]) -> None:
         for method in some[0]["seconds"] if some else ():
             times = [1e3 * r["seconds"][method][1] for r in some]
             ax.plot([r["length"] for r in some], times, style, ms=4, label=f"{step}: {method}")
-    ax.set(xscale="log", yscale="log", xlabel="steps T", ylabel="milliseconds")
-    ax.set_title("forward + backward, B = 1, H = 8")
-    ax.legend(fontsize=7)
+    ax.set(xscale="log", yscale="log", xlabel="steps T", ylabel="time (ms)")
+    ax.set_title("forward + backward, B = 1, H = 8", fontsize=10)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
