@@ -83,24 +83,34 @@ def _source(program: Any, var: Any) -> tuple[int, ...]:
         var = program.outvars[next(i for i, out in enumerate(equation.outvars) if out is var)]
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile ``function(cell, *arrays, **settings)`` for any kind of step; settings are static.
+class Compiled:
+    """``function(cell, *arrays, **settings)``, compiled for any kind of step; settings are static.
 
     A module is a pytree and travels as an argument, so new weights do not compile again. A plain function
-    may hold arrays that change between calls, so nothing compiled for it is kept.
+    may hold arrays that change between calls, so what is compiled for it lives as long as `bound` is held.
     """
-    settings = [
-        p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
-    ]
-    for_modules = jax.jit(function, static_argnames=settings)
 
-    @functools.wraps(function)
-    def call(cell: Step, *arrays: Any, **chosen: Any) -> Any:
+    def __init__(self, function: Callable[..., Any]):
+        parameters = inspect.signature(function).parameters.values()
+        self._settings = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        self._function = function
+        self._for_modules = jax.jit(function, static_argnames=self._settings)
+        functools.update_wrapper(self, function)
+
+    def bound(self, cell: Any) -> Callable[..., Any]:
+        """Return the function of the arrays alone, for many calls with one step."""
         if isinstance(cell, nnx.Module):
-            return for_modules(cell, *arrays, **chosen)
-        return jax.jit(lambda *given: function(cell, *given, **chosen))(*arrays)
+            return functools.partial(self._for_modules, cell)
+        return jax.jit(functools.partial(self._function, cell), static_argnames=self._settings)
 
-    return call
+    def __call__(self, cell: Any, *arrays: Any, **chosen: Any) -> Any:
+        """Call it once."""
+        return self.bound(cell)(*arrays, **chosen)
+
+
+def compiled(function: Callable[..., Any]) -> Compiled:
+    """Compile ``function(cell, *arrays, **settings)``, as a decorator."""
+    return Compiled(function)
 
 
 def varying_alike(*trees: Any) -> tuple[Any, ...]:

@@ -10,18 +10,24 @@ Pascanu, Mikolov & Bengio 2013 measure the same flow by
 
     Ω = Σ_t (‖J_{t+1}ᵀ g_{t+1}‖ / ‖g_{t+1}‖ − 1)² ,
 
-which is zero exactly when no step stretches or shrinks the gradient.
+which is zero exactly when no step stretches or shrinks the gradient. It can be differentiated, as their
+regulariser.
+
+In a stack the gradient of a layer comes from its own later steps and, at every step, from the layer above. One
+sweep goes back through all layers together; what one hands down keeps its logarithm too.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
 from jaxrnn.analysis.rates import Rate, rate_by_lag
@@ -63,6 +69,20 @@ class GradientFlow:
         return self.fit.stderr
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FlowHistory:
+    """The gradient flow through training.
+
+    Attributes:
+      epochs: when it was measured, 0 before training [E].
+      log_norms: log ‖∂L/∂s_t‖ of N networks, nats, median over sequences [E, N, T].
+    """
+
+    epochs: Int[Any, "E"]
+    log_norms: Float[Any, "E N T"]
+
+
 def gradient_flow(
     cell: Step, xs: Any, loss: Loss, *, carry: Carry | None = None, length: int | None = None
 ) -> GradientFlow:
@@ -98,16 +118,76 @@ def gradient_flow(
 
 def flow_along(cell: Step, trajectory: Trajectory, loss: Loss) -> GradientFlow:
     """Follow the gradient of a loss back along a trajectory that is already there."""
-    output_grads = output_gradients(loss, trajectory)
-    log_norms, log_pulled = _sweep(cell, trajectory, output_grads)
-    if checks.concrete(log_norms) and not np.isfinite(log_norms).any():
+    return _flows([cell], [trajectory], loss)[0]
+
+
+def stack_gradient_flow(
+    cells: Sequence[Step],
+    xs: Any,
+    loss: Loss,
+    *,
+    carries: Sequence[Carry | None] | None = None,
+) -> list[GradientFlow]:
+    """Follow the gradient of a loss back through time and through the layers of a stack.
+
+    Args:
+      cells: one a layer, from the bottom to the top; each reads the outputs of the one below.
+      xs: inputs of the lowest layer [T, *B, F].
+      loss: maps the outputs of the highest layer [T, *B, Y] to a scalar, or one value per sequence [*B].
+      carries: initial carries, one a layer; by default the cells' own.
+
+    Returns:
+      One `GradientFlow` a layer. Its norms are those of the whole gradient at that layer's state: through its
+      own later steps and through the layers above.
+
+    Raises:
+      InputError: as `gradient_flow`, or another number of carries than of cells.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxrnn
+      >>> rngs = nnx.Rngs(0)
+      >>> cells = [jaxrnn.GRUCell(3, 8, rngs=rngs), jaxrnn.GRUCell(8, 8, rngs=rngs)]
+      >>> xs = jax.random.normal(jax.random.key(0), (50, 4, 3))
+      >>> loss = lambda outputs: (outputs[-1] ** 2).sum()
+      >>> low, high = jaxrnn.analysis.stack_gradient_flow(cells, xs, loss)
+      >>> low.log_norms.shape
+      (50, 4)
+    """
+    if not cells:
+        checks.refuse("cells", "none", "one cell a layer")
+    carries = [None] * len(cells) if carries is None else carries
+    if len(carries) != len(cells):
+        checks.refuse("carries", f"{len(carries)} of them", f"{len(cells)}, one a layer")
+    trajectories = []
+    for cell, carry in zip(cells, carries, strict=True):
+        trajectories.append(trace(cell, xs, carry=carry))
+        xs = trajectories[-1].outputs
+    return _flows(cells, trajectories, loss)
+
+
+def _flows(
+    cells: Sequence[Step], trajectories: Sequence[Trajectory], loss: Loss
+) -> list[GradientFlow]:
+    output_grads = output_gradients(loss, trajectories[-1])
+    sweeps = _sweep(_together(cells), list(trajectories), output_grads)
+    if all(_is_nowhere(log_norms) for log_norms, _ in sweeps):
         checks.refuse(
             "loss", "a gradient of zero at every step", "a loss that depends on the state"
         )
+    return [_flow_of(*sweep) for sweep in sweeps]
+
+
+def _is_nowhere(log_norms: Any) -> bool:
+    return checks.concrete(log_norms) and not np.isfinite(log_norms).any()
+
+
+def _flow_of(log_norms: Any, log_pulled: Any) -> GradientFlow:
     there = jnp.isfinite(log_norms[1:])
-    log_gains = jnp.where(there, log_pulled[:-1] - log_norms[1:], 0)
+    log_gains = jnp.where(there, log_pulled[:-1] - jnp.where(there, log_norms[1:], 0), 0)
     log_transported = _from_here_on(log_norms, log_gains)
-    lags = jnp.arange(trajectory.length)[::-1]
+    lags = jnp.arange(len(log_norms))[::-1]
     return GradientFlow(
         log_norms=log_norms,
         log_gains=log_gains,
@@ -140,48 +220,110 @@ def output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
     return gradients
 
 
-@compiled
-def _sweep(cell: Step, trajectory: Trajectory, output_grads: Any) -> tuple[Any, Any]:
-    """Return log ‖g_t‖ and log ‖the part of g_t that came through step t + 1‖, each [T, *B].
+class _Layers(nnx.Module):
+    """Cells as one module, which `compiled` takes as an argument."""
 
-    The running cotangent is e^scale · direction. Whatever enters beside it is divided by the same e^scale,
-    where scale is the larger of the two logarithms, so nothing leaves the range of a float.
-    """
-    depth = len(trajectory.batch)
-    x_at = lambda t: jax.tree.map(lambda leaf: leaf[t], trajectory.xs)  # noqa: E731
-    carry_at = lambda t: jax.tree.map(lambda leaf: leaf[t], trajectory.carries)  # noqa: E731
-    readout = readout_of(cell, carry_at(0), x_at(0))
+    def __init__(self, cells: Sequence[Any]):
+        self.cells = nnx.List(cells)
+
+
+class _Functions(tuple):
+    """Steps that are not all modules."""
+
+    @property
+    def cells(self) -> Sequence[Any]:
+        return self
+
+
+def _together(cells: Sequence[Any]) -> Any:
+    return (_Layers if all(isinstance(c, nnx.Module) for c in cells) else _Functions)(cells)
+
+
+class _Scaled(NamedTuple):
+    """A cotangent e^(scale + low) · direction, scales [*B]; `low` is what rounding took from `scale`."""
+
+    direction: Any
+    scale: Any
+    low: Any
+
+
+@compiled
+def _sweep(layers: Any, trajectories: list[Trajectory], output_grads: Any) -> list[tuple[Any, Any]]:
+    """Return, a layer, log ‖g_t‖ and log ‖the part of g_t that came through step t + 1‖, each [T, *B]."""
+    paths = [_Path(cell, path) for cell, path in zip(layers.cells, trajectories, strict=True)]
 
     def back(later, t):
-        direction, (scale, low) = later
-        pulled = _log_norm(direction, depth) + scale + low
-        y_grad = jax.tree.map(lambda leaf: leaf[t], output_grads)
-        entering = y_grad if readout is None else jax.vjp(readout, carry_at(t + 1))[1](y_grad)[0]
+        grad = jax.tree.map(lambda leaf: leaf[t], output_grads)
+        zero = jnp.zeros_like(later[0].scale)
+        entering, earlier, found = _Scaled(grad, zero, zero), [], []
+        for i in reversed(range(len(paths))):
+            before, entering, norms = paths[i].back(t, later[i], entering, down=i > 0)
+            earlier.append(before)
+            found.append(norms)
+        return earlier[::-1], found[::-1]
 
-        own = _log_norm(entering, depth)
-        joint = jnp.maximum(scale, own)
-        joint = jnp.where(jnp.isfinite(joint), joint, 0)
-        low = jnp.where(joint == scale, low, 0)
-        direction = _scaled(direction, scale - joint)
-        entering = _scaled(_unit(entering, own), own - joint)
-        if readout is None:  # the output's share joins inside the step
-            y_grad = entering
+    steps = jnp.arange(trajectories[0].length)
+    _, norms = jax.lax.scan(back, [path.nothing for path in paths], steps, reverse=True)
+    return norms
+
+
+class _Path:
+    """One layer's way back."""
+
+    def __init__(self, cell: Step, trajectory: Trajectory):
+        self._cell = cell
+        self._trajectory = trajectory
+        self._depth = len(trajectory.batch)
+        self._readout = readout_of(cell, self._carry(0), self._x(0))
+
+    def _carry(self, t: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[t], self._trajectory.carries)
+
+    def _x(self, t: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[t], self._trajectory.xs)
+
+    @property
+    def nothing(self) -> _Scaled:
+        """The cotangent after the last step."""
+        zero = jax.tree.map(jnp.zeros_like, self._carry(0))
+        dtype = at_least_float32(flat_state(zero, self._depth).dtype)
+        batch = self._trajectory.batch
+        return _Scaled(zero, jnp.full(batch, -jnp.inf, dtype), jnp.zeros(batch, dtype))
+
+    def back(
+        self, t: Any, later: _Scaled, entering: _Scaled, *, down: bool
+    ) -> tuple[_Scaled, Any, tuple[Any, Any]]:
+        """Go back by step t; return what reaches its carry, what reaches its input if `down`, and the norms.
+
+        What comes through later steps and what enters at this one are divided by the same e^scale, the larger
+        of the two, so nothing leaves the range of a float.
+        """
+        pulled = _log_norm(later.direction, self._depth) + later.scale + later.low
+        grad = entering.direction
+        if self._readout is not None:
+            (grad,) = jax.vjp(self._readout, self._carry(t + 1))[1](grad)
+        size = _log_norm(grad, self._depth)
+        own = size + entering.scale
+        scale = jnp.maximum(later.scale, own)
+        scale = jnp.where(jnp.isfinite(scale), scale, 0)
+        low = jnp.where(scale == later.scale, later.low, entering.low)
+        low = jnp.where(jnp.isfinite(low), low, 0)
+        direction = _scaled(later.direction, later.scale - scale)
+        grad = _scaled(_unit(grad, size), own - scale)
+        if self._readout is None:  # the output's share joins inside the step
+            y_grad = grad
         else:
-            direction = jax.tree.map(jnp.add, direction, entering)
-            y_grad = jax.tree.map(jnp.zeros_like, y_grad)
-        total = _log_norm(direction, depth) + joint + low
+            direction = jax.tree.map(jnp.add, direction, grad)
+            y_grad = jax.tree.map(lambda y: jnp.zeros_like(y[0]), self._trajectory.outputs)
+        total = _log_norm(direction, self._depth) + scale + low
 
-        _, pull_back = jax.vjp(lambda carry: cell(carry, x_at(t)), carry_at(t))
-        (earlier,) = pull_back((direction, y_grad))
-        size = _log_norm(earlier, depth)
-        return (_unit(earlier, size), _exact_sum(joint, size, low)), (total, pulled)
-
-    nothing = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), trajectory.carries)
-    dtype = at_least_float32(flat_state(nothing, depth).dtype)
-    none = (jnp.full(trajectory.batch, -jnp.inf, dtype), jnp.zeros(trajectory.batch, dtype))
-    steps = jnp.arange(trajectory.length)
-    _, (totals, pulled) = jax.lax.scan(back, (nothing, none), steps, reverse=True)
-    return totals, pulled
+        below = self._x(t) if down else None
+        step = lambda carry, x: self._cell(carry, x if down else self._x(t))  # noqa: E731
+        _, pull_back = jax.vjp(step, self._carry(t), below)
+        earlier, d_x = pull_back((direction, y_grad))
+        length = _log_norm(earlier, self._depth)
+        before = _Scaled(_unit(earlier, length), *_exact_sum(scale, length, low))
+        return before, _Scaled(d_x, scale, low), (total, pulled)
 
 
 def _exact_sum(high: Any, addend: Any, low: Any) -> tuple[Any, Any]:

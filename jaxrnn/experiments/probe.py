@@ -20,6 +20,7 @@ from jaxtyping import Float
 from jaxrnn.analysis import Diagnosis, GradientFlow, Verdict, diagnose, gradient_flow, judge
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.tasks import SequenceClassification
+from jaxrnn.typing import Loss
 
 _FLOW_SEQUENCES = 64
 _SPECTRUM_SEQUENCES = 2  # an eigenvalue problem for every step and sequence
@@ -69,9 +70,9 @@ def probe(models: Any, task: SequenceClassification) -> Probe:
     labels = jnp.asarray(task.test.labels[:_FLOW_SEQUENCES])
     diagnoses, flows = [], []
     for model in each(models):
-        flows.append(gradient_flow(model.cell, inputs, _loss(model, task, labels)))
+        flows.append(gradient_flow(model.cell, inputs, task_loss(model, task, labels)))
         few = slice(_SPECTRUM_SEQUENCES)
-        loss = _loss(model, task, labels[few])
+        loss = task_loss(model, task, labels[few])
         diagnoses.append(diagnose(model.cell, inputs[:, few], loss))
     return Probe(diagnoses=diagnoses, flows=flows)
 
@@ -82,5 +83,6 @@ def each(models: Any) -> Iterator[SequenceClassifier]:
         yield jax.tree.map(lambda leaf, i=i: leaf[i], models)
 
 
-def _loss(model: SequenceClassifier, task: SequenceClassification, labels: Any):
+def task_loss(model: SequenceClassifier, task: SequenceClassification, labels: Any) -> Loss:
+    """Return the task's loss as a function of a cell's outputs, through the model's readout."""
     return lambda outputs: task.loss(model.readout(outputs[-1]), labels)

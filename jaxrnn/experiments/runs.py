@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxrnn import checks
 from jaxrnn.cells import CELLS, make_cell
+from jaxrnn.experiments.history import flow_observer
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.tasks import SequenceClassification, load_task
 from jaxrnn.training import FitConfig, FitResult, RunFolder, fit, load_models, read_config
@@ -63,7 +64,14 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> FitRes
     """
     task = load_task(config.task, config.data)
     folder = RunFolder(out, dataclasses.asdict(config), resume=resume)
-    return fit(make_model(config, task), task, config.fit, folder=folder, title=config.cell)
+    return fit(
+        make_model(config, task),
+        task,
+        config.fit,
+        folder=folder,
+        title=config.cell,
+        observe=flow_observer(task),
+    )
 
 
 def load(config: RunConfig, folder: Path) -> Any:

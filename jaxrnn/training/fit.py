@@ -106,6 +106,7 @@ def fit(
     *,
     folder: RunFolder | None = None,
     title: str = "training",
+    observe: Callable[[Any], dict[str, Any]] | None = None,
 ) -> FitResult:
     """Train an ensemble of networks on a task.
 
@@ -115,6 +116,8 @@ def fit(
       config: how to train.
       folder: where metrics and checkpoints go; a run that was broken off goes on from its last checkpoint.
       title: what the progress bar calls it.
+      observe: measures the ensemble before training and after every epoch; what it returns, numbers and
+        lists of them, joins that epoch's row of the history.
 
     Returns:
       A `FitResult`. The test data are looked at once, after the last epoch; nothing is chosen by them.
@@ -122,7 +125,7 @@ def fit(
     Raises:
       InputError: a batch larger than the training data, or a checkpoint of another network.
     """
-    run, state = _begin(make_model, task, config)
+    run, state = _begin(make_model, task, config, observe or _nothing)
     initial = state.models
     if folder is None:
         state, history = _epochs(run, state, [], title=title, keep=lambda row, state: None)
@@ -163,13 +166,20 @@ def load_models(
     Raises:
       InputError: the folder holds no checkpoint, or one of another network.
     """
-    _, state = _begin(make_model, task, config)
+    _, state = _begin(make_model, task, config, _nothing)
     with Checkpoints(folder / "checkpoints") as checkpoints:
         return checkpoints.restore(state).models
 
 
+def _nothing(models: Any) -> dict[str, Any]:
+    return {}
+
+
 def _begin(
-    make_model: Callable[[nnx.Rngs], Any], task: SequenceClassification, config: FitConfig
+    make_model: Callable[[nnx.Rngs], Any],
+    task: SequenceClassification,
+    config: FitConfig,
+    observe: Callable[[Any], dict[str, Any]],
 ) -> tuple[_Run, _State]:
     """Return the run's compiled parts and the state from which it starts."""
     config.check()
@@ -185,7 +195,7 @@ def _begin(
     keys = jax.random.split(jax.random.key(config.seed), config.seeds)
     models = jax.vmap(lambda key: make_model(nnx.Rngs(key)))(keys)
     state = _State(models, jax.vmap(optimizer.init)(models))
-    return _Run(task, config, optimizer, keys), state
+    return _Run(task, config, optimizer, keys, observe), state
 
 
 def _epochs(
@@ -235,9 +245,10 @@ class _Run:
         config: FitConfig,
         optimizer: optax.GradientTransformation,
         keys: Key,
+        observe: Callable[[Any], dict[str, Any]],
     ):
         self.task, self.config, self.steps = task, config, len(task.train) // config.batch_size
-        self._optimizer, self._keys = optimizer, keys
+        self._optimizer, self._keys, self._observe = optimizer, keys, observe
         self._data = (jnp.asarray(task.train.inputs), jnp.asarray(task.train.labels))
         self._evaluate = jax.jit(jax.vmap(self._score, in_axes=(0, None, None)))
         self._epoch: Any = None
@@ -278,6 +289,7 @@ class _Run:
             "valid_accuracy": valid_accuracy.tolist(),
             "seconds": seconds,
             "compile_seconds": 0.0,
+            **self._observe(state.models),
         }
 
     def _train(

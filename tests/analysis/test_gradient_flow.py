@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from jaxrnn.analysis import gradient_flow, jacobians, trace
+import jaxrnn
+from jaxrnn.analysis import gradient_flow, jacobians, stack_gradient_flow, trace
 from jaxrnn.analysis.gradient_flow import flow_along
 from jaxrnn.cells import ElmanCell
 from jaxrnn.checks import InputError
@@ -286,3 +288,79 @@ def test_autonomous_system_by_its_trajectory(x64):
     slopes = np.abs(4 * (1 - 2 * np.asarray(path.states[:, 0])))
     expected = [np.log(slopes[t:T]).sum() for t in range(1, T + 1)]
     assert_close(flow_along(step, path, last).log_norms, expected, 1e-12)
+
+
+# A stack.
+
+
+def stack_gradients(cells, xs, loss):
+    """Gradients by nudges on every layer's state, which the layer above and the next step both see."""
+
+    def outputs(nudges):
+        signals = xs
+        for cell, nudge in zip(cells, nudges, strict=True):
+            carry = cell.initialize_carry(signals.shape[1:], nnx.Rngs(0))
+
+            def advance(state, now, cell=cell):
+                x, change = now
+                state = jax.tree.map(jnp.add, cell(state, x)[0], change)
+                return state, cell.readout(state)
+
+            _, signals = jax.lax.scan(advance, carry, (signals, nudge))
+        return jnp.sum(loss(signals))
+
+    shapes = [cell.initialize_carry(xs.shape[1:]) for cell in cells]
+    zeros = [jax.tree.map(lambda a: jnp.zeros((len(xs), *a.shape)), shape) for shape in shapes]
+    found = jax.grad(outputs)(zeros)
+    return [np.concatenate(jax.tree.leaves(each), axis=-1) for each in found]
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_stack_has_the_gradients_of_jax_grad(kind, x64):
+    rngs = nnx.Rngs(0)
+    cells = [
+        jaxrnn.LSTMCell(3, H, param_dtype=jnp.float64, rngs=rngs),
+        jaxrnn.GRUCell(H, H, param_dtype=jnp.float64, rngs=rngs),
+        jaxrnn.ElmanCell(H, H, param_dtype=jnp.float64, rngs=rngs),
+    ]
+    xs = jax.random.normal(jax.random.key(3), (T, B, 3))
+    flows = stack_gradient_flow(cells, xs, LOSSES[kind])
+    for flow, exact in zip(flows, stack_gradients(cells, xs, LOSSES[kind]), strict=True):
+        assert_close(flow.log_norms, log_norms(exact), 1e-10)
+
+
+def test_a_stack_of_plain_functions_far_below_the_range_of_a_float(x64):
+    """Each layer halves a thousandfold; what reaches the lowest through the highest keeps its logarithm."""
+
+    def fade(s, x):
+        moved = 1e-3 * s + 1e-3 * x
+        return moved, moved
+
+    start = jnp.zeros(1)
+    low, high = stack_gradient_flow(
+        [fade, fade], jnp.ones((400, 1)), lambda ys: ys[-1].sum(), carries=[start, start]
+    )
+    lag = 399
+    # From the top's last state down: the step down is taken at any of the lag + 1 times.
+    assert_close(high.log_norms[0], lag * np.log(1e-3), 1e-10)
+    assert_close(low.log_norms[0], (lag + 1) * np.log(1e-3) + np.log(lag + 1), 1e-10)
+
+
+def test_a_stack_is_refused_without_layers_or_with_other_carries(x64):
+    with pytest.raises(InputError, match="cells: got none"):
+        stack_gradient_flow([], jnp.ones((4, 1)), jnp.sum)
+    with pytest.raises(InputError, match="carries: got 2 of them; expected 1"):
+        stack_gradient_flow([make("gru")], jnp.ones((4, 3)), jnp.sum, carries=[None, None])
+
+
+def test_omega_is_a_regulariser(x64):
+    """Its gradient by the weights is that of finite differences."""
+    cell, path = travelled("gru")
+
+    def penalty(scale):
+        scaled = jax.tree.map(lambda w: scale * w, cell)
+        return gradient_flow(scaled, path.xs, LOSSES["on the last output"]).omega.sum()
+
+    step = 1e-5
+    difference = (penalty(1.0 + step) - penalty(1.0 - step)) / (2 * step)
+    assert_close(jax.grad(penalty)(1.0), difference, 1e-6)

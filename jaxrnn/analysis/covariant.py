@@ -1,0 +1,164 @@
+"""Covariant Lyapunov vectors: the directions themselves that grow at the rates of the Lyapunov exponents.
+
+The orthogonal directions of `lyapunov` depend on the order in which they were made orthogonal; only the first
+is more than a basis. The covariant ones do not: each is carried by the step into its successor,
+
+    J_t v_i(t−1) = γ_i(t) v_i(t) ,        ⟨ln γ_i⟩ = λ_i ,
+
+forwards and backwards in time alike. Ginelli et al. (2007, "Characterizing Dynamics with Covariant Lyapunov
+Vectors") find them as v = Q c: Q from the factorisations J_t Q_{t−1} = Q_t R_t on the way forward, and the
+coefficients c, upper triangular, by going back through c_{t−1} ∝ R_t⁻¹ c_t, which settles as the forward pass
+does. So both ends of the trajectory are given up to settling.
+
+Weakness: everything is kept, K·S numbers a step; and where two exponents agree, so do in the long run the
+vectors' claims on the plane that they share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxrnn import checks
+from jaxrnn.analysis.flows import time_step_of
+from jaxrnn.analysis.jacobians import jacobians
+from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.typing import Key, Step, at_least_float32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CovariantVectors:
+    """Covariant Lyapunov vectors along the middle of a trajectory.
+
+    Attributes:
+      vectors: unit vectors as columns, in the order of falling exponents, at N states [N, *B, S, K].
+      local_rates: ln γ, growth of each from one of these states to the next, nats a step (a unit of time
+        for a `Flow`) [N − 1, *B, K].
+      first: index of the first of these states in ``trajectory.states``.
+    """
+
+    vectors: Float[Array, "N *B S K"]
+    local_rates: Float[Array, "M *B K"]
+    first: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def exponents(self) -> Float[Array, "*B K"]:
+        """Mean local rates: the Lyapunov exponents of this stretch [*B, K]."""
+        return self.local_rates.mean(axis=0)
+
+    def angles(self, dimension: int) -> Float[Array, "N *B"]:
+        """Smallest angle between the first `dimension` vectors and the others, radians [N, *B].
+
+        Between expanding and contracting directions it is bounded away from 0 where the dynamics is hyperbolic.
+        """
+        count = self.vectors.shape[-1]
+        if not 1 <= dimension < count:
+            checks.refuse("dimension", dimension, f"1 to {count - 1}, so that both sides have some")
+        one, other = (
+            jnp.linalg.qr(side)[0]
+            for side in (self.vectors[..., :dimension], self.vectors[..., dimension:])
+        )
+        cosines = jnp.linalg.svd(jnp.swapaxes(one, -1, -2) @ other, compute_uv=False)
+        return jnp.arccos(jnp.clip(cosines[..., 0], 0, 1))
+
+
+def covariant_vectors(
+    cell: Step,
+    trajectory: Trajectory,
+    *,
+    k: int | None = None,
+    settle: int | None = None,
+    key: Key | None = None,
+) -> CovariantVectors:
+    """Find the covariant Lyapunov vectors along a trajectory.
+
+    Args:
+      cell: a cell, any function ``(carry, x) -> (carry, y)``, or a `Flow`.
+      trajectory: a path of T steps, from `trace`.
+      k: how many vectors, from the largest exponent down; by default all S.
+      settle: steps given up at either end; by default a quarter of them.
+      key: draws where both passes start.
+
+    Raises:
+      InputError: arguments that do not fit, or a Jacobian that is singular in the K directions, for which
+        there is no way back.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> cat = lambda s, x: (jnp.array([[2.0, 1.0], [1.0, 1.0]]) @ s, s)
+      >>> path = jaxrnn.analysis.trace(cat, None, carry=jnp.zeros(2), length=80)
+      >>> found = jaxrnn.analysis.covariant_vectors(cat, path)
+      >>> bool(jnp.allclose(found.exponents, jnp.array([0.9624237, -0.9624237]), atol=1e-5))
+      True
+    """
+    matrices = jacobians(cell, trajectory)
+    matrices = matrices.astype(at_least_float32(matrices.dtype))
+    steps, size = len(matrices), matrices.shape[-1]
+    k = size if k is None else k
+    if not 1 <= k <= size:
+        checks.refuse("k", k, f"1 to {size}, the size of the state")
+    settle = steps // 4 if settle is None else settle
+    if not 0 <= settle <= (steps - 1) // 2:
+        checks.refuse(
+            "settle", settle, f"0 to {(steps - 1) // 2}, so that some of {steps} are left"
+        )
+    forward, backward = jax.random.split(jax.random.key(0) if key is None else key)
+    start = jax.random.normal(forward, (*matrices.shape[1:-1], k), matrices.dtype)
+    bases, triangles = _forward(matrices, start)
+    _refuse_singular(triangles)
+    ends = jax.random.normal(backward, triangles.shape[1:], matrices.dtype)
+    coefficients, rates = _backward(triangles, ends)
+    kept = slice(settle, steps + 1 - settle)
+    vectors = bases[kept] @ coefficients[kept]
+    local_rates = rates[settle : steps - settle] / time_step_of(cell)
+    return CovariantVectors(vectors, local_rates, first=settle)
+
+
+@one_blas_thread
+@jax.jit
+def _forward(matrices: Any, start: Any) -> tuple[Any, Any]:
+    """Return Q_0 … Q_T [T + 1, *B, S, K] and R_1 … R_T [T, *B, K, K]."""
+
+    def step(q, matrix):
+        q, r = jnp.linalg.qr(matrix @ q)
+        return q, (q, r)
+
+    first, _ = jnp.linalg.qr(start)
+    _, (bases, triangles) = jax.lax.scan(step, first, matrices)
+    return jnp.concatenate([first[None], bases]), triangles
+
+
+@jax.jit
+def _backward(triangles: Any, ends: Any) -> tuple[Any, Any]:
+    """Return the coefficients at all T + 1 states, and the growth of each vector in each of the T steps."""
+
+    def step(after, triangle):
+        before = jax.scipy.linalg.solve_triangular(triangle, after)
+        lengths = jnp.linalg.norm(before, axis=-2)
+        before = before / lengths[..., None, :]
+        return before, (before, -jnp.log(lengths))
+
+    last = jnp.triu(ends)
+    last = last / jnp.linalg.norm(last, axis=-2)[..., None, :]
+    _, (coefficients, rates) = jax.lax.scan(step, last, triangles, reverse=True)
+    return jnp.concatenate([coefficients, last[None]]), rates
+
+
+def _refuse_singular(triangles: Any) -> None:
+    if not checks.concrete(triangles):
+        return
+    lengths = np.abs(np.diagonal(triangles, axis1=-2, axis2=-1))
+    whole = np.linalg.norm(triangles, axis=(-2, -1))[..., None]
+    bad = lengths <= 64 * np.finfo(lengths.dtype).eps * whole
+    if bad.any():
+        where = [int(i) for i in np.argwhere(bad)[0]]
+        got = f"a step that is singular in direction {where[-1]}, at {where[:-1]}"
+        checks.refuse("cell", got, f"steps that can be undone, or k of at most {where[-1]}")

@@ -1,0 +1,43 @@
+"""The gradient flow through training: measured before it and after every epoch, kept in the run's metrics.
+
+The gradient is that of the task's own loss through the network as it is at that epoch, on the same few
+validation sequences all along; the test data stay unseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.analysis import FlowHistory, gradient_flow
+from jaxrnn.experiments.probe import each, task_loss
+from jaxrnn.tasks import SequenceClassification
+
+_SEQUENCES = 16
+_COLUMN = "log_gradient_norms"
+
+
+def flow_observer(task: SequenceClassification) -> Callable[[Any], dict[str, Any]]:
+    """Return what `fit` calls to measure an ensemble: median log ‖∂L/∂s_t‖ over sequences, one list a seed."""
+    inputs = jnp.asarray(np.swapaxes(task.valid.inputs[:_SEQUENCES], 0, 1))
+    labels = jnp.asarray(task.valid.labels[:_SEQUENCES])
+
+    def observe(models: Any) -> dict[str, Any]:
+        flows = (gradient_flow(m.cell, inputs, task_loss(m, task, labels)) for m in each(models))
+        return {_COLUMN: [np.median(flow.log_norms, axis=1).tolist() for flow in flows]}
+
+    return observe
+
+
+def flow_history(rows: Iterable[dict[str, Any]]) -> FlowHistory | None:
+    """Return the flow through training from a run's metrics; None where it was not measured."""
+    rows = [row for row in rows if _COLUMN in row]
+    if not rows:
+        return None
+    return FlowHistory(
+        epochs=np.array([row["epoch"] for row in rows]),
+        log_norms=np.array([row[_COLUMN] for row in rows]),
+    )

@@ -1,0 +1,292 @@
+"""Lyapunov exponents against closed forms, published values and a NumPy loop."""
+
+import math
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import expit
+
+import jaxrnn
+from jaxrnn import InputError
+from jaxrnn.analysis import Flow, PrecisionWarning, lyapunov, trace
+from tests.analysis import systems
+from tests.analysis.examples import H, assert_close, inputs, make, zero_weights
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def within(found, expected, *, entry=0):
+    """Hold an exponent to three standard errors and to 1 % of a published value."""
+    error = float(np.asarray(found.stderr)[..., entry])
+    assert abs(float(np.asarray(found.exponents)[..., entry]) - expected) < min(
+        3 * error + 1e-5, 0.01 * abs(expected)
+    )
+
+
+# Published values and closed forms.
+
+
+def test_logistic_map():
+    found = lyapunov(systems.logistic, carry=jnp.array([0.3]), length=200_000, warmup=100)
+    within(found, math.log(2))
+    assert_close(found.entropy_rate, found.exponents[0], 1e-12)
+
+
+def test_henon_map():
+    found = lyapunov(systems.henon, carry=jnp.array([0.1, 0.1]), length=200_000, warmup=1000)
+    within(found, 0.419217)
+    within(found, -1.623190, entry=1)
+    assert_close(found.exponents.sum(), math.log(0.3), 1e-10)
+    assert abs(found.kaplan_yorke - 1.258267) < 0.002
+    assert found.determinant < 1e-8
+
+
+def test_standard_map():
+    starts = jnp.array([[0.3, 0.5], [0.1, 3.0], [1.0, 2.5], [0.2, 1.0]])
+    found = lyapunov(systems.standard, carry=starts, length=400_000, warmup=1000)
+    assert_close(found.exponents.sum(axis=-1), np.zeros(4), 1e-10)
+    chaotic = found.exponents[:, 0] > 0.05  # the others lie on islands
+    assert chaotic.any()
+    values = found.exponents[chaotic, 0]
+    error = np.sqrt((found.stderr[chaotic, 0] ** 2).sum()) / chaotic.sum()
+    assert abs(values.mean() - 0.10497) < 3 * error
+
+
+def test_cat_map_is_exact():
+    found = lyapunov(systems.cat, carry=jnp.array([0.1, 0.2]), length=1000, warmup=100)
+    assert_close(found.exponents, [0.9624236501192069, -0.9624236501192069], 1e-10)
+
+
+def test_lorenz_flow_in_units_of_time():
+    flow = Flow(systems.lorenz, time_step=0.005)
+    found = lyapunov(flow, carry=jnp.array([1.0, 1.0, 20.0]), length=300_000, warmup=4000)
+    within(found, 0.90563)
+    within(found, -14.57219, entry=2)
+    assert abs(found.exponents[1]) < 3 * found.stderr[1] + 1e-3
+    assert abs(found.exponents.sum() + 13.66667) < 2e-5  # of the map, whose step is finite
+    assert abs(found.kaplan_yorke - 2.06215) < 0.01 * 2.06215
+    assert found.determinant < 1e-8
+
+
+def test_scaled_rotation_is_exact():
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 6)))
+    step = lambda s, x: (s @ jnp.asarray(0.9 * rotation), s)  # noqa: E731
+    found = lyapunov(step, carry=jnp.ones(6), length=500)
+    assert_close(found.exponents, np.full(6, math.log(0.9)), 1e-10)
+
+
+@pytest.mark.parametrize("bias", [-1.0, 0.0, 1.0, 3.0])
+def test_zero_weight_lstm_forgets_at_the_rate_of_its_gate(bias):
+    """Half of the state is h, which the next step does not see: −inf. While c settles, directions turn."""
+    cell = zero_weights("lstm", [0.3, bias, -0.2, 0.5])
+    xs, carry = inputs(cell, batch=(), length=1000)
+    found = lyapunov(cell, xs, carry=carry, warmup=700)
+    assert_close(found.exponents, [math.log(expit(bias))] * H + [-math.inf] * H, 1e-10)
+    assert math.isnan(found.determinant)
+
+
+def test_zero_weight_gru_forgets_at_the_rate_of_its_gate():
+    cell = zero_weights("gru", [0.4, 1.3, -0.1])
+    gates = dict(zip(cell.gates, [0.4, 1.3, -0.1], strict=True))
+    xs, carry = inputs(cell, batch=(), length=300)
+    found = lyapunov(cell, xs, carry=carry)
+    assert_close(found.exponents, np.full(H, math.log(expit(gates["update"]))), 1e-10)
+
+
+def test_order_of_time_with_three_fixed_matrices():
+    """The transposed product has other exponents; SciPy gives those of one period."""
+    draw = np.random.default_rng(3)
+    matrices = draw.normal(size=(3, 4, 4))
+    step = lambda s, x: (s @ x.T, s)  # noqa: E731
+    found = lyapunov(
+        step, jnp.asarray(np.tile(matrices, (300, 1, 1))), carry=jnp.zeros(4), warmup=150
+    )
+    moduli = np.sort(np.abs(np.linalg.eigvals(matrices[2] @ matrices[1] @ matrices[0])))[::-1]
+    # Two of a complex pair take turns within a period, so they agree in the mean alone.
+    assert_close(np.sort(found.exponents)[::-1], np.log(moduli) / 3, 2e-3)
+    wrong = np.abs(np.linalg.eigvals(matrices[2] @ matrices[1].T @ matrices[0]))
+    assert abs(np.log(wrong.max()) / 3 - found.exponents[0]) > 0.01
+
+
+def test_random_tanh_map_below_the_edge_has_the_spectrum_of_its_weights():
+    step, start = systems.tanh_map(40, 0.8)
+    coupling = np.asarray(jax.jacfwd(lambda s: step(s, None)[0])(jnp.zeros(40)))
+    found = lyapunov(step, carry=start, length=3000, warmup=500)
+    moduli = np.sort(np.abs(np.linalg.eigvals(coupling)))[::-1]
+    assert_close(found.exponents[0], math.log(moduli[0]), 5e-3)
+    assert_close(found.exponents.sum(), np.log(moduli).sum(), 1e-8)
+
+
+# Against a plain loop.
+
+
+def numpy_exponents(matrices, directions):
+    total = np.zeros(directions.shape[1])
+    for matrix in matrices:
+        directions, r = np.linalg.qr(matrix @ directions)
+        total += np.log(np.abs(np.diag(r)))
+    return np.sort(total / len(matrices))[::-1]
+
+
+@pytest.mark.parametrize("name", ["elman-tanh", "gru", "lstm"])
+@pytest.mark.parametrize("renorm_every", [None, 1, 7])
+def test_driven_cells_follow_a_plain_loop(name, renorm_every):
+    """In batches, and whatever the interval; the directions start alike, so all digits agree."""
+    cell = make(name)
+    xs, carry = inputs(cell, length=120)
+    k = 3
+    found = lyapunov(cell, xs, carry=carry, k=k, renorm_every=renorm_every)
+    matrices = jaxrnn.analysis.jacobians(cell, trace(cell, xs, carry=carry))
+    size = matrices.shape[-1]
+    drawn = jax.random.normal(jax.random.key(0), (2, size, k), jnp.float64)
+    for b in range(2):
+        start = np.linalg.qr(drawn[b])[0]
+        assert_close(found.exponents[b], numpy_exponents(np.asarray(matrices[:, b]), start), 1e-7)
+
+
+def test_a_foreign_cell_is_taken_like_ours():
+    cell = nnx.GRUCell(3, H, rngs=nnx.Rngs(0), param_dtype=jnp.float64, dtype=jnp.float64)
+    xs = jax.random.normal(jax.random.key(1), (200, 2, 3), jnp.float64)
+    found = lyapunov(cell, xs)
+    assert found.exponents.shape == (2, H)
+    assert found.determinant < 1e-8
+
+
+def test_long_runs_keep_no_trajectory():
+    """The record of many steps is as small as that of few."""
+    found = lyapunov(systems.logistic, carry=jnp.array([0.3]), length=50_000)
+    assert found.rates.shape[0] <= 257
+    assert found.block_steps.sum() == 50_000
+
+
+# Error bars.
+
+
+def test_intervals_cover_the_true_value():
+    """95 % intervals of 200 independent runs of a correlated chain whose exponent is known.
+
+    ln|slope| of a step is an autoregression of mean −0.1 and correlation 0.5.
+    """
+    steps, runs = 2000, 200
+    draw = np.random.default_rng(0)
+    noise = draw.normal(size=(steps + 100, runs)) * 0.3
+    logs = np.zeros_like(noise)
+    for t in range(1, len(noise)):
+        logs[t] = 0.5 * logs[t - 1] + noise[t]
+    xs = jnp.asarray(np.exp(logs[100:, :, None] - 0.1))
+    found = lyapunov(lambda s, x: (s * x, s), xs, carry=jnp.zeros((runs, 1)))
+    low, high = np.moveaxis(found.interval[:, 0], -1, 0)
+    covered = np.mean((low < -0.1) & (-0.1 < high))
+    assert 0.90 <= covered <= 0.98
+    assert_close(found.pooled[1], found.exponents[:, 0].std(ddof=1) / math.sqrt(runs), 1e-12)
+
+
+def test_too_few_steps_give_no_error_bar():
+    found = lyapunov(systems.henon, carry=jnp.array([0.1, 0.1]), length=7)
+    assert np.isfinite(found.exponents).all()
+    assert np.isnan(found.stderr).all()
+
+
+# Going on, watching, differentiating.
+
+
+def test_a_run_goes_on_from_its_record():
+    carry = jnp.array([0.1, 0.1])
+    whole = lyapunov(systems.henon, carry=carry, length=4096, renorm_every=4)
+    first = lyapunov(systems.henon, carry=carry, length=1024, renorm_every=4)
+    rest = lyapunov(systems.henon, resume=first, length=3072, renorm_every=4)
+    assert rest.position.steps == 4096
+    assert_close(rest.exponents, whole.exponents, 1e-6)
+    assert_close(rest.history[-1], rest.exponents, 1e-12)
+
+
+def test_progress_hands_out_records_that_can_be_resumed():
+    seen = []
+
+    def watch(record):
+        seen.append(record)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    carry = jnp.array([0.1, 0.1])
+    with pytest.raises(KeyboardInterrupt):
+        lyapunov(systems.henon, carry=carry, length=8000, renorm_every=4, progress=watch)
+    left = 8000 - seen[-1].position.steps
+    assert 0 < left < 8000
+    done = lyapunov(systems.henon, resume=seen[-1], length=left, renorm_every=4)
+    whole = lyapunov(systems.henon, carry=carry, length=8000, renorm_every=4)
+    assert_close(done.exponents, whole.exponents, 1e-6)
+
+
+def test_the_gradient_of_an_exponent():
+    """λ of a scaled rotation is ln α, whose derivative is 1 / α; checked for a driven cell by differences."""
+    slope = jax.grad(
+        lambda a: lyapunov(lambda s, x: (a * s, s), carry=jnp.ones(3), length=40).exponents.sum()
+    )(0.7)
+    assert_close(slope, 3 / 0.7, 1e-10)
+
+    cell = make("elman-tanh")
+    xs, carry = inputs(cell, length=30)
+
+    def flossed(scale):
+        scaled = jax.tree.map(lambda w: scale * w, cell)
+        return (lyapunov(scaled, xs, carry=carry, k=2).exponents ** 2).sum()
+
+    step = 1e-5
+    difference = (flossed(1.0 + step) - flossed(1.0 - step)) / (2 * step)
+    assert_close(jax.grad(flossed)(1.0), difference, 1e-5)
+
+
+def test_compiled_inside_another_program():
+    cell = make("gru")
+    xs, carry = inputs(cell, length=50)
+    inside = jax.jit(lambda xs: lyapunov(cell, xs, carry=carry, warmup=3).exponents)(xs)
+    assert_close(inside, lyapunov(cell, xs, carry=carry, warmup=3).exponents, 1e-9)
+
+
+# What cannot be, and what is lost.
+
+
+def test_a_state_that_blows_up_is_refused_with_its_step():
+    step = lambda s, x: (s * s, s)  # noqa: E731
+    with pytest.raises(InputError, match=r"non-finite values at step 9 of sequence \[1\]"):
+        lyapunov(step, carry=jnp.array([[0.5], [4.0]]), length=100)
+
+
+def test_float32_warns_where_it_cannot_carry_the_answer():
+    matrix = jnp.array([[1.0, 1.0], [0.0, 1e-6]], jnp.float32)
+    step = lambda s, x: (s @ matrix.T, s)  # noqa: E731
+    with pytest.warns(PrecisionWarning, match="float32 a direction that shrinks to 8e-06 of the longest"):
+        lyapunov(step, carry=jnp.ones(2, jnp.float32), length=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lyapunov(step, carry=jnp.ones(2, jnp.float32), length=100, k=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"k": 3}, "k: got 3; expected 1 to 2"),
+        ({"warmup": 50}, "warmup: got 50; expected 0 to 49"),
+        ({"renorm_every": 0}, "renorm_every: got 0"),
+        ({"carry": jnp.array([1, 2])}, "carry: got int"),
+        ({"carry": jnp.array([1.0, jnp.nan])}, "carry: got 1 non-finite"),
+        ({"length": None}, "xs: got None"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(options, message):
+    arguments = {"carry": jnp.array([0.1, 0.1]), "length": 50, **options}
+    with pytest.raises(InputError, match=message):
+        lyapunov(lambda s, x: (0.5 * s, s) if s.dtype.kind == "f" else (s, s), **arguments)
+
+
+def test_a_record_goes_on_only_as_it_was():
+    first = lyapunov(systems.henon, carry=jnp.array([0.1, 0.1]), length=50)
+    with pytest.raises(InputError, match="carry: got"):
+        lyapunov(systems.henon, carry=jnp.array([0.1, 0.1]), length=50, resume=first)
+    with pytest.raises(InputError, match="k: got 1; expected 2"):
+        lyapunov(systems.henon, length=50, resume=first, k=1)
