@@ -56,7 +56,7 @@ class CovariantVectors:
     def angles(self, dimension: int) -> Float[Array, "N *B"]:
         """Smallest angle between the first `dimension` vectors and the others, radians [N, *B].
 
-        Between expanding and contracting directions it is bounded away from 0 where the dynamics is hyperbolic.
+        Between expanding and contracting directions it stays away from 0 where the dynamics is hyperbolic.
         """
         count = self.vectors.shape[-1]
         if not 1 <= dimension < count:

@@ -13,8 +13,8 @@ Pascanu, Mikolov & Bengio 2013 measure the same flow by
 which is zero exactly when no step stretches or shrinks the gradient. It can be differentiated, as their
 regulariser.
 
-In a stack the gradient of a layer comes from its own later steps and, at every step, from the layer above. One
-sweep goes back through all layers together; what one hands down keeps its logarithm too.
+In a stack the gradient of a layer comes from its own later steps and, at every step, from the layer above.
+One sweep goes back through all layers together; what one hands down keeps its logarithm too.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ Directions are carried along with the trajectory and made orthogonal again as th
     J_t Q_{t−1} = Q_t R_t ,        λ_i = ⟨ln (R_t)_ii⟩ ,        J_t = ∂s_t/∂s_{t−1} .
 
 No Jacobian is formed: the K directions are pushed through the step. Between two factorisations the directions
-may grow apart by a factor that costs half the digits of their precision and no more; how many steps that is,
-is measured as the run goes on. The sums over blocks of steps are the result: their mean is the exponent,
-their scatter its standard error.
+may grow apart by a factor that costs six tenths of the digits of their precision and no more; how many steps
+that is, is measured as the run goes on. The sums over blocks of steps are the result: their mean is the
+exponent, their scatter its standard error.
 
 The sum of all exponents is the mean of ln|det J_t|. Where all are asked for, that is checked on some steps of
 every run, and the difference is in the result.
@@ -29,13 +29,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy.special import stdtrit
 
 from jaxrnn import checks
 from jaxrnn.analysis.flows import time_step_of
 from jaxrnn.analysis.lapack import one_blas_thread
-from jaxrnn.analysis.trajectory import carry_of, flat_state
+from jaxrnn.analysis.tangents import (
+    Tangents,
+    advance,
+    determinant_difference,
+    nearly_orthonormal,
+    spread,
+)
+from jaxrnn.analysis.trajectory import flat_state
 from jaxrnn.steps import begin, compiled
 from jaxrnn.typing import Carry, Key, Step, at_least_float32
 
@@ -44,6 +51,7 @@ _SHORT_BLOCK = 16
 _GROUPS = 16  # blocks are joined to this many, up to twice as many, before their scatter is taken
 _CHUNK = 16  # blocks that one compiled call takes
 _LONGEST_INTERVAL = 256
+_DIGITS = 0.6  # share of a float's digits by which directions may grow apart between factorisations
 
 
 class PrecisionWarning(UserWarning):
@@ -128,7 +136,7 @@ class Lyapunov:
 
     @property
     def entropy_rate(self) -> Float[Any, "*B"]:
-        """Sum of the positive exponents [*B]: Pesin's bound on the entropy rate; NaN if all K are positive."""
+        """Sum of the positive exponents [*B]: Pesin's bound on it; NaN where all K are positive and K < S."""
         exponents = np.asarray(self.exponents, np.float64)
         unknown = (exponents[..., -1] > 0) & ~self._complete
         return np.where(unknown, np.nan, np.maximum(exponents, 0).sum(axis=-1))
@@ -206,7 +214,7 @@ def lyapunov(
       length: number of steps T, needed only when `xs` is None.
       k: how many exponents, the largest first; by default all S.
       warmup: the first so many of the T steps only settle state and directions, and are not counted.
-      renorm_every: steps between two factorisations; by default as many as half the digits allow.
+      renorm_every: steps between two factorisations; by default as many as precision allows.
       key: draws the first directions.
       resume: an earlier result to go on from, with the same cell; `xs` or `length` are what is to follow.
       progress: called with the result so far, again and again. It may save it; if it raises, the run ends.
@@ -288,23 +296,22 @@ class _Run:
         renorm_every: int | None,
         resume: Lyapunov | None,
     ):
-        self._program = one_blas_thread(_chunk.bound(cell))
+        self._program = _chunk.bound(cell)
         self._xs = xs
         self._adapts = renorm_every is None
         self._every = renorm_every or 1
         self._time_step = time_step_of(cell)
         self._first = position.steps
         carry, directions, _ = position
-        batch = directions.shape[:-2]
-        start = jnp.zeros((), jnp.int32)
-        self._state = _State(carry, directions, start, jnp.full(batch, -1, jnp.int32))
-        self._limit = -0.5 * math.log(float(jnp.finfo(directions.dtype).eps))
+        self._state = Tangents.at(carry, directions)
         self._eps = float(jnp.finfo(directions.dtype).eps)
+        self._limit = -_DIGITS * math.log(self._eps)
         self._rates = [] if resume is None else [np.asarray(resume.rates, np.float64)]
         self._steps = [] if resume is None else [np.asarray(resume.block_steps)]
         self._determinants = [] if resume is None else [float(resume.determinant)]
         self._rounding = 0.0 if resume is None else float(resume.rounding)
 
+    @one_blas_thread
     def through(
         self, warmup: int, steps: int, progress: Callable[[Lyapunov], None] | None
     ) -> Lyapunov:
@@ -418,22 +425,16 @@ def _largest(differences: list[float]) -> float:
 # What is compiled.
 
 
-class _State(NamedTuple):
-    carry: Carry
-    directions: Any
-    t: Any
-    broken: Any
-
-
 @compiled
-def _chunk(cell: Step, xs: Any, state: _State, blocks: Any, every: Any) -> Any:
+def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any) -> Any:
     """Take blocks of steps; return the state, sums of logarithms [N, *B, K], spreads and the certificate."""
 
     def take(state, steps):
         def interval(i, running):
             state, sums, widest = running
-            state, logs = _interval(cell, xs, state, jnp.minimum(every, steps - i * every))
-            return state, sums + logs, jnp.maximum(widest, _spread(logs))
+            count = jnp.minimum(every, steps - i * every)
+            state, logs = advance(cell, xs, state, count, nearly_orthonormal)
+            return state, sums + logs, jnp.maximum(widest, spread(logs))
 
         nothing = jnp.zeros(state.directions.shape[:-1], state.directions.dtype)
         start = (state, nothing, jnp.zeros((), nothing.dtype))
@@ -441,7 +442,7 @@ def _chunk(cell: Step, xs: Any, state: _State, blocks: Any, every: Any) -> Any:
         state, sums, widest = jax.lax.fori_loop(0, intervals, interval, start)
         return state, (sums, widest)
 
-    determinant = _determinant_difference(cell, xs, state, jnp.minimum(every, blocks[0]))
+    determinant = determinant_difference(cell, xs, state, jnp.minimum(every, blocks[0]))
     state, (sums, spreads) = jax.lax.scan(take, state, blocks)
     return state, (sums, spreads, determinant)
 
@@ -451,20 +452,19 @@ def _traced(
 ) -> Lyapunov:
     """Take all steps in loops of fixed length, which can be differentiated and compiled into others."""
     carry, directions, _ = position
-    zero = jnp.zeros((), jnp.int32)
-    state = _State(carry, directions, zero, jnp.full(directions.shape[:-2], -1, jnp.int32))
+    state = Tangents.at(carry, directions)
 
     def stretch(state, count):
         def interval(_, running):
             state, sums = running
-            state, logs = _interval(cell, xs, state, every)
+            state, logs = advance(cell, xs, state, every)
             return state, sums + logs
 
         whole, rest = divmod(count, every)
         start = (state, jnp.zeros(directions.shape[:-1], directions.dtype))
         state, sums = jax.lax.fori_loop(0, whole, interval, start)
         if rest:
-            state, logs = _interval(cell, xs, state, rest)
+            state, logs = advance(cell, xs, state, rest)
             sums = sums + logs
         return state, sums
 
@@ -486,69 +486,6 @@ def _traced(
     )
 
 
-def _interval(cell: Step, xs: Any, state: _State, count: Any) -> tuple[_State, Any]:
-    """Take `count` steps, then make the directions orthonormal; return the logarithms of their growth."""
-    state, columns = _pushed(cell, xs, state, state.directions, count)
-    q, r = jnp.linalg.qr(columns)
-    lengths = jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1))
-    whole = jnp.linalg.norm(columns, axis=(-2, -1))[..., None]
-    rounding = 64 * jnp.finfo(columns.dtype).eps * whole
-    alive = lengths > rounding
-    logs = jnp.where(alive, jnp.log(jnp.where(alive, lengths, 1)), -jnp.inf)
-    return state._replace(directions=jnp.swapaxes(q, -1, -2)), logs
-
-
-def _pushed(cell: Step, xs: Any, state: _State, rows: Any, count: Any) -> tuple[_State, Any]:
-    """Take `count` steps, and rows [*B, K, S] along with them; return them as columns [*B, S, K]."""
-    depth = rows.ndim - 2
-
-    def step(_, running):
-        carry, tangents, t, broken = running
-        x = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, t, keepdims=False), xs)
-        moved, push = jax.linearize(lambda carry: cell(carry, x)[0], carry)
-        lost = (broken < 0) & ~jnp.isfinite(flat_state(moved, depth)).all(axis=-1)
-        return moved, jax.vmap(push)(tangents), t + 1, jnp.where(lost, t, broken)
-
-    tangents = jax.vmap(carry_of, in_axes=(0, None))(jnp.moveaxis(rows, -2, 0), state.carry)
-    start = (state.carry, tangents, state.t, state.broken)
-    carry, tangents, t, broken = jax.lax.fori_loop(0, count, step, start)
-    flat = jax.vmap(lambda tangent: flat_state(tangent, depth))(tangents)
-    columns = jnp.moveaxis(flat, 0, -1).astype(rows.dtype)
-    return state._replace(carry=carry, t=t, broken=broken), columns
-
-
-def _spread(logs: Any) -> Any:
-    """Return over how many nats growth and shrinkage reached, singular directions left out."""
-    there = jnp.isfinite(logs)
-    high = jnp.where(there, logs, 0).max(initial=0)
-    low = jnp.where(there, logs, 0).min(initial=0)
-    return high - low
-
-
-def _determinant_difference(cell: Step, xs: Any, state: _State, count: Any) -> Any:
-    """Compare the sum of all logarithms over an interval with the determinants of its Jacobians."""
-    rows = state.directions
-    if rows.shape[-2] < rows.shape[-1]:
-        return jnp.asarray(jnp.nan, rows.dtype)
-    axes = jnp.broadcast_to(jnp.eye(rows.shape[-1], dtype=rows.dtype), rows.shape)
-
-    def step(_, running):
-        state, total = running
-        state, matrices = _pushed(cell, xs, state, axes, 1)
-        return state, total + jnp.linalg.slogdet(matrices)[1]
-
-    _, logs = _interval(cell, xs, state, count)
-    start = (state, jnp.zeros(rows.shape[:-2], rows.dtype))
-    _, determinants = jax.lax.fori_loop(0, count, step, start)
-    sums = logs.sum(axis=-1)
-    comparable = jnp.isfinite(sums) & jnp.isfinite(determinants)
-    differences = jnp.where(comparable, jnp.abs(sums - determinants), -jnp.inf).max(
-        initial=-jnp.inf
-    )
-    steps = jnp.maximum(count, 1).astype(rows.dtype)
-    return jnp.where(differences < 0, jnp.nan, differences / steps)
-
-
 def _per_block(block_steps: Any, rates: Any) -> Any:
     """Return the steps of blocks [N] in the shape and precision to weigh rates [N, *B, K] with."""
     steps = np.asarray(block_steps).astype(rates.dtype)
@@ -557,5 +494,5 @@ def _per_block(block_steps: Any, rates: Any) -> Any:
 
 def _in_order(values: Any, exponents: Any) -> Any:
     """Sort values along the last axis by falling exponents."""
-    module = jnp if isinstance(exponents, jax.Array) else np
+    module: Any = jnp if isinstance(exponents, jax.Array) else np
     return module.take_along_axis(values, module.argsort(-exponents, axis=-1), axis=-1)

@@ -21,7 +21,7 @@ _COLUMN = "log_gradient_norms"
 
 
 def flow_observer(task: SequenceClassification) -> Callable[[Any], dict[str, Any]]:
-    """Return what `fit` calls to measure an ensemble: median log ‖∂L/∂s_t‖ over sequences, one list a seed."""
+    """Return what measures an ensemble: median log ‖∂L/∂s_t‖ over sequences, one list a seed."""
     inputs = jnp.asarray(np.swapaxes(task.valid.inputs[:_SEQUENCES], 0, 1))
     labels = jnp.asarray(task.valid.labels[:_SEQUENCES])
 

@@ -1,0 +1,132 @@
+"""Directions carried along a trajectory: pushed through the step, made orthonormal again and again.
+
+    J_t Q_{t−1} = Q_t R_t
+
+This is what the Lyapunov exponents are made of (`jaxrnn.analysis.lyapunov`). No Jacobian is formed: a step is
+linearised once, and all directions go through the linear map together.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.analysis.trajectory import carry_of, flat_state
+from jaxrnn.typing import Carry, Step
+
+
+class Tangents(NamedTuple):
+    """A state of the trajectory and the directions at it.
+
+    Attributes:
+      carry: leaves [*B, H].
+      directions: orthonormal rows [*B, K, S].
+      t: steps taken.
+      broken: the step at which a state was no longer finite [*B]; −1 where all were.
+    """
+
+    carry: Carry
+    directions: Any
+    t: Any
+    broken: Any
+
+    @classmethod
+    def at(cls, carry: Carry, directions: Any) -> Tangents:
+        """Begin at a carry."""
+        batch = directions.shape[:-2]
+        return cls(carry, directions, jnp.zeros((), jnp.int32), jnp.full(batch, -1, jnp.int32))
+
+
+def advance(
+    cell: Step, xs: Any, state: Tangents, count: Any, factorise: Any = None
+) -> tuple[Tangents, Any]:
+    """Take `count` steps, then make the directions orthonormal.
+
+    Returns:
+      The new state and the logarithms of the growth [*B, K], −inf where it is nothing but rounding.
+    """
+    state, columns = _pushed(cell, xs, state, state.directions, count)
+    q, lengths, alive = (factorise or orthonormal)(columns)
+    logs = jnp.where(alive, jnp.log(jnp.where(alive, lengths, 1)), -jnp.inf)
+    return state._replace(directions=jnp.swapaxes(q, -1, -2)), logs
+
+
+def orthonormal(columns: Any) -> tuple[Any, Any, Any]:
+    """Return Q of A = Q R [*B, S, K], |diag R| [*B, K], and which of these are more than rounding."""
+    q, r = jnp.linalg.qr(columns)
+    return q, *_lengths(columns, r)
+
+
+def nearly_orthonormal(columns: Any) -> tuple[Any, Any, Any]:
+    """Return the same as `orthonormal` in half the time, Q orthogonal up to ε times the condition of A.
+
+    R is Householder's, Q = A R⁻¹ a triangular solution: it spans what Q spans, column by column, and so the
+    next R is as it would be. Where A is singular there is no R⁻¹, and `orthonormal` it is.
+    """
+    r = jnp.linalg.qr(columns, mode="r")
+    lengths, alive = _lengths(columns, r)
+
+    def solved(columns, r):
+        return jax.lax.linalg.triangular_solve(r, columns, left_side=False, lower=False)
+
+    q = jax.lax.cond(alive.all(), solved, lambda a, _: jnp.linalg.qr(a)[0], columns, r)
+    return q, lengths, alive
+
+
+def _lengths(columns: Any, r: Any) -> tuple[Any, Any]:
+    lengths = jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1))
+    whole = jnp.linalg.norm(columns, axis=(-2, -1))[..., None]
+    return lengths, lengths > 64 * jnp.finfo(columns.dtype).eps * whole
+
+
+def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tuple[Tangents, Any]:
+    """Take `count` steps, and rows [*B, K, S] along with them; return them as columns [*B, S, K]."""
+    depth = rows.ndim - 2
+
+    def step(_, running):
+        carry, tangents, t, broken = running
+        x = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, t, keepdims=False), xs)
+        moved, push = jax.linearize(lambda carry: cell(carry, x)[0], carry)
+        lost = (broken < 0) & ~jnp.isfinite(flat_state(moved, depth)).all(axis=-1)
+        return moved, jax.vmap(push)(tangents), t + 1, jnp.where(lost, t, broken)
+
+    tangents = jax.vmap(carry_of, in_axes=(0, None))(jnp.moveaxis(rows, -2, 0), state.carry)
+    start = (state.carry, tangents, state.t, state.broken)
+    carry, tangents, t, broken = jax.lax.fori_loop(0, count, step, start)
+    flat = jax.vmap(lambda tangent: flat_state(tangent, depth))(tangents)
+    columns = jnp.moveaxis(flat, 0, -1).astype(rows.dtype)
+    return state._replace(carry=carry, t=t, broken=broken), columns
+
+
+def spread(logs: Any) -> Any:
+    """Return over how many nats growth and shrinkage reached, singular directions left out."""
+    there = jnp.isfinite(logs)
+    high = jnp.where(there, logs, 0).max(initial=0)
+    low = jnp.where(there, logs, 0).min(initial=0)
+    return high - low
+
+
+def determinant_difference(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
+    """Compare the sum of all logarithms over an interval with the determinants of its Jacobians."""
+    rows = state.directions
+    if rows.shape[-2] < rows.shape[-1]:
+        return jnp.asarray(jnp.nan, rows.dtype)
+    axes = jnp.broadcast_to(jnp.eye(rows.shape[-1], dtype=rows.dtype), rows.shape)
+
+    def step(_, running):
+        state, total = running
+        state, matrices = _pushed(cell, xs, state, axes, 1)
+        return state, total + jnp.linalg.slogdet(matrices)[1]
+
+    _, logs = advance(cell, xs, state, count, nearly_orthonormal)
+    start = (state, jnp.zeros(rows.shape[:-2], rows.dtype))
+    _, determinants = jax.lax.fori_loop(0, count, step, start)
+    sums = logs.sum(axis=-1)
+    comparable = jnp.isfinite(sums) & jnp.isfinite(determinants)
+    differences = jnp.where(comparable, jnp.abs(sums - determinants), -jnp.inf).max(
+        initial=-jnp.inf
+    )
+    steps = jnp.maximum(count, 1).astype(rows.dtype)
+    return jnp.where(differences < 0, jnp.nan, differences / steps)
