@@ -37,11 +37,16 @@ def main() -> None:
 
 def _measure(*, full: bool) -> None:
     cores = len(os.sched_getaffinity(0))
-    (about,) = results("about", 1)
+    (about,) = results("measure.about", 1)
     print(json.dumps(about["environment"], indent=1))
     print(f"one product of 1024³ in float32 on one core: {about['product_rate'] / 1e9:.0f} GFLOP/s")
     print("how many times as long each rival takes as unroll, median [quartiles]\n")
     parts = {"speed": _speed("the grid" if full else "part of the grid", cores, full)}
+    parts |= {
+        "lyapunov": _lyapunov(),
+        "jacobians": _jacobians(),
+        "fixed_points": _fixed_points(cores),
+    }
     if full:
         parts |= {"unseen": _speed("unseen shapes", cores, full)}
         parts |= {"memory": _memory(), "methods": _methods(cores)}
@@ -71,18 +76,57 @@ def _speed(title: str, cores: int, full: bool) -> Iterator[dict[str, Any]]:
     rows = []
     for count in dict.fromkeys((1, cores)):
         print(f"{title}, {count} of {cores} cores\n{report.heading()}", flush=True)
-        for row in results("speed", count, cells=CELLS, shapes=_SHAPES[title], works=works):
+        for row in results("measure.speed", count, cells=CELLS, shapes=_SHAPES[title], works=works):
             rows.append(row)
             print(report.line(row), flush=True)
             yield row
     print(f"\n{report.summary(rows)}\n", flush=True)
 
 
+def _lyapunov() -> Iterator[dict[str, Any]]:
+    print("\nLyapunov exponents of a tanh map, float64, one core: (N, K, T), seconds")
+    cases = [[64, 64, 1000], [128, 128, 1000], [256, 256, 300], [1024, 10, 300]]
+    for row in results("lyapunov.lyapunov_spectra", 1, cases=cases):
+        print(
+            f"{row['size']:5}, {row['exponents']:3}, {row['steps']:5}: {_seconds(row)}, "
+            f"largest difference {row['difference']:.0e}",
+            flush=True,
+        )
+        yield row
+
+
+def _jacobians() -> Iterator[dict[str, Any]]:
+    print("\nstep Jacobians of 64 steps, one core, seconds")
+    for row in results("jacobians.jacobians", 1):
+        print(f"{row['cell']:11}S = {row['state']:4} {row['dtype']}: {_seconds(row)}", flush=True)
+        yield row
+
+
+def _fixed_points(cores: int) -> Iterator[dict[str, Any]]:
+    print("\nfixed points of an LSTM of 64 units from 1024 candidates, seconds")
+    for row in results("fixed_points.fixed_point_search", cores):
+        times = ", ".join(f"{name} {value:.1f}" for name, value in row["seconds"].items())
+        print(f"{row['converged']} converged to {row['distinct']} points: {times}", flush=True)
+        yield row
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    ratios = {name: f" ({_ratio(middle)})" for name, (_, middle, _) in row["ratios"].items()}
+    times = row["seconds"].items()
+    return ", ".join(f"{name} {middle:.4f}{ratios.get(name, '')}" for name, (_, middle, _) in times)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}×"
+
+
 def _memory() -> Iterator[dict[str, Any]]:
     print("temporary memory of the gradient of the last carry, and growth of the process")
     for steps in (1000, 10_000, 100_000):
         for method in ("nnx.RNN", "Scan", "Blocked", "Remat"):
-            for row in results("memory", 1, cell="lstm", shape=[steps, 4, 64, 64], method=method):
+            for row in results(
+                "measure.memory", 1, cell="lstm", shape=[steps, 4, 64, 64], method=method
+            ):
                 print(
                     f"T = {steps:7} {method:9} {row['temporaries'] / 1e6:9.1f} MB asked for, "
                     f"{row['grown'] / 1e6:9.1f} MB grown, {row['seconds']:7.3f} s",
@@ -93,7 +137,7 @@ def _memory() -> Iterator[dict[str, Any]]:
 
 def _methods(cores: int) -> Iterator[dict[str, Any]]:
     print("\nmethods against T, milliseconds forward and backward")
-    for row in results("methods", cores, lengths=[100, 1000, 10_000]):
+    for row in results("measure.methods", cores, lengths=[100, 1000, 10_000]):
         times = ", ".join(f"{k} {1e3 * v[1]:.2f}" for k, v in row["seconds"].items())
         print(
             f"{row['step']:7} T = {row['length']:6}: {times}; converged: {row['converged']}",

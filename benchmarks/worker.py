@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -18,14 +19,14 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[: job["cores"]]
     os.sched_setaffinity(0, cores)
     # Imported here: whatever starts threads counts the cores when it is imported.
-    from benchmarks import measure
-
-    for result in getattr(measure, job["measure"])(len(cores), **job["arguments"]):
+    module, function = job["measure"].split(".")
+    measure = getattr(importlib.import_module(f"benchmarks.{module}"), function)
+    for result in measure(len(cores), **job["arguments"]):
         print(json.dumps(result), flush=True)
 
 
 def results(measure: str, cores: int, **arguments: Any) -> Any:
-    """Run a function of `benchmarks.measure` in a process of its own; yield its results as they come."""
+    """Run ``module.function`` of the benchmarks in a process of its own; yield its results as they come."""
     job = json.dumps({"measure": measure, "cores": cores, "arguments": arguments})
     command = [sys.executable, "-m", "benchmarks.worker", job]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -22,3 +22,10 @@ def dtype(request):
     """Run the test once in each precision."""
     with jax.enable_x64(request.param == "float64"):
         yield jnp.dtype(request.param)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forget what a module has compiled: a process that keeps all programs runs out of memory maps."""
+    yield
+    jax.clear_caches()

@@ -1,39 +1,130 @@
-"""The microscope: step Jacobians, their spectra, the BPTT product, the flow of gradients."""
+"""The microscope: Jacobians and spectra, the BPTT product, gradient flow, exponents, fixed points, theory."""
 
+from jaxrnn.analysis.bounds import (
+    TrajectoryBound,
+    WeightBound,
+    slope_bound,
+    trajectory_bound,
+    weight_bound,
+)
 from jaxrnn.analysis.certificates import Certificates
+from jaxrnn.analysis.continuation import Bifurcation, Branch, continuation
 from jaxrnn.analysis.covariant import CovariantVectors, covariant_vectors
-from jaxrnn.analysis.diagnose import Diagnosis, Verdict, diagnose, judge
+from jaxrnn.analysis.cycles import Cycles, cycles
+from jaxrnn.analysis.diagnose import PARTS, Diagnosis, Verdict, diagnose, judge
+from jaxrnn.analysis.fixed_points import FixedPoints, candidates_from, fixed_points
 from jaxrnn.analysis.flows import Flow
-from jaxrnn.analysis.gradient_flow import FlowHistory, GradientFlow, gradient_flow, stack_gradient_flow
-from jaxrnn.analysis.jacobians import jacobians
+from jaxrnn.analysis.gated_mean_field import GatedMeanField, gated_mean_field
+from jaxrnn.analysis.gradient_flow import (
+    FlowHistory,
+    GradientFlow,
+    gradient_flow,
+    stack_gradient_flow,
+)
+from jaxrnn.analysis.jacobians import input_jacobians, jacobians
 from jaxrnn.analysis.lyapunov import Lyapunov, PrecisionWarning, lyapunov
-from jaxrnn.analysis.propagator import Propagator, propagator
+from jaxrnn.analysis.mean_field import MeanField, correlation_map, edge_of_chaos, mean_field
+from jaxrnn.analysis.memory import (
+    Horizon,
+    MemoryCapacity,
+    ProcessingCapacity,
+    linear_memory,
+    memory_capacity,
+    processing_capacity,
+)
+from jaxrnn.analysis.propagator import (
+    Propagator,
+    PropagatorDirections,
+    propagator,
+    propagator_directions,
+)
+from jaxrnn.analysis.pseudospectrum import Pseudospectrum, pseudospectrum
 from jaxrnn.analysis.rates import Rate
-from jaxrnn.analysis.spectrum import Spectrum, spectrum
+from jaxrnn.analysis.roots import Descent, LevenbergMarquardt, Outcome
+from jaxrnn.analysis.sensitivity import (
+    InputSensitivity,
+    LagContributions,
+    input_sensitivity,
+    lag_contributions,
+)
+from jaxrnn.analysis.spectrum import (
+    Modes,
+    Spectrum,
+    WeightSpectrum,
+    modes,
+    modes_of,
+    spectrum,
+    spectrum_of,
+    weight_spectrum,
+)
 from jaxrnn.analysis.trajectory import Trajectory, trace
 
 __all__ = [
+    "PARTS",
+    "Bifurcation",
+    "Branch",
     "Certificates",
     "CovariantVectors",
+    "Cycles",
+    "Descent",
     "Diagnosis",
+    "FixedPoints",
     "Flow",
     "FlowHistory",
+    "GatedMeanField",
     "GradientFlow",
+    "Horizon",
+    "InputSensitivity",
+    "LagContributions",
+    "LevenbergMarquardt",
     "Lyapunov",
+    "MeanField",
+    "MemoryCapacity",
+    "Modes",
+    "Outcome",
     "PrecisionWarning",
+    "ProcessingCapacity",
     "Propagator",
+    "PropagatorDirections",
+    "Pseudospectrum",
     "Rate",
     "Spectrum",
     "Trajectory",
+    "TrajectoryBound",
     "Verdict",
+    "WeightBound",
+    "WeightSpectrum",
+    "candidates_from",
+    "continuation",
+    "correlation_map",
     "covariant_vectors",
+    "cycles",
     "diagnose",
+    "edge_of_chaos",
+    "fixed_points",
+    "gated_mean_field",
     "gradient_flow",
+    "input_jacobians",
+    "input_sensitivity",
     "jacobians",
     "judge",
+    "lag_contributions",
+    "linear_memory",
     "lyapunov",
+    "mean_field",
+    "memory_capacity",
+    "modes",
+    "modes_of",
+    "processing_capacity",
     "propagator",
+    "propagator_directions",
+    "pseudospectrum",
+    "slope_bound",
     "spectrum",
+    "spectrum_of",
     "stack_gradient_flow",
     "trace",
+    "trajectory_bound",
+    "weight_bound",
+    "weight_spectrum",
 ]

@@ -1,10 +1,12 @@
-"""Certificates: three identities that hold for every network, checked on the numbers at hand.
+"""Certificates: identities that hold for every network, checked on the numbers at hand.
 
 - **Jacobian.** J v equals the forward-mode derivative of the step itself, for a random v. The structured path
   trusts a cell's promise to work unit by unit; this is where a broken promise shows.
 - **Determinant.** The singular values of a product multiply to the product of the factors' determinants:
   Σ log σ = Σ_t log |det J_t|.
 - **Gradient.** ‖∂L/∂s_1‖ from the flow equals what autodiff gives for the whole run.
+- **Lags.** The parts of the parameter gradient by lag sum to the gradient that autodiff gives.
+- **Exponents.** The sum of all Lyapunov exponents is the mean of log |det J_t|.
 
 Each is reported as the largest difference found, and as NaN where it cannot be computed: a singular product
 has no logarithm to compare, a gradient that left the range of a float no norm.
@@ -22,7 +24,9 @@ import numpy as np
 
 from jaxrnn.analysis.gradient_flow import GradientFlow, output_gradients
 from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.analysis.lyapunov import Lyapunov
 from jaxrnn.analysis.propagator import Propagator
+from jaxrnn.analysis.sensitivity import LagContributions
 from jaxrnn.analysis.trajectory import Trajectory, carry_of, flat_state
 from jaxrnn.steps import compiled, readout_of
 from jaxrnn.typing import Loss, Step
@@ -36,15 +40,20 @@ class Certificates:
       jacobian: of J v and the step's own derivative, relative to the length of the latter.
       determinant: of Σ log σ and Σ log |det J|, nats a step of lag.
       gradient: of ‖∂L/∂s_1‖ and autodiff's, relative.
+      lags: of Σ_k g_k and autodiff's parameter gradient, relative.
+      exponents: of Σ λ and ⟨log |det J|⟩, nats a step.
     """
 
     jacobian: float
     determinant: float
     gradient: float
+    lags: float
+    exponents: float
 
     def __str__(self) -> str:
         named = dataclasses.asdict(self).items()
-        return ", ".join(f"{name} {difference:.0e}" for name, difference in named)
+        known = [(name, difference) for name, difference in named if not math.isnan(difference)]
+        return ", ".join(f"{name} {difference:.0e}" for name, difference in known)
 
 
 def certify(
@@ -54,12 +63,17 @@ def certify(
     product: Propagator,
     flow: GradientFlow,
     loss: Loss,
+    *,
+    contributions: LagContributions | None,
+    exponents: Lyapunov,
 ) -> Certificates:
-    """Check the three identities on the step Jacobians, the propagator and the flow of one trajectory."""
+    """Check the identities on what was measured along one trajectory."""
     return Certificates(
         jacobian=float(_jacobian_difference(cell, trajectory, matrices)),
         determinant=_determinant_difference(matrices, product),
         gradient=_gradient_difference(cell, trajectory, flow, loss),
+        lags=math.nan if contributions is None else float(contributions.difference),
+        exponents=float(exponents.determinant),
     )
 
 

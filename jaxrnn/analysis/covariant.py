@@ -62,10 +62,9 @@ class CovariantVectors:
         if not 1 <= dimension < count:
             checks.refuse("dimension", dimension, f"1 to {count - 1}, so that both sides have some")
         one, other = (
-            jnp.linalg.qr(side)[0]
-            for side in (self.vectors[..., :dimension], self.vectors[..., dimension:])
+            _basis(side) for side in (self.vectors[..., :dimension], self.vectors[..., dimension:])
         )
-        cosines = jnp.linalg.svd(jnp.swapaxes(one, -1, -2) @ other, compute_uv=False)
+        cosines = _singular_values(jnp.swapaxes(one, -1, -2) @ other)
         return jnp.arccos(jnp.clip(cosines[..., 0], 0, 1))
 
 
@@ -123,6 +122,16 @@ def covariant_vectors(
 
 
 @one_blas_thread
+def _basis(columns: Any) -> Any:
+    return jnp.linalg.qr(columns)[0]
+
+
+@one_blas_thread
+def _singular_values(matrices: Any) -> Any:
+    return jnp.linalg.svd(matrices, compute_uv=False)
+
+
+@one_blas_thread
 @jax.jit
 def _forward(matrices: Any, start: Any) -> tuple[Any, Any]:
     """Return Q_0 … Q_T [T + 1, *B, S, K] and R_1 … R_T [T, *B, K, K]."""
@@ -136,6 +145,7 @@ def _forward(matrices: Any, start: Any) -> tuple[Any, Any]:
     return jnp.concatenate([first[None], bases]), triangles
 
 
+@one_blas_thread
 @jax.jit
 def _backward(triangles: Any, ends: Any) -> tuple[Any, Any]:
     """Return the coefficients at all T + 1 states, and the growth of each vector in each of the T steps."""

@@ -4,6 +4,8 @@ The verdict is about what has become of the loss's gradient between the last ste
 step of the sequence: its change in nats, measured on every sequence. If the 95 % interval of the mean change
 lies wholly beyond a factor of 10 the gradient is *vanishing* or *exploding*; if it lies wholly within, it is
 *balanced*; anything else is *undecided*, and says so. A gradient that is lost for good, −inf, is vanishing.
+One that on its way was larger than at both ends, by more than a factor of 10, shows *transient growth*, which
+non-normal Jacobians are capable of while all their eigenvalues lie within the circle.
 
 The horizon is the lag at which the gradient has faded to 1 %, read off the measurement: the median over
 sequences, and infinite where they are too short to show it.
@@ -13,24 +15,39 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from scipy.special import stdtrit
 
 from jaxrnn import checks
+from jaxrnn.analysis.bounds import TrajectoryBound, trajectory_bound
 from jaxrnn.analysis.certificates import Certificates, certify
+from jaxrnn.analysis.fixed_points import FixedPoints, candidates_from, fixed_points
 from jaxrnn.analysis.gradient_flow import GradientFlow, flow_along
 from jaxrnn.analysis.jacobians import jacobians
+from jaxrnn.analysis.lyapunov import Lyapunov, PrecisionWarning, lyapunov
 from jaxrnn.analysis.propagator import Propagator, propagator_of
+from jaxrnn.analysis.sensitivity import (
+    InputSensitivity,
+    LagContributions,
+    input_sensitivity,
+    lag_contributions,
+)
 from jaxrnn.analysis.spectrum import Spectrum, spectrum_of
-from jaxrnn.analysis.trajectory import trace
-from jaxrnn.typing import Carry, Loss, Step
+from jaxrnn.analysis.trajectory import Trajectory, trace
+from jaxrnn.typing import Carry, Loss, Step, at_least_float32
 
 _FADED = math.log(100.0)
 _NOTICEABLE = math.log(10.0)
+_EXPONENTS = 8
+_CANDIDATES = 128
+_LONGEST_LAG = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +55,13 @@ class Verdict:
     """What has become of a gradient.
 
     Attributes:
-      word: vanishing, exploding, balanced or undecided.
+      word: vanishing, exploding, balanced, transient growth or undecided.
       change: mean change of its norm over the lag, nats; negative means vanishing.
       margin: half the width of the 95 % interval of the mean, nats; NaN for a single value.
       count: number of values, sequences or networks, that the mean is over.
       lag: the lag over which it changed, in steps.
       horizon: lag at which it has faded to 1 %, in steps; infinite where that is beyond `lag`.
+      peak: by how much it was larger on its way than at the last step, nats, mean over all sequences.
     """
 
     word: str
@@ -52,11 +70,16 @@ class Verdict:
     count: int
     lag: int
     horizon: float
+    peak: float
 
     @property
     def sentence(self) -> str:
         """The verdict in words, with its numbers."""
-        return f"{self.word}: over {self.lag} steps the gradient's norm changes {self._factor}"
+        grown = f", after growing by 10^({self.peak / math.log(10):+.1f})"
+        path = grown if self.word == "transient growth" else ""
+        return (
+            f"{self.word}: over {self.lag} steps the gradient's norm changes {self._factor}{path}"
+        )
 
     @property
     def _factor(self) -> str:
@@ -96,8 +119,23 @@ def judge(changes: Any, log_transported: Any) -> Verdict:
         word = "balanced"
     else:
         word = "undecided"
-    lag, horizon = _lag_and_horizon(np.asarray(log_transported, np.float64))
-    return Verdict(word, mean, margin, len(changes), lag, horizon)
+    log_transported = np.asarray(log_transported, np.float64)
+    peak, certain = _peak(log_transported)
+    if certain and word != "exploding" and peak - max(mean, 0.0) > _NOTICEABLE:
+        word = "transient growth"
+    lag, horizon = _lag_and_horizon(log_transported)
+    return Verdict(word, mean, margin, len(changes), lag, horizon, peak)
+
+
+def _peak(log_transported: Any) -> tuple[float, bool]:
+    """Return the mean height of the gradients' peaks, and whether its interval lies beyond a factor of 10."""
+    columns = log_transported.reshape(len(log_transported), -1)
+    heights = np.max(np.where(np.isnan(columns), -np.inf, columns), axis=0)
+    mean = float(np.mean(heights))
+    if len(heights) == 1:
+        return mean, mean > _NOTICEABLE
+    error = float(np.std(heights, ddof=1)) / math.sqrt(len(heights))
+    return mean, mean - float(stdtrit(len(heights) - 1, 0.975)) * error > _NOTICEABLE
 
 
 def _lag_and_horizon(log_transported: Any) -> tuple[int, float]:
@@ -115,13 +153,23 @@ class Diagnosis:
     Attributes:
       spectrum: eigenvalues and singular values of the step Jacobians.
       propagator: singular values of the BPTT product by lag.
+      inputs: singular values of the last state's derivative by the inputs, by lag; None without inputs.
       flow: norms of the loss's gradient by time step.
-      certificates: how far three identities are from holding exactly.
+      contributions: the parameter gradient by lag; None where the step shows no parameters.
+      exponents: the leading Lyapunov exponents along the sequences.
+      bound: what the norms of the step Jacobians allow.
+      fixed_points: where the cell stands still under the mean input.
+      certificates: how far identities are from holding exactly.
     """
 
     spectrum: Spectrum
     propagator: Propagator
+    inputs: InputSensitivity | None
     flow: GradientFlow
+    contributions: LagContributions | None
+    exponents: Lyapunov
+    bound: TrajectoryBound
+    fixed_points: FixedPoints
     certificates: Certificates
 
     @property
@@ -132,19 +180,35 @@ class Diagnosis:
     @property
     def text(self) -> str:
         """A short account of the diagnosis."""
+        lines = [("", f"{self.verdict.sentence} ({_sample(self.verdict.count)})"), *self._account()]
+        return "\n".join(f"{name:20}{text}" if name else text for name, text in lines)
+
+    def _account(self) -> Iterator[tuple[str, str]]:
         radius, norm = (np.median(x) for x in (self.spectrum.spectral_radius, self.spectrum.norm))
-        fit, product, verdict = self.flow.fit, self.propagator.rate, self.verdict
-        return "\n".join(
-            [
-                f"{verdict.sentence} ({_sample(verdict.count)})",
-                f"gradient's rate     {_measured(fit.value, fit.stderr)} nats a step back",
-                f"horizon             {verdict.horizon_text} steps to fade to 1 %",
-                f"product's rate      {_measured(product.value, product.stderr)} nats a step of lag",
-                f"spectral radius     {radius:.4f}, median over steps and sequences",
-                f"norm of a step      {norm:.4f}, median",
-                f"certificates        {self.certificates}",
-            ]
+        fit, product = self.flow.fit, self.propagator.rate
+        yield "gradient's rate", f"{_measured(fit.value, fit.stderr)} nats a step back"
+        yield "horizon", f"{self.verdict.horizon_text} steps to fade to 1 %"
+        if self.contributions is not None:
+            yield "learnt from", _lags_text(self.contributions)
+        yield "product's rate", f"{_measured(product.value, product.stderr)} nats a step of lag"
+        largest, error = (float(x[0]) for x in self.exponents.pooled)
+        yield "largest exponent", f"{_measured(largest, error)} nats a step, along the sequences"
+        yield (
+            "bound",
+            f"{self.bound.word}: at most {np.mean(self.bound.rate_bound):+.4f} nats a step",
         )
+        yield "spectral radius", f"{radius:.4f}, median over steps and sequences"
+        yield "norm of a step", f"{norm:.4f}, median"
+        yield "at the mean input", self.fixed_points.text.splitlines()[1]
+        yield "certificates", str(self.certificates)
+
+
+def _lags_text(contributions: LagContributions) -> str:
+    within = np.asarray(contributions.cumulative) >= 0.9
+    settled = len(within) - int(np.argmin(within[::-1])) if not within.all() else 0
+    if settled == len(within):
+        return f"less than 90 % of the parameter gradient comes from lags up to {len(within) - 1}"
+    return f"90 % of the parameter gradient comes from lags up to {settled}"
 
 
 def _sample(count: int) -> str:
@@ -157,6 +221,12 @@ def _measured(value: Any, stderr: Any) -> str:
     return f"{float(value):+.4f}{error}"
 
 
+def at_once(name: str, compute: Callable[[], Any]) -> Any:
+    """Compute a part of a diagnosis; what keeps parts, or reports on them, takes the place of this."""
+    del name
+    return compute()
+
+
 def diagnose(
     cell: Step,
     xs: Any,
@@ -165,8 +235,9 @@ def diagnose(
     carry: Carry | None = None,
     length: int | None = None,
     lags: Any = None,
+    part: Callable[[str, Callable[[], Any]], Any] = at_once,
 ) -> Diagnosis:
-    """Measure spectra, BPTT product and gradient flow of a cell on given sequences, and certify them.
+    """Take all analyses of a cell on given sequences, and certify them.
 
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)``.
@@ -176,6 +247,8 @@ def diagnose(
       carry: initial carry; by default the cell's own.
       length: number of steps, needed only when `xs` is None.
       lags: lags of the propagator, in steps; by default about 20 from 1 to T.
+      part: ``(name, compute) -> compute()``, called for each of `PARTS`: it may report on them, keep what
+        they return, and return what it kept.
 
     Raises:
       InputError: inputs that are not finite, arguments that do not fit, or a split cell that breaks its
@@ -190,14 +263,75 @@ def diagnose(
       'vanishing'
     """
     loss = loss or _random_projection
-    trajectory = trace(cell, xs, carry=carry, length=length)
-    steps = jacobians(cell, trajectory)
-    product, flow = propagator_of(steps, lags), flow_along(cell, trajectory, loss)
-    certificates = certify(cell, trajectory, steps, product, flow, loss)
+    path = trace(cell, xs, carry=carry, length=length)
+    start = jax.tree.map(lambda leaf: leaf[0], path.carries)
+    steps = jacobians(cell, path)
+    flow = part("gradient flow", lambda: flow_along(cell, path, loss))
+    product = part("BPTT product", lambda: propagator_of(steps, lags))
+    inputs, contributions = None, None
+    if path.xs is not None:
+        inputs = part("input sensitivity", lambda: input_sensitivity(cell, path))
+    if isinstance(cell, nnx.Module):
+        limit = min(path.length - 1, _LONGEST_LAG)
+        contributions = part(
+            "gradient by lag",
+            lambda: lag_contributions(cell, xs, loss, carry=start, length=length, max_lag=limit),
+        )
+    exponents = part("Lyapunov exponents", lambda: _exponents(cell, path, start))
+    points = part("fixed points", lambda: _fixed_points(cell, path))
+    spectra = part("spectra", lambda: spectrum_of(steps))
+    bound = part("bounds", lambda: trajectory_bound(cell, path))
+    certificates = certify(
+        cell, path, steps, product, flow, loss, contributions=contributions, exponents=exponents
+    )
     if certificates.jacobian > float(jnp.finfo(steps.dtype).eps) ** 0.5:
         got = f"Jacobians that are off by {certificates.jacobian:.0e}"
         checks.refuse("cell", got, "an update that works unit by unit, as a SplitCell promises")
-    return Diagnosis(spectrum_of(steps), product, flow, certificates)
+    return Diagnosis(
+        spectra, product, inputs, flow, contributions, exponents, bound, points, certificates
+    )
+
+
+PARTS = (
+    "gradient flow",
+    "BPTT product",
+    "input sensitivity",
+    "gradient by lag",
+    "Lyapunov exponents",
+    "fixed points",
+    "spectra",
+    "bounds",
+)
+"""Names of the parts, in order; a cell without inputs or parameters has no use for two of them."""
+
+
+def _exponents(cell: Step, path: Trajectory, start: Carry) -> Lyapunov:
+    """Return the leading exponents, all of them where the state is small."""
+    k = min(path.states.shape[-1], _EXPONENTS)
+    warmup = path.length // 5
+    with (
+        warnings.catch_warnings()
+    ):  # singular directions are no news here: the record has them as −inf
+        warnings.simplefilter("ignore", PrecisionWarning)
+        return lyapunov(cell, path.xs, carry=start, length=path.length, k=k, warmup=warmup)
+
+
+def _fixed_points(cell: Step, path: Trajectory) -> FixedPoints:
+    """Look for fixed points under the mean input, from states that the cell has been in."""
+    axes = tuple(range(1 + len(path.batch)))
+    mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=axes), path.xs)
+    candidates = candidates_from(path, _CANDIDATES, key=jax.random.key(0), noise=0.1)
+    return fixed_points(*_at_least_single((cell, mean, candidates)))
+
+
+def _at_least_single(tree: Any) -> Any:
+    """Return a tree whose arrays of half precision are float32: a search needs the digits."""
+
+    def raised(leaf):
+        half = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(at_least_float32(leaf.dtype)) if half else leaf
+
+    return jax.tree.map(raised, tree)
 
 
 def _random_projection(outputs: Any) -> Any:

@@ -12,7 +12,8 @@ Monte Carlo (Loh et al. 1989; Bai et al. 2011), here with the grades in logarith
 
 The singular values of diag(e^d) V are then found by one-sided Jacobi rotations (Demmel & Veselić 1992) on
 its rows, each kept as a unit vector and a logarithm. Rotations act on ratios only, so every singular value
-is found to high *relative* accuracy, however far apart they are.
+is found to high *relative* accuracy, however far apart they are. The rows end as the right singular vectors;
+the same rotations turn the columns of Q into the left ones.
 
 A direction that, to rounding, lies in the span of those before it has grade −inf: the product is singular.
 Rounding is measured against the whole factor: one of condition beyond 1/(64 ε √S), some 10⁴ in float32,
@@ -114,35 +115,62 @@ def _independent_first(columns, order, rounding):
 
 def log_singular_values(product: Graded) -> Float[Array, "S"]:
     """Return the logarithms of the singular values, falling, [S]; −inf where singular."""
-    size = len(product.grades)
-    rows, logs = _normalised(product.v, product.grades)
+    _, logs, _ = _orthogonal_rows(product.v, product.grades, product.v[:, :0])
+    return -jnp.sort(-logs)
+
+
+def singular_vectors(
+    product: Graded,
+) -> tuple[Float[Array, "S"], Float[Array, "S S"], Float[Array, "S S"]]:
+    """Return the logarithms of the singular values, and the left and right singular vectors as columns.
+
+    A pair of vectors is found up to a common sign. Where the product is singular, the vectors complete
+    the others to an orthonormal basis.
+    """
+    rows, logs, columns = _orthogonal_rows(product.v, product.grades, product.q.T)
+    order = jnp.argsort(-logs)
+    # Rows of grade −inf, the last ones, took no part. The others are orthogonal: QR leaves them as they are.
+    right, r = jnp.linalg.qr(rows[order].T)
+    signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
+    return logs[order], columns[order].T, right * signs[None, :]
+
+
+def _orthogonal_rows(rows, logs, columns):
+    """Turn the rows of diag(e^logs) · rows until they are orthogonal.
+
+    Returns the rows, of length 1, their logarithms, and `columns`, one a row of this array, turned along: for
+    the columns of Q, the product Q · diag(e^logs) · rows stays what it is.
+    """
+    size = len(logs)
+    rows, logs = _normalised(rows, logs)
     if size % 2:  # rotations go by pairs: a row of grade −inf takes no part
-        rows = jnp.pad(rows, ((0, 1), (0, 0)))
+        rows, columns = (jnp.pad(a, ((0, 1), (0, 0))) for a in (rows, columns))
         logs = jnp.append(logs, -jnp.inf)
     tolerance = size * jnp.finfo(rows.dtype).eps
 
     def unfinished(state):
-        _, _, overlap, sweeps = state
+        _, overlap, sweeps = state
         return (overlap > tolerance) & (sweeps < _MAX_SWEEPS)
 
     def sweep(state):
-        rows, logs, _, sweeps = state
-        rounds = len(logs) - 1
-        start = (rows, logs, jnp.zeros((), rows.dtype))
-        rows, logs, overlap = jax.lax.fori_loop(0, rounds, lambda _, s: _rotate_all(*s), start)
-        return rows, logs, overlap, sweeps + 1
+        turned, _, sweeps = state
+        start = (*turned, jnp.zeros((), rows.dtype))
+        rounds = len(logs) - 1  # after which every row is back at its place
+        *turned, overlap = jax.lax.fori_loop(0, rounds, lambda _, s: _rotate_all(*s), start)
+        return tuple(turned), overlap, sweeps + 1
 
-    start = (rows, logs, jnp.asarray(jnp.inf, rows.dtype), jnp.zeros((), jnp.int32))
-    _, logs, _, _ = jax.lax.while_loop(unfinished, sweep, start)
-    return -jnp.sort(-logs)[:size]
+    start = ((rows, logs, columns), jnp.asarray(jnp.inf, rows.dtype), jnp.zeros((), jnp.int32))
+    turned, _, _ = jax.lax.while_loop(unfinished, sweep, start)
+    return tuple(a[:size] for a in turned)
 
 
-def _rotate_all(rows, logs, worst):
+def _rotate_all(rows, logs, columns, worst):
     """Make the rows i and i + S/2 orthogonal, for all i at once, then move on to the next pairing."""
     half = len(logs) // 2
     swap = logs[:half] < logs[half:]
-    long, short = _exchanged(rows, swap[:, None])
     log_long, log_short = _exchanged(logs, swap)
+    long, short = _exchanged(rows, swap[:, None])
+    first, second = _exchanged(columns, swap[:, None])
 
     ratio = jnp.where(log_short > -jnp.inf, jnp.exp(log_short - log_long), 0)
     overlap = jnp.sum(long * short, axis=-1)
@@ -152,16 +180,22 @@ def _rotate_all(rows, logs, worst):
         overlap == 0, 0, -2 * overlap / jnp.where(overlap == 0, 1, width)
     )  # tan θ / ratio
     cosine = 1 / jnp.sqrt(1 + (tilt * ratio) ** 2)
+    cos, tan, tilt, ratio = (a[:, None] for a in (cosine, tilt * ratio, tilt, ratio))
 
-    turned_long = cosine[:, None] * (long - (tilt * ratio**2)[:, None] * short)
-    turned_short = cosine[:, None] * (short + tilt[:, None] * long)
-    # Each row goes back to its own seat: the round robin counts on it.
-    rows = jnp.concatenate(_exchanged(jnp.concatenate([turned_long, turned_short]), swap[:, None]))
-    logs = jnp.concatenate(_exchanged(jnp.concatenate([log_long, log_short]), swap))
-    rows, logs = _normalised(rows, logs)
+    # In units of its own length, a row takes up the other as seen from there: the rotation by θ is hidden.
+    rows = _put_back(cos * (long - tan * ratio * short), cos * (short + tilt * long), swap)
+    columns = _put_back(cos * (first - tan * second), cos * (second + tan * first), swap)
+    rows, logs = _normalised(
+        rows, jnp.concatenate(_exchanged(jnp.concatenate([log_long, log_short]), swap))
+    )
     seen = jnp.where(log_short > -jnp.inf, jnp.abs(overlap), 0)
     turn = _round_robin(len(logs))
-    return rows[turn], logs[turn], jnp.maximum(worst, seen.max())
+    return rows[turn], logs[turn], columns[turn], jnp.maximum(worst, seen.max())
+
+
+def _put_back(long, short, swap):
+    """Return the two halves as one, each row at its own seat: the round robin counts on it."""
+    return jnp.concatenate(_exchanged(jnp.concatenate([long, short]), swap[:, None]))
 
 
 def _exchanged(values, swap):

@@ -6,12 +6,13 @@ For a split cell (`jaxrnn.typing.SplitCell`) the chain rule gives
 
 Because `update` works unit by unit, both of its derivatives are diagonals: one forward-mode sweep per
 carry leaf and per gate finds them for all units, steps and sequences at once. A Jacobian then costs
-G·H·S multiplications, where pushing S basis vectors through the step (`general_jacobians`, right for any
-step) costs S times a step. The two are held equal by the tests.
+G·H·S multiplications a carry leaf, where pushing S basis vectors through the step (`general_jacobians`, right
+for any step) costs S times a step. The two are held equal by the tests.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jaxtyping import Array, Inexact
 from jaxrnn import checks
 from jaxrnn.analysis.trajectory import Trajectory, carry_of, flat_state
 from jaxrnn.steps import compiled
-from jaxrnn.typing import SplitCell, Step
+from jaxrnn.typing import Carry, SplitCell, Step
 
 
 def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
@@ -42,60 +43,93 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
       >>> jaxrnn.analysis.jacobians(cell, path).shape
       (20, 4, 16, 16)
     """
-    if not isinstance(trajectory, Trajectory):
-        checks.refuse(
-            "trajectory", checks.describe(trajectory), "a Trajectory, from trace(cell, xs)"
-        )
-    checks.finite("trajectory", trajectory)
+    _check_trajectory(trajectory)
     if isinstance(cell, SplitCell):
         return structured_jacobians(cell, trajectory)
     return general_jacobians(cell, trajectory)
 
 
+def input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S F"]:
+    """Return ∂s_t/∂x_t for every step of a trajectory, [T, *B, S, F], the carry before held fixed.
+
+    Raises:
+      InputError: a trajectory without inputs, with inputs that are no floats, or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.analysis.jacobians import input_jacobians
+      >>> from jaxrnn.analysis import trace
+      >>> leaky = lambda s, x: (0.5 * s + 3.0 * x, s)
+      >>> path = trace(leaky, jnp.ones((4, 1)), carry=jnp.zeros(1))
+      >>> input_jacobians(leaky, path)[:, 0, 0].tolist()
+      [3.0, 3.0, 3.0, 3.0]
+    """
+    _check_trajectory(trajectory)
+    leaves = jax.tree.leaves(trajectory.xs)
+    if not leaves:
+        checks.refuse("trajectory.xs", "None", "inputs [T, *B, F]: an autonomous system has none")
+    for leaf in leaves:
+        checks.floating("trajectory.xs", leaf)
+    return _input_jacobians(cell, trajectory)
+
+
+def _check_trajectory(trajectory: Any) -> None:
+    if not isinstance(trajectory, Trajectory):
+        checks.refuse(
+            "trajectory", checks.describe(trajectory), "a Trajectory, from trace(cell, xs)"
+        )
+    checks.finite("trajectory", trajectory)
+
+
 @compiled
 def general_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
-    """Step Jacobians of any step by forward-mode differentiation, [T, *B, S, S].
-
-    The sequences of a batch do not act on each other, so one push moves the same basis vector in all.
-    """
-    depth = len(trajectory.batch)
-    size = trajectory.states.shape[-1]
+    """Step Jacobians of any step by forward-mode differentiation, [T, *B, S, S]."""
 
     def at_step(now: tuple[Any, Any]) -> Inexact[Array, "*B S S"]:
         carry, x = now
-        _, push = jax.linearize(lambda carry: cell(carry, x)[0], carry)
-
-        def column(direction: Inexact[Array, "S"]) -> Inexact[Array, "*B S"]:
-            everywhere = jnp.broadcast_to(direction, (*trajectory.batch, size))
-            return flat_state(push(carry_of(everywhere, carry)), depth)
-
-        basis = jnp.eye(size, dtype=trajectory.states.dtype)
-        return jax.vmap(column, out_axes=-1)(basis)
+        return _by_pushes(lambda carry: cell(carry, x)[0], carry, trajectory.batch)
 
     return jax.lax.map(at_step, (trajectory.before, trajectory.xs))
 
 
 @compiled
+def _input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S F"]:
+    def at_step(now: tuple[Any, Any]) -> Inexact[Array, "*B S F"]:
+        carry, x = now
+        return _by_pushes(lambda x: cell(carry, x)[0], x, trajectory.batch)
+
+    return jax.lax.map(at_step, (trajectory.before, trajectory.xs))
+
+
+def _by_pushes(
+    function: Callable[[Any], Any], at: Any, batch: tuple[int, ...]
+) -> Inexact[Array, "*B N M"]:
+    """Return the derivative of a map between trees, leaves [*B, …], at a point.
+
+    The sequences of a batch do not act on each other, so one push moves the same basis vector in all.
+    """
+    flat = flat_state(at, len(batch))
+    _, push = jax.linearize(function, at)
+
+    def column(direction: Inexact[Array, "M"]) -> Inexact[Array, "*B N"]:
+        everywhere = jnp.broadcast_to(direction, flat.shape)
+        return flat_state(push(carry_of(everywhere, at)), len(batch))
+
+    return jax.vmap(column, out_axes=-1)(jnp.eye(flat.shape[-1], dtype=flat.dtype))
+
+
 def structured_jacobians(cell: SplitCell, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     """Step Jacobians of a split cell from its unit-wise slopes, [T, *B, S, S]."""
-    before = trajectory.before
-    leaf_slopes, gate_slopes = _unit_slopes(cell, before, cell.project(trajectory.xs))
-    mixing = _mixing_matrix(cell, trajectory)
-    gates = mixing.reshape(len(gate_slopes[0]), -1, mixing.shape[-1])
-    rows = [
-        _diagonals(kept) + jnp.einsum("g...h,ghs->...hs", jnp.stack(pulled), gates)
-        for kept, pulled in zip(leaf_slopes, gate_slopes, strict=True)
-    ]
-    return jnp.concatenate(rows, axis=-2)
+    # Two programs: as one, XLA computes the slopes anew for every entry of a row; a CPU takes thrice as long.
+    return _assembled(*_slopes_and_mixing(cell, trajectory))
 
 
-def _unit_slopes(
-    cell: SplitCell, before: Any, drive: Any
-) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Return ∂update/∂carry and ∂update/∂pull as diagonals [T, *B, H].
-
-    The first list is indexed [new leaf][old leaf], the second [new leaf][gate].
-    """
+@compiled
+def _slopes_and_mixing(
+    cell: SplitCell, trajectory: Trajectory
+) -> tuple[Inexact[Array, "T *B M L H"], Inexact[Array, "T *B M G H"], Inexact[Array, "G H L H"]]:
+    """Return ∂update/∂carry by new and old leaf, ∂update/∂pull by new leaf and gate, as diagonals; and M."""
+    before, drive = trajectory.before, cell.project(trajectory.xs)
     pull = cell.mix(before)
     _, push = jax.linearize(lambda carry, pull: cell.update(carry, drive, pull), before, pull)
     leaves, treedef = jax.tree.flatten(before)
@@ -111,22 +145,42 @@ def _unit_slopes(
         gate = (jnp.arange(pull.shape[-1]) // units == start // units).astype(pull.dtype)
         tangent = jnp.broadcast_to(gate, pull.shape)
         by_gate.append(push(jax.tree.unflatten(treedef, still), tangent))
-    return _per_new_leaf(by_leaf), _per_new_leaf(by_gate)
-
-
-def _per_new_leaf(pushed: list[Any]) -> list[list[Any]]:
-    return [list(column) for column in zip(*map(jax.tree.leaves, pushed), strict=True)]
-
-
-def _mixing_matrix(cell: SplitCell, trajectory: Trajectory) -> Inexact[Array, "P S"]:
-    """Return M = ∂mix/∂state; mix is affine, so it may be taken anywhere: at zero."""
     skip = 1 + len(trajectory.batch)
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[skip:], leaf.dtype), trajectory.carries)
-    by_leaf = jax.jacfwd(cell.mix)(zero)
-    return flat_state(by_leaf, 1)
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[skip:], leaf.dtype), before)
+    return _stacked(by_leaf), _stacked(by_gate), mixing_blocks(cell, zero)
 
 
-def _diagonals(kept: list[Any]) -> Inexact[Array, "T *B H S"]:
-    """Put diagonals [T, *B, H], one an old leaf, side by side as matrices [T, *B, H, S]."""
-    as_matrix = jnp.vectorize(jnp.diag, signature="(h)->(h,h)")
-    return jnp.concatenate([as_matrix(slope) for slope in kept], axis=-1)
+@jax.jit
+def _assembled(
+    kept: Inexact[Array, "T *B M L H"],
+    pulled: Inexact[Array, "T *B M G H"],
+    mixing: Inexact[Array, "G H L H"],
+) -> Inexact[Array, "T *B S S"]:
+    """Return the Jacobians from their parts, in one sweep over memory: its speed is the limit here."""
+    units, leaves = kept.shape[-1], kept.shape[-2]
+    diagonal = jnp.eye(units, dtype=bool)[None, :, None, :]
+
+    def of_one(kept, pulled):
+        through = sum(pulled[:, g, :, None, None] * block[None] for g, block in enumerate(mixing))
+        return jnp.where(diagonal, jnp.moveaxis(kept, -1, 1)[..., None], 0) + through
+
+    blocks = jnp.vectorize(of_one, signature="(m,l,h),(m,g,h)->(m,h,l,h)")(kept, pulled)
+    return blocks.reshape(*kept.shape[:-3], units * leaves, units * leaves)
+
+
+def _stacked(pushed: list[Carry]) -> Inexact[Array, "*L M K H"]:
+    """Join what K pushes did to M new leaves [*L, H]."""
+    return jnp.stack([jnp.stack(jax.tree.leaves(moved), axis=-2) for moved in pushed], axis=-2)
+
+
+def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H L H"]:
+    """Return M = ∂mix/∂carry by gate, unit of the gate, carry leaf and unit of the leaf.
+
+    Args:
+      cell: a split cell.
+      zero: its carry without batch axes, leaves [H]; mix is affine, so any point would do.
+    """
+    matrix = flat_state(jax.jacfwd(cell.mix)(zero), 1)
+    leaves = jax.tree.leaves(zero)
+    units = leaves[0].shape[-1]
+    return matrix.reshape(-1, units, len(leaves), units)

@@ -3,6 +3,15 @@
 Eigenvalues, SVD and QR on a CPU are LAPACK calls. OpenBLAS splits even a 100×100 matrix over all cores
 and lets its threads spin while they wait; on a busy two-core machine one ``eigvals`` of that size went from
 1.3 to 214 milliseconds. Analysis makes thousands of small calls, so each of them gets one thread.
+
+One factorisation at a time. A call on a batch hands its matrices to the threads of the pool on which it runs
+itself, and waits for them (jaxlib 0.10). Two such calls that do not depend on each other run side by side,
+and on two cores wait for ever. So no compiled program holds two that could, and each is waited for before
+the next is called; `tests/analysis/test_lapack.py` reads the programs.
+
+Factorisations are taken in float64 whatever the matrices' precision: an eigenvalue of condition κ is off by
+κ ε ‖A‖, and κ is what the analysis of non-normal networks is after. A TPU has no float64 to factorise in, and
+no eigenvalues of general matrices: these it gets from the host, in float32.
 """
 
 from __future__ import annotations
@@ -12,7 +21,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Inexact
 from threadpoolctl import threadpool_limits
+
+from jaxrnn import checks
+from jaxrnn.typing import ArrayLike, at_least_float32
 
 
 def one_blas_thread(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,3 +39,67 @@ def one_blas_thread(function: Callable[..., Any]) -> Callable[..., Any]:
             return jax.block_until_ready(function(*args, **kwargs))
 
     return limited
+
+
+def in_float64(compute: Callable[..., Any], *arrays: Array) -> Any:
+    """Return compute(*arrays), computed in float64 and given back in the first array's own precision.
+
+    Half precision goes up to float32. On a TPU all of it is float32.
+    """
+    own = at_least_float32(arrays[0].dtype)
+    if jax.default_backend() == "tpu":
+        return compute(*(array.astype(own) for array in arrays))
+    with jax.enable_x64(True):
+        found = compute(*(array.astype(_doubled(array.dtype)) for array in arrays))
+        return jax.tree.map(lambda leaf: leaf.astype(_like(leaf, own)), found)
+
+
+def _doubled(dtype: Any) -> Any:
+    return jnp.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.float64
+
+
+def _like(leaf: Array, own: Any) -> Any:
+    real = jnp.finfo(own).dtype
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return leaf.dtype
+    return np.result_type(real, np.complex64) if jnp.iscomplexobj(leaf) else real
+
+
+def eigenvalues(matrices: Inexact[Array, "*B S S"]) -> Complex[Array, "*B S"]:
+    """Return the eigenvalues of general matrices, from the host where the device has no solver."""
+    return jax.lax.platform_dependent(matrices, tpu=_on_the_host, default=jnp.linalg.eigvals)
+
+
+def _on_the_host(matrices: Any) -> Any:
+    dtype = np.result_type(matrices.dtype, np.complex64)
+    shape = jax.ShapeDtypeStruct(matrices.shape[:-1], dtype)
+
+    def call(matrices):
+        return np.linalg.eigvals(np.asarray(matrices)).astype(dtype)
+
+    return jax.pure_callback(call, shape, matrices, vmap_method="expand_dims")
+
+
+HOST = "LAPACK on the host"
+
+_SOLVERS = {"cpu": "LAPACK", "tpu": f"{HOST}, float32"}
+
+
+def solver() -> str:
+    """Say whose eigenvalues `eigenvalues` returns on the default backend."""
+    return _SOLVERS.get(jax.default_backend(), "XLA on the GPU")
+
+
+def square_matrices(argument: str, matrices: ArrayLike, axes: int = 0) -> Array:
+    """Return finite square matrices [..., S, S] with `axes` axes or more before the last two.
+
+    Raises:
+      InputError: no floats, too few axes, not square, empty, or not finite.
+    """
+    checks.floating(argument, matrices)
+    shape = matrices.shape
+    if len(shape) < 2 + axes or shape[-1] != shape[-2] or 0 in shape:
+        legend = "[T, *B, S, S]" if axes else "[*B, S, S]"
+        checks.refuse(argument, checks.describe(matrices), f"square matrices {legend}, S ≥ 1")
+    checks.finite(argument, matrices)
+    return jnp.asarray(matrices)

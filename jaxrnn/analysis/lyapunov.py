@@ -38,7 +38,7 @@ from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.tangents import (
     Tangents,
     advance,
-    determinant_difference,
+    log_determinants,
     nearly_orthonormal,
     spread,
 )
@@ -297,6 +297,7 @@ class _Run:
         resume: Lyapunov | None,
     ):
         self._program = _chunk.bound(cell)
+        self._checks = _interval.bound(cell), _determinants.bound(cell)
         self._xs = xs
         self._adapts = renorm_every is None
         self._every = renorm_every or 1
@@ -347,25 +348,38 @@ class _Run:
     def _try_out(self, steps: int) -> None:
         """Take a few steps that are not kept, to see how fast the directions part."""
         plan = np.ones(min(_CHUNK, steps), np.int32)
-        _, (_, spreads, _) = self._program(self._xs, self._state, *self._padded(plan))
+        _, (_, spreads) = self._program(self._xs, self._state, *self._padded(plan))
         self._adapt(np.asarray(spreads)[len(plan) // 2 : len(plan)])
 
     def _take(self, plan: Any, counted: bool) -> None:
-        before = self._state
-        self._state, (sums, spreads, determinant) = self._program(
-            self._xs, before, *self._padded(plan)
-        )
+        if counted:
+            self._determinants.append(self._determinant_difference(min(self._every, int(plan[0]))))
+        blocks = self._padded(plan)
+        self._state, (sums, spreads) = self._program(self._xs, self._state, *blocks)
         _refuse_if_broken(self._state.broken)
         spreads = np.asarray(spreads)[: len(plan)]
         if counted:
             rates = np.asarray(sums, np.float64)[: len(plan)] / _per_block(plan, sums)
             self._rates.append(rates / self._time_step)
             self._steps.append(plan)
-            self._determinants.append(float(determinant))
             loss = self._eps * math.exp(min(float(spreads.max()), 80.0))
             self._rounding = max(self._rounding, loss / self._every)
         if self._adapts:
             self._adapt(spreads)
+
+    def _determinant_difference(self, steps: int) -> float:
+        """Compare all logarithms of the next interval with its determinants, nats a step.
+
+        Two programs: side by side in one, their factorisations could wait for each other (`lapack`).
+        """
+        *_, count, size = self._state.directions.shape
+        if count < size:
+            return math.nan
+        interval = jnp.asarray(steps, jnp.int32)
+        logs, dets = (np.asarray(f(self._xs, self._state, interval)) for f in self._checks)
+        regular = np.isfinite(logs).all(axis=-1)
+        differences = np.abs(logs.sum(axis=-1)[regular] - dets[regular])
+        return float(differences.max()) / steps if differences.size else math.nan
 
     def _adapt(self, spreads: Any) -> None:
         """Set the interval by how far the directions have parted within one."""
@@ -427,7 +441,7 @@ def _largest(differences: list[float]) -> float:
 
 @compiled
 def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any) -> Any:
-    """Take blocks of steps; return the state, sums of logarithms [N, *B, K], spreads and the certificate."""
+    """Take blocks of steps; return the state, sums of logarithms [N, *B, K] and spreads [N]."""
 
     def take(state, steps):
         def interval(i, running):
@@ -442,9 +456,16 @@ def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any) -> Any
         state, sums, widest = jax.lax.fori_loop(0, intervals, interval, start)
         return state, (sums, widest)
 
-    determinant = determinant_difference(cell, xs, state, jnp.minimum(every, blocks[0]))
-    state, (sums, spreads) = jax.lax.scan(take, state, blocks)
-    return state, (sums, spreads, determinant)
+    return jax.lax.scan(take, state, blocks)
+
+
+@compiled
+def _interval(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
+    """Return the logarithms of one interval alone."""
+    return advance(cell, xs, state, count, nearly_orthonormal)[1]
+
+
+_determinants = compiled(log_determinants)
 
 
 def _traced(

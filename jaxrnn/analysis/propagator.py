@@ -3,18 +3,24 @@
     P_k = ∂s_T/∂s_{T−k} = J_T · J_{T−1} · … · J_{T−k+1}          later factors on the left
 
 Its singular values by lag are the memory of the network along one trajectory: the largest bounds every
-gradient that BPTT can deliver over k steps, the smallest says which directions are lost. They are held
-in logarithms from the start (`jaxrnn.analysis.graded`), so nothing overflows. The product is taken in
-float64 whatever the cell's precision: in float32, ten thousand steps would add up to an error of a nat, and
-directions that fade faster than others by 10⁷ would be lost. On a TPU, which has no float64 to factorise
-in, it is taken in float32, with these limits.
+gradient that BPTT can deliver over k steps, the smallest says which directions are lost. Its singular
+vectors say *what* is remembered: a change along the right vector v_i, k steps ago, stands at the end along
+the left vector u_i, σ_i times as long; and a gradient along u_i goes back to one along v_i.
+
+Both are held in logarithms from the start (`jaxrnn.analysis.graded`), so nothing overflows. The product is
+taken in float64 whatever the cell's precision: in float32, ten thousand steps would add up to an error of a
+nat, and directions that fade faster than others by 10⁷ would be lost. On a TPU, which has no float64 to
+factorise in, it is taken in float32, with these limits.
+
+A vector is known as well as its singular value stands apart from the others: where two are equal, only the
+plane of the two is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,12 +29,18 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
-from jaxrnn.analysis.graded import Graded, graded, left_multiply, log_singular_values
+from jaxrnn.analysis.graded import (
+    Graded,
+    graded,
+    left_multiply,
+    log_singular_values,
+    singular_vectors,
+)
 from jaxrnn.analysis.jacobians import jacobians
-from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.analysis.lapack import in_float64, one_blas_thread, square_matrices
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory
-from jaxrnn.typing import Step, at_least_float32
+from jaxrnn.typing import ArrayLike, Step
 
 _DEFAULT_LAGS = 20
 
@@ -51,6 +63,25 @@ class Propagator:
     def rate(self) -> Rate:
         """Growth of the largest singular value, nats a step of lag, over the sequences."""
         return rate_by_lag(self.lags, self.log_singular_values[..., 0])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PropagatorDirections:
+    """Leading singular values and vectors of ∂s_T/∂s_{T−k}, R of them.
+
+    Attributes:
+      lags: the lags k, in steps, rising [K].
+      log_singular_values: natural logarithms, falling along the last axis [K, *B, R]; −inf where the
+        product is singular to rounding.
+      left: what changes become at the end, columns of length 1 [K, *B, S, R].
+      right: the changes k steps ago, columns of length 1 [K, *B, S, R].
+    """
+
+    lags: Int[Array, "K"]
+    log_singular_values: Float[Array, "K *B R"]
+    left: Float[Array, "K *B S R"]
+    right: Float[Array, "K *B S R"]
 
 
 def propagator(cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = None) -> Propagator:
@@ -76,70 +107,140 @@ def propagator(cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = N
     return propagator_of(jacobians(cell, trajectory), lags)
 
 
-def propagator_of(
-    matrices: Float[Array, "T *B S S"], lags: Sequence[int] | Any = None
-) -> Propagator:
-    """Return the propagator of given step Jacobians [T, *B, S, S], in the order of time."""
-    chosen = _checked_lags(lags, matrices.shape[0])
-    if jax.default_backend() == "tpu":
-        products = _graded_products(matrices.astype(jnp.float32), lags=tuple(chosen.tolist()))
-    else:
-        with jax.enable_x64(True):
-            products = _graded_products(matrices.astype(jnp.float64), lags=tuple(chosen.tolist()))
-            products = products.astype(at_least_float32(matrices.dtype))
-    return Propagator(lags=jnp.asarray(chosen), log_singular_values=products)
+def propagator_of(matrices: ArrayLike, lags: Sequence[int] | Any = None) -> Propagator:
+    """Return the propagator of given step Jacobians [T, *B, S, S], in the order of time.
+
+    Raises:
+      InputError: a lag outside 1 … T, or matrices that are not square or not finite.
+    """
+    given = square_matrices("matrices", matrices, axes=1)
+    chosen = checked_lags(lags, 1, len(given))
+    values = in_float64(functools.partial(_values, lags=tuple(chosen.tolist())), given)
+    return Propagator(lags=jnp.asarray(chosen), log_singular_values=values)
 
 
-def _checked_lags(lags: Any, steps: int) -> Any:
+def propagator_directions(
+    cell: Step,
+    trajectory: Trajectory,
+    lags: Sequence[int] | Any = None,
+    *,
+    leading: int | None = None,
+) -> PropagatorDirections:
+    """Return singular values *and* vectors of the BPTT product of the last k steps, for each lag k.
+
+    Args:
+      cell: a cell, or any function ``(carry, x) -> (carry, y)``.
+      trajectory: a path of T steps, from `trace`.
+      lags: lags k in 1 … T; by default about 20 of them, spread evenly from 1 to T.
+      leading: how many, those of the largest singular values; by default all S.
+
+    Raises:
+      InputError: a lag outside 1 … T, `leading` outside 1 … S, or a trajectory that is not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> from jaxrnn.analysis.propagator import propagator_directions
+      >>> shrink = lambda s, x: (jnp.array([0.9, 0.1]) * s, s)
+      >>> path = jaxrnn.analysis.trace(shrink, None, carry=jnp.zeros(2), length=50)
+      >>> slow = propagator_directions(shrink, path, lags=[50], leading=1)
+      >>> abs(slow.right[0]).tolist()  # the first unit is remembered
+      [[1.0], [0.0]]
+    """
+    return directions_of(jacobians(cell, trajectory), lags, leading=leading)
+
+
+def directions_of(
+    matrices: ArrayLike, lags: Sequence[int] | Any = None, *, leading: int | None = None
+) -> PropagatorDirections:
+    """Return the propagator's directions for given step Jacobians [T, *B, S, S], in the order of time.
+
+    Raises:
+      InputError: a lag outside 1 … T, `leading` outside 1 … S, or matrices not square or not finite.
+    """
+    given = square_matrices("matrices", matrices, axes=1)
+    chosen = checked_lags(lags, 1, len(given))
+    size = given.shape[-1]
+    kept = size if leading is None else leading
+    checks.count("leading", kept)
+    if kept > size:
+        checks.refuse("leading", kept, f"1 to {size}, the size of the state")
+    take = functools.partial(_directions, lags=tuple(chosen.tolist()), leading=int(kept))
+    return PropagatorDirections(jnp.asarray(chosen), *in_float64(take, given))
+
+
+def checked_lags(lags: Any, first: int, last: int) -> np.ndarray:
+    """Return the lags asked for, rising and each once; by default about 20 of first … last.
+
+    Raises:
+      InputError: none, no whole numbers, or one outside first … last.
+    """
     if lags is None:
-        return np.unique(np.linspace(1, steps, min(steps, _DEFAULT_LAGS)).round().astype(int))
+        count = min(last - first + 1, _DEFAULT_LAGS)
+        return np.unique(np.linspace(first, last, count).round().astype(int))
     chosen = np.unique(np.asarray(lags))
     if chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
         checks.refuse("lags", repr(lags), "one or more whole numbers of steps")
-    if chosen[0] < 1 or chosen[-1] > steps:
-        checks.refuse(
-            "lags", f"values from {chosen[0]} to {chosen[-1]}", f"1 to {steps}, the steps"
-        )
+    if chosen[0] < first or chosen[-1] > last:
+        got, expected = f"values from {chosen[0]} to {chosen[-1]}", f"{first} to {last}, the steps"
+        checks.refuse("lags", got, expected)
     return chosen
 
 
 @one_blas_thread
 @functools.partial(jax.jit, static_argnames="lags")
-def _graded_products(matrices: Any, lags: tuple[int, ...]) -> Float[Array, "K *B S"]:
-    """Grow Pᵀ_k = Jᵀ_{T−k+1} · Pᵀ_{k−1} from the last step backwards and stop at each lag."""
-    by_sequence = functools.partial(_products_of_one, lags=lags)
+def _values(matrices: Float[Array, "T *B S S"], *, lags: tuple[int, ...]) -> Any:
+    def of_one(matrices):
+        return jax.vmap(log_singular_values)(transposed_products(matrices, lags, vectors=False))
+
+    return each_sequence(of_one, matrices)
+
+
+@one_blas_thread
+@functools.partial(jax.jit, static_argnames=("lags", "leading"))
+def _directions(
+    matrices: Float[Array, "T *B S S"], *, lags: tuple[int, ...], leading: int
+) -> tuple[Any, Any, Any]:
+    def of_one(matrices):
+        products = transposed_products(matrices, lags, vectors=True)
+        logs, right, left = jax.vmap(singular_vectors)(products)  # the transpose has them exchanged
+        return logs[..., :leading], left[..., :leading], right[..., :leading]
+
+    return each_sequence(of_one, matrices)
+
+
+def each_sequence(of_one: Callable[..., Any], matrices: Any, *others: Any) -> Any:
+    """Map a function of one sequence's [T, …] to arrays [K, …] over all axes *B between."""
     for _ in matrices.shape[1:-2]:
-        by_sequence = jax.vmap(by_sequence, in_axes=1, out_axes=1)
-    return by_sequence(matrices)
+        of_one = jax.vmap(of_one, in_axes=1, out_axes=1)
+    return of_one(matrices, *others)
 
 
-def _products_of_one(matrices: Float[Array, "T S S"], lags: tuple[int, ...]) -> Float[Array, "K S"]:
+def transposed_products(
+    matrices: Float[Array, "T S S"], lags: tuple[int, ...], *, vectors: bool
+) -> Graded:
+    """Return Pᵀ_k for each lag in graded form, leading axis [K]; without `vectors` its q is empty.
+
+    Pᵀ_k = Jᵀ_{T−k+1} · Pᵀ_{k−1} grows from the last step backwards, and stops at each lag.
+    """
     backward = jnp.flip(jnp.swapaxes(matrices, -1, -2), axis=0)[: lags[-1]]
-    size = matrices.shape[-1]
     slots = np.full(lags[-1], len(lags))  # steps at no lag write past the end, and are dropped
     slots[np.array(lags) - 1] = np.arange(len(lags))
 
+    def keep(kept, product, slot):
+        shown = product if vectors else product._replace(q=product.q[:0])
+        return jax.tree.map(lambda all_, one: all_.at[slot].set(one, mode="drop"), kept, shown)
+
     def grow(state, step):
-        product, kept_grades, kept_v = state
+        product, kept = state
         transposed, slot = step
         product = left_multiply(transposed, product)
-        return (product, *_keep(product, slot, kept_grades, kept_v)), None
+        return (product, keep(kept, product, slot)), None
 
-    product = graded(backward[0])
-    kept = (
-        jnp.zeros((len(lags), size), matrices.dtype),
-        jnp.zeros((len(lags), size, size), matrices.dtype),
-    )
-    start = (product, *_keep(product, slots[0], *kept))
-    rest = (backward[1:], jnp.asarray(slots[1:]))
-    (product, grades, v), _ = jax.lax.scan(grow, start, rest)
-    del product  # its orthogonal factor has the singular vectors, which are not asked for
-    ignored_q = jnp.broadcast_to(jnp.eye(size, dtype=matrices.dtype), v.shape)
-    return jax.vmap(log_singular_values)(Graded(ignored_q, grades, v))
-
-
-def _keep(product: Graded, slot: Any, grades: Any, v: Any) -> tuple[Any, Any]:
-    return (
-        grades.at[slot].set(product.grades, mode="drop"),
-        v.at[slot].set(product.v, mode="drop"),
-    )
+    first = graded(backward[0])
+    size = len(first.grades)
+    shapes = ((size if vectors else 0, size), (size,), (size, size))
+    room = Graded(*(jnp.zeros((len(lags), *shape), matrices.dtype) for shape in shapes))
+    start = (first, keep(room, first, slots[0]))
+    (_, kept), _ = jax.lax.scan(grow, start, (backward[1:], jnp.asarray(slots[1:])))
+    return kept

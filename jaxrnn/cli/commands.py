@@ -14,12 +14,11 @@ from jaxrnn import checks
 from jaxrnn.cells import CELLS
 from jaxrnn.experiments import (
     RunConfig,
+    Subject,
     compare,
-    diagnose_cell,
-    diagnose_run,
     digits_comparison,
+    run_diagnosis,
     train,
-    write_diagnosis,
 )
 from jaxrnn.training import FitConfig
 
@@ -73,6 +72,7 @@ class Diagnose:
     Attributes:
       target: a run's folder, or a cell's name for a fresh cell.
       out: a new folder for report.md, report.html and figures; without it the text alone is printed.
+      resume: go on with a diagnosis that was broken off, from the parts that are in its folder.
       seed: which network of a run, 0 the first; for a fresh cell, its random seed.
       sequences: how many test sequences to run.
       hidden_features: number of units of a fresh cell; a run knows its own.
@@ -82,6 +82,7 @@ class Diagnose:
 
     target: tyro.conf.Positional[str]
     out: Path | None = None
+    resume: bool = False
     seed: int = 0
     sequences: int = 4
     hidden_features: int = 64
@@ -90,25 +91,12 @@ class Diagnose:
 
     def run(self) -> None:
         """Diagnose and print the verdict."""
-        path = Path(self.target)
-        if path.is_dir():
-            diagnosis = diagnose_run(path, seed=self.seed, sequences=self.sequences)
-        elif self.target in CELLS:
-            diagnosis = diagnose_cell(
-                self.target,
-                hidden_features=self.hidden_features,
-                task=self.task,
-                seed=self.seed,
-                sequences=self.sequences,
-                data=self.data,
-            )
-        else:
-            checks.refuse(
-                "target", repr(self.target), f"a run's folder, or one of {', '.join(CELLS)}"
-            )
+        settings = dataclasses.asdict(self)
+        out, resume = settings.pop("out"), settings.pop("resume")
+        diagnosis, html = run_diagnosis(Subject(**settings), out, resume=resume)
         print(diagnosis.text)
-        if self.out is not None:
-            print(f"report: {write_diagnosis(diagnosis, self.target, self.out)}")
+        if html is not None:
+            print(f"report: {html}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -248,7 +248,7 @@ def _spectrum_figure(findings: list[Finding], task: SequenceClassification) -> F
     figure, axes = plt.subplots(2, len(findings), figsize=(4.4 * len(findings), 7.4), squeeze=False)
     for row, when in zip(axes, ("before", "after"), strict=True):
         for ax, finding in zip(row, findings, strict=True):
-            plot.spectrum(getattr(finding, when).diagnoses[0].spectrum, ax)
+            plot.spectrum(getattr(finding, when).spectra[0], ax)
             ax.set_title(f"{finding.cell}, {when} training")
     return figure
 
@@ -260,7 +260,7 @@ def _propagator_figure(findings: list[Finding], task: SequenceClassification) ->
     )
     for row, when in zip(axes, ("before", "after"), strict=True):
         for ax, finding in zip(row, findings, strict=True):
-            plot.propagator(getattr(finding, when).diagnoses[0].propagator, ax)
+            plot.propagator(getattr(finding, when).propagators[0], ax)
             ax.set_title(f"{finding.cell}, {when} training")
     return figure
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,73 +14,126 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import checks, plot
-from jaxrnn.analysis import Diagnosis, diagnose
+from jaxrnn.analysis import PARTS, Diagnosis, FlowHistory, diagnose
 from jaxrnn.cells import CELLS, make_cell
-from jaxrnn.experiments.probe import each
+from jaxrnn.experiments.history import flow_history
+from jaxrnn.experiments.probe import each, task_loss
 from jaxrnn.experiments.runs import RunConfig, load
+from jaxrnn.experiments.stages import Stages
 from jaxrnn.report import Report
 from jaxrnn.tasks import load_task
-from jaxrnn.training import RunFolder
+from jaxrnn.training import RunFolder, read_metrics
 
 
-def diagnose_run(path: Path, *, seed: int = 0, sequences: int = 4) -> Diagnosis:
-    """Diagnose one network of a trained run on test sequences of its task, with its own loss.
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is to be diagnosed.
+
+    Attributes:
+      target: a run's folder, or a cell's name for a fresh cell.
+      seed: which network of a run, 0 the first; for a fresh cell, its random seed.
+      sequences: how many test sequences to run.
+      hidden_features: number of units of a fresh cell; a run knows its own.
+      task: whose test sequences a fresh cell reads; a run knows its own.
+      data: folder with the task's files; by default where $JAXRNN_DATA points.
+    """
+
+    target: str
+    seed: int = 0
+    sequences: int = 4
+    hidden_features: int = 64
+    task: str = "digits"
+    data: str | None = None
+
+    def __post_init__(self):
+        """Refuse what is neither a run nor a cell."""
+        checks.count("sequences", self.sequences)
+        if not self._is_run and self.target not in CELLS:
+            got, cells = repr(self.target), ", ".join(CELLS)
+            checks.refuse("target", got, f"a run's folder, or one of {cells}")
+        if self._is_run and not 0 <= self.seed < self._run.fit.seeds:
+            expected = f"0 to {self._run.fit.seeds - 1}, the networks of the run"
+            checks.refuse("seed", self.seed, expected)
+
+    @property
+    def _is_run(self) -> bool:
+        return Path(self.target).is_dir()
+
+    @property
+    def _run(self) -> RunConfig:
+        return RunConfig.of(self.target)
+
+    @property
+    def history(self) -> FlowHistory | None:
+        """The gradient flow through the run's training; None for a fresh cell."""
+        path = Path(self.target)
+        return flow_history(read_metrics(path)) if self._is_run else None
+
+    def diagnose(self, part: Callable[[str, Callable[[], Any]], Any]) -> Diagnosis:
+        """Diagnose it, on test sequences of its task.
+
+        A run's network gets the loss of its task, a fresh cell a fixed random projection.
+
+        Args:
+          part: computes a part of the diagnosis, as in `jaxrnn.analysis.diagnose`.
+
+        Raises:
+          InputError: no run there, no checkpoint in it, no such network or task.
+        """
+        if not self._is_run:
+            xs = _inputs(self.task, self.data, self.sequences)
+            rngs = nnx.Rngs(self.seed)
+            cell = make_cell(self.target, xs.shape[-1], self.hidden_features, rngs=rngs)
+            return diagnose(cell, xs, part=part)
+        config = self._run
+        task = load_task(config.task, config.data)
+        model = list(each(load(config, Path(self.target))))[self.seed]
+        labels = jnp.asarray(task.test.labels[: self.sequences])
+        xs = _inputs(config.task, config.data, self.sequences)
+        return diagnose(model.cell, xs, task_loss(model, task, labels), part=part)
+
+
+def run_diagnosis(
+    subject: Subject, out: Path | None = None, *, resume: bool = False
+) -> tuple[Diagnosis, Path | None]:
+    """Diagnose a run or a cell, and write ``report.md``, ``report.html`` and figures.
 
     Args:
-      path: the run's folder.
-      seed: which network of the ensemble, 0 the first.
-      sequences: how many test sequences.
+      subject: what to diagnose.
+      out: a new folder for the report; None writes none.
+      resume: go on with a diagnosis that was broken off, part by part.
+
+    Returns:
+      The diagnosis, and the path of ``report.html``.
 
     Raises:
-      InputError: no run there, no checkpoint in it, or no such network.
+      InputError: nothing there to diagnose, or a folder that is in use.
     """
-    config = RunConfig.of(path)
-    if not 0 <= seed < config.fit.seeds:
-        checks.refuse("seed", seed, f"0 to {config.fit.seeds - 1}, the networks of the run")
-    task = load_task(config.task, config.data)
-    model = list(each(load(config, path)))[seed]
-    labels = jnp.asarray(task.test.labels[:sequences])
-    return diagnose(
-        model.cell,
-        _inputs(config.task, config.data, sequences),
-        lambda outputs: task.loss(model.readout(outputs[-1]), labels),
-    )
+    folder = None if out is None else RunFolder(out, dataclasses.asdict(subject), resume=resume)
+    kept = None
+    if folder is not None:
+        folder.open()
+        kept = folder.path / "parts"
+    with Stages(f"diagnosis of {subject.target}", len(PARTS), kept) as stages:
+        diagnosis = subject.diagnose(stages)
+    return diagnosis, None if folder is None else _write_report(diagnosis, subject, folder)
 
 
-def diagnose_cell(
-    name: str,
-    *,
-    hidden_features: int,
-    task: str,
-    seed: int = 0,
-    sequences: int = 4,
-    data: str | None = None,
-) -> Diagnosis:
-    """Diagnose a fresh cell on test sequences of a task, with a fixed random projection as its loss.
-
-    Raises:
-      InputError: no such cell or task.
-    """
-    checks.choice("cell", name, CELLS)
-    xs = _inputs(task, data, sequences)
-    cell = make_cell(name, xs.shape[-1], hidden_features, rngs=nnx.Rngs(seed))
-    return diagnose(cell, xs)
-
-
-def write_diagnosis(diagnosis: Diagnosis, title: str, out: Path) -> Path:
-    """Write a diagnosis as ``report.md``, ``report.html`` and figures; return the HTML file's path.
-
-    Raises:
-      InputError: the folder is not empty.
-    """
-    folder = RunFolder(out, {"diagnosis": title})
-    folder.open()
-    report = Report(f"Diagnosis of {title}")
+def _write_report(diagnosis: Diagnosis, subject: Subject, folder: RunFolder) -> Path:
+    report = Report(f"Diagnosis of {subject.target}")
     report.paragraph(f"```\n{diagnosis.text}\n```")
-    for name, caption, draw in _FIGURES:
+    report.paragraph(f"```\n{diagnosis.exponents.text}\n```")
+    report.paragraph(f"```\n{diagnosis.fixed_points.text}\n```")
+    drawings = [(name, text, partial(draw, diagnosis)) for name, text, draw in _FIGURES]
+    if diagnosis.contributions is not None:
+        drawings.append((*_LAGS, partial(plot.lag_contributions, diagnosis.contributions)))
+    history = subject.history
+    if history is not None:
+        drawings.insert(1, (*_HISTORY, partial(plot.flow_history, history)))
+    for name, caption, draw in drawings:
         with plot.house_style():
             figure, ax = plt.subplots(figsize=(6, 4.2))
-            draw(diagnosis, ax)
+            draw(ax)
             figure.savefig(folder.figures / f"{name}.png")
             plt.close(figure)
         report.figure(f"figures/{name}.png", caption)
@@ -87,10 +142,20 @@ def write_diagnosis(diagnosis: Diagnosis, title: str, out: Path) -> Path:
 
 
 def _inputs(task: str, data: str | None, sequences: int) -> Any:
-    checks.count("sequences", sequences)
     inputs = load_task(task, data).test.inputs[:sequences]
     return jnp.asarray(np.swapaxes(inputs, 0, 1))
 
+
+_HISTORY = (
+    "flow_history",
+    "Norm of the loss's gradient at each time step through training: median over networks and validation "
+    "sequences.",
+)
+
+_LAGS = (
+    "lag_contributions",
+    "Part of the parameter gradient that comes from dependencies of up to k steps.",
+)
 
 _FIGURES: tuple[tuple[str, str, Callable[[Diagnosis, Any], Any]], ...] = (
     (
@@ -108,5 +173,10 @@ _FIGURES: tuple[tuple[str, str, Callable[[Diagnosis, Any], Any]], ...] = (
         "propagator",
         "Singular values of the BPTT product by lag, median over sequences, with the fitted rate.",
         lambda diagnosis, ax: plot.propagator(diagnosis.propagator, ax),
+    ),
+    (
+        "lyapunov",
+        "Leading Lyapunov exponents along the first sequence, with 95 % intervals.",
+        lambda diagnosis, ax: plot.lyapunov(diagnosis.exponents, ax),
     ),
 )

@@ -1,4 +1,4 @@
-"""Take an ensemble's gradients apart: one diagnosis a seed, and what they say together.
+"""Take an ensemble's gradients apart: seed by seed, and what they say together.
 
 The gradient is that of the task's own loss, through the trained readout, on test sequences that no training
 has seen. Rates are means over the seeds, and their errors come from the spread between the seeds: what is
@@ -17,7 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxrnn.analysis import Diagnosis, GradientFlow, Verdict, diagnose, gradient_flow, judge
+from jaxrnn.analysis import (
+    GradientFlow,
+    Propagator,
+    Spectrum,
+    Verdict,
+    gradient_flow,
+    judge,
+    propagator,
+    spectrum,
+    trace,
+)
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.tasks import SequenceClassification
 from jaxrnn.typing import Loss
@@ -28,14 +38,16 @@ _SPECTRUM_SEQUENCES = 2  # an eigenvalue problem for every step and sequence
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """Diagnoses of an ensemble's networks.
+    """What was measured on an ensemble's networks.
 
     Attributes:
-      diagnoses: spectra and BPTT products on a few sequences, one a seed.
+      spectra: of the step Jacobians on a few sequences, one a seed.
+      propagators: BPTT products on the same sequences, one a seed.
       flows: gradient flows on many sequences, one a seed.
     """
 
-    diagnoses: list[Diagnosis]
+    spectra: list[Spectrum]
+    propagators: list[Propagator]
     flows: list[GradientFlow]
 
     @property
@@ -46,7 +58,7 @@ class Probe:
     @property
     def spectral_radius(self) -> float:
         """Median over seeds, steps and sequences."""
-        return float(np.median([np.asarray(d.spectrum.spectral_radius) for d in self.diagnoses]))
+        return float(np.median([np.asarray(s.spectral_radius) for s in self.spectra]))
 
     @property
     def rate(self) -> tuple[float, float]:
@@ -65,16 +77,16 @@ class Probe:
 
 
 def probe(models: Any, task: SequenceClassification) -> Probe:
-    """Diagnose every network of an ensemble on test sequences of its task."""
+    """Take every network of an ensemble apart on test sequences of its task."""
     inputs = jnp.asarray(np.swapaxes(task.test.inputs[:_FLOW_SEQUENCES], 0, 1))
     labels = jnp.asarray(task.test.labels[:_FLOW_SEQUENCES])
-    diagnoses, flows = [], []
+    found = Probe([], [], [])
     for model in each(models):
-        flows.append(gradient_flow(model.cell, inputs, task_loss(model, task, labels)))
-        few = slice(_SPECTRUM_SEQUENCES)
-        loss = task_loss(model, task, labels[few])
-        diagnoses.append(diagnose(model.cell, inputs[:, few], loss))
-    return Probe(diagnoses=diagnoses, flows=flows)
+        found.flows.append(gradient_flow(model.cell, inputs, task_loss(model, task, labels)))
+        path = trace(model.cell, inputs[:, :_SPECTRUM_SEQUENCES])
+        found.spectra.append(spectrum(model.cell, path))
+        found.propagators.append(propagator(model.cell, path))
+    return found
 
 
 def each(models: Any) -> Iterator[SequenceClassifier]:

@@ -1,13 +1,35 @@
 """Figures: ``plot.*(result, ax=None) -> Axes``."""
 
-from jaxrnn.plot.figures import gradient_flow, gradient_flows, learning_curves, propagator, spectrum
+from jaxrnn.plot.dynamics import (
+    bifurcation_diagram,
+    flow_history,
+    lyapunov,
+    lyapunov_convergence,
+    phase_portrait,
+)
+from jaxrnn.plot.figures import (
+    gradient_flow,
+    gradient_flows,
+    lag_contributions,
+    learning_curves,
+    propagator,
+    pseudospectrum,
+    spectrum,
+)
 from jaxrnn.plot.style import house_style
 
 __all__ = [
+    "bifurcation_diagram",
+    "flow_history",
     "gradient_flow",
     "gradient_flows",
     "house_style",
+    "lag_contributions",
     "learning_curves",
+    "lyapunov",
+    "lyapunov_convergence",
+    "phase_portrait",
     "propagator",
+    "pseudospectrum",
     "spectrum",
 ]

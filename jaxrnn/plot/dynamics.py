@@ -1,13 +1,16 @@
-"""Figures of the dynamics: exponents, their convergence, the gradient through training."""
+"""Figures of the dynamics: exponents, phase portraits, bifurcations, the gradient through training."""
 
 from __future__ import annotations
+
+import itertools
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from jaxrnn import checks
-from jaxrnn.analysis import FlowHistory, Lyapunov
+from jaxrnn.analysis import Branch, FixedPoints, FlowHistory, Lyapunov, Trajectory
 from jaxrnn.plot.style import COLOURS, TIME, axes_or_new
 
 
@@ -94,4 +97,95 @@ def flow_history(result: FlowHistory, ax: Axes | None = None) -> Axes:
     ax.grid(False)
     ax.set(xlabel="time step t", ylabel="epoch")
     ax.figure.colorbar(image, ax=ax, label="log₁₀ ‖∂L/∂s(t)‖")
+    return ax
+
+
+_KINDS = (("stable", "o", COLOURS[2]), ("saddle", "X", COLOURS[1]), ("repelling", "s", COLOURS[3]))
+
+
+def phase_portrait(
+    trajectory: Trajectory, points: FixedPoints, ax: Axes | None = None, *, sequences: int = 8
+) -> Axes:
+    """Draw trajectories and fixed points in the plane of the states' first two principal components.
+
+    Args:
+      trajectory: where the network goes, from `trace`; its states span the plane.
+      points: fixed points, from `fixed_points`: stable ones, saddles and repelling ones by shape and colour,
+        slow points open.
+      ax: axes to draw into; by default new ones.
+      sequences: how many sequences of the batch to draw.
+    """
+    ax = axes_or_new(ax)
+    states = np.asarray(trajectory.states, np.float64)
+    states = states.reshape(len(states), -1, states.shape[-1])
+    plane, shares, centre = _principal_plane(states.reshape(-1, states.shape[-1]))
+    for path in np.moveaxis((states - centre) @ plane, 1, 0)[:sequences]:
+        ax.plot(*path.T, color="0.6", linewidth=0.8, zorder=1)
+        ax.plot(*path[0], ".", color="0.3", markersize=4, zorder=1)
+    places = (np.asarray(points.states, np.float64) - centre) @ plane
+    kinds = _kinds(points)
+    for kind, (name, marker, colour) in enumerate(_KINDS):
+        for slow in (False, True):
+            chosen = (kinds == kind) & (np.asarray(points.slow) == slow)
+            if chosen.any():
+                face = "none" if slow else colour
+                label = f"{name}{' (slow)' if slow else ''}: {chosen.sum()}"
+                style = {"facecolor": face, "edgecolor": colour, "label": label}
+                ax.scatter(*places[chosen].T, s=36, marker=marker, zorder=2, **style)
+    names = [f"PC {i + 1} ({100 * share:.0f} % of the variance)" for i, share in enumerate(shares)]
+    ax.set(xlabel=names[0], ylabel=names[1])
+    if len(points):
+        ax.legend(fontsize="small")
+    return ax
+
+
+def _principal_plane(states: Any) -> tuple[Any, Any, Any]:
+    """Return the first two principal directions [S, 2], their shares of the variance, and the mean."""
+    if states.shape[-1] < 2:
+        checks.refuse("trajectory", "states of one entry", "two or more: a plane needs them")
+    centre = states.mean(axis=0)
+    _, lengths, directions = np.linalg.svd(states - centre, full_matrices=False)
+    total = max(float((lengths**2).sum()), np.finfo(float).tiny)
+    return directions[:2].T, lengths[:2] ** 2 / total, centre
+
+
+def _kinds(points: FixedPoints) -> Any:
+    """Return 0 for stable points, 1 for saddles, 2 for those that repel in every direction."""
+    unstable = np.asarray(points.unstable_dimension)
+    return np.where(unstable == 0, 0, np.where(unstable < points.states.shape[-1], 1, 2))
+
+
+def bifurcation_diagram(
+    result: Branch,
+    ax: Axes | None = None,
+    *,
+    coordinate: int = 0,
+    label: str = "μ",
+) -> Axes:
+    """Draw a branch of fixed points against its parameter: solid where stable, dashed where not.
+
+    Args:
+      result: the branch, from `continuation`.
+      ax: axes to draw into; by default new ones.
+      coordinate: which entry of the state to show.
+      label: the parameter's name.
+    """
+    ax = axes_or_new(ax)
+    parameters, states = np.asarray(result.parameters), np.asarray(result.states)[:, coordinate]
+    stable = np.asarray(result.stable)
+    # A piece shares its last point with the next, so that no gap is left where stability changes.
+    cuts = [0, *(np.flatnonzero(np.diff(stable.astype(int))) + 1).tolist(), len(stable)]
+    for start, stop in itertools.pairwise(cuts):
+        piece = slice(start, min(stop + 1, len(stable)))
+        line = "-" if stable[start] else "--"
+        ax.plot(parameters[piece], states[piece], line, color=COLOURS[0])
+    for i, kind in enumerate(dict.fromkeys(b.kind for b in result.bifurcations)):
+        some = [b for b in result.bifurcations if b.kind == kind]
+        heights = [float(b.state[coordinate]) for b in some]
+        at = [float(b.parameter) for b in some]
+        ax.plot(at, heights, "oXs^"[i % 4], color=COLOURS[1], markersize=7, label=kind)
+    ax.plot([], [], "-", color=COLOURS[0], label="stable")
+    ax.plot([], [], "--", color=COLOURS[0], label="unstable")
+    ax.set(xlabel=label, ylabel=f"s[{coordinate}] at the fixed point")
+    ax.legend(fontsize="small")
     return ax

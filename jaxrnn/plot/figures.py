@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from jaxrnn import checks
-from jaxrnn.analysis import GradientFlow, Propagator, Spectrum
+from jaxrnn.analysis import GradientFlow, LagContributions, Propagator, Pseudospectrum, Spectrum
 from jaxrnn.plot.style import TIME, axes_or_new
 
 
@@ -42,6 +42,46 @@ def spectrum(
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     ax.set(xlabel="Re λ of ∂s(t)/∂s(t−1)", ylabel="Im λ")
     ax.figure.colorbar(ScalarMappable(shade, TIME), ax=ax, label="time step t", shrink=0.8)
+    return ax
+
+
+def pseudospectrum(
+    result: Pseudospectrum,
+    ax: Axes | None = None,
+    *,
+    levels: Sequence[float] = (-2, -1.5, -1, -0.5),
+) -> Axes:
+    """Draw the ε-pseudospectra of a matrix as contours of log₁₀ ε, with eigenvalues and unit circle.
+
+    Args:
+      result: smallest singular values on a grid.
+      ax: axes to draw into; by default new ones.
+      levels: log₁₀ ε of the contours.
+    """
+    ax = axes_or_new(ax)
+    smallest = np.log10(np.maximum(np.asarray(result.smallest), np.finfo(np.float32).tiny))
+    real, imaginary = np.asarray(result.real), np.asarray(result.imaginary)
+    lines = ax.contour(real, imaginary, smallest, levels=sorted(levels), cmap=TIME, linewidths=1)
+    ax.figure.colorbar(lines, ax=ax, label="log₁₀ ε", shrink=0.8)
+    values = np.asarray(result.eigenvalues)
+    ax.plot(np.real(values), np.imag(values), ".", color="black", markersize=4)
+    angle = np.linspace(0, 2 * np.pi, 361)
+    ax.plot(np.cos(angle), np.sin(angle), color="0.35", linewidth=1, linestyle="--", zorder=0)
+    ax.set(xlabel="Re z", ylabel="Im z", aspect="equal")
+    return ax
+
+
+def lag_contributions(result: LagContributions, ax: Axes | None = None) -> Axes:
+    """Draw which part of the parameter gradient comes from lags up to k, whole and by parameter array."""
+    ax = axes_or_new(ax)
+    lags = np.asarray(result.lags)
+    ax.plot(lags, np.asarray(result.cumulative), color="black", label="all parameters")
+    for name, fractions in result.leaf_fractions.items():
+        if np.isfinite(fractions).all():
+            ax.plot(lags, np.cumsum(fractions), linewidth=1, label=name)
+    ax.axhline(1, color="0.35", linewidth=1, linestyle="--", zorder=0)
+    ax.set(xlabel="lag k (steps)", ylabel="part of the gradient from lags ≤ k")
+    ax.legend(fontsize="small")
     return ax
 
 
@@ -84,6 +124,7 @@ def propagator(
     *,
     ranks: Sequence[int] = (1, 2, 4, 8, 16),
     fit: bool = True,
+    theory: float | None = None,
 ) -> Axes:
     """Draw singular values of ∂s_T/∂s_{T−k} against the lag k, median over sequences, with the fitted rate.
 
@@ -92,6 +133,7 @@ def propagator(
       ax: axes to draw into; by default new ones.
       ranks: which singular values to draw, 1 the largest.
       fit: draw the line of the fitted rate of the largest one too.
+      theory: a predicted rate, nats a step, for a line through the first point of the largest one.
     """
     ax = axes_or_new(ax)
     logs = np.asarray(result.log_singular_values) / np.log(10)
@@ -110,6 +152,9 @@ def propagator(
         offset = np.mean(logs[finite, 0]) - slope * np.mean(lags[finite])
         text = f"fit: {float(rate.value):+.3f} ± {float(rate.stderr):.3f} nats a step"
         ax.plot(lags, offset + slope * lags, "k:", linewidth=1.2, label=text)
+    if theory is not None:
+        predicted = logs[0, 0] + theory / np.log(10) * (lags - lags[0])
+        ax.plot(lags, predicted, "--", color="0.35", label=f"theory: {theory:+.3f} nats a step")
     ax.set(xlabel="lag k (steps)", ylabel="log₁₀ σ of ∂s(T)/∂s(T−k)")
     ax.legend(fontsize="small")
     return ax

@@ -3,7 +3,7 @@
 from jaxrnn.training.checkpoints import Checkpoints
 from jaxrnn.training.fit import FitConfig, FitResult, fit, load_models
 from jaxrnn.training.progress import ProgressBar
-from jaxrnn.training.run_folder import RunFolder, environment, holds_run, read_config
+from jaxrnn.training.run_folder import RunFolder, environment, holds_run, read_config, read_metrics
 
 __all__ = [
     "Checkpoints",
@@ -16,4 +16,5 @@ __all__ = [
     "holds_run",
     "load_models",
     "read_config",
+    "read_metrics",
 ]

@@ -25,7 +25,8 @@ import jax
 
 from jaxrnn import checks
 
-_CONFIG, _ENVIRONMENT, _UNFINISHED = "config.json", "env.json", ".unfinished"
+_CONFIG, _ENVIRONMENT, _METRICS = "config.json", "env.json", "metrics.jsonl"
+_UNFINISHED = ".unfinished"
 _PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -87,7 +88,7 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         """The file of metrics."""
-        return self.path / "metrics.jsonl"
+        return self.path / _METRICS
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one line of metrics; it is on the disk when this returns."""
@@ -98,13 +99,7 @@ class RunFolder:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Read the metrics; a last line that was cut off by a crash is left out."""
-        if not self.metrics.exists():
-            return
-        for line in self.metrics.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
+        return read_metrics(self.path)
 
     def rewind(self, epoch: int) -> None:
         """Forget the metrics after `epoch`, of which the checkpoint to go on from does not know."""
@@ -117,6 +112,18 @@ class RunFolder:
 def holds_run(path: Path) -> bool:
     """Tell whether a folder holds a run that can be resumed."""
     return (path / _CONFIG).exists()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Read the metrics of a run; a last line that was cut off by a crash is left out."""
+    file = Path(path) / _METRICS
+    if not file.exists():
+        return
+    for line in file.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:

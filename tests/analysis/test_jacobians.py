@@ -15,7 +15,11 @@ import numpy as np
 import pytest
 
 from jaxrnn.analysis import jacobians, trace
-from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
+from jaxrnn.analysis.jacobians import (
+    general_jacobians,
+    input_jacobians,
+    structured_jacobians,
+)
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (
     B,
@@ -251,3 +255,51 @@ def test_new_weights_do_not_compile_again(method, caplog):
     run(0)
     assert not compiles(caplog, lambda: run(1))
     assert compiles(caplog, lambda: run(1, 12))  # a new length, so the log can tell
+
+
+# By the input.
+
+
+def input_slopes(name, cell, path):
+    """∂s_t/∂x_t of the NumPy oracle by complex steps, [T, *B, S, F]."""
+    step = numpy_step(name, cell)
+    before = [np.asarray(leaf) for leaf in jax.tree.leaves(path.before)]
+    xs = np.asarray(path.xs)
+
+    def at(place):
+        state = tuple(leaf[place].astype(complex) for leaf in before)
+        nudges = 1e-30j * np.eye(F)
+        moved = [np.concatenate(step(state, xs[place] + nudge)[0]) for nudge in nudges]
+        return np.imag(np.stack(moved, axis=-1)) / 1e-30
+
+    slopes = [at(place) for place in np.ndindex(xs.shape[:-1])]
+    return np.stack(slopes).reshape(*xs.shape[:-1], -1, F)
+
+
+@every_cell
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_input_jacobians_equal_the_papers_equations(name, batch, x64):
+    cell, path = travelled(name, batch)
+    assert_close(input_jacobians(cell, path), input_slopes(name, cell, path), 1e-12)
+
+
+@every_twin
+def test_foreign_cells_have_the_same_input_jacobians(kind, x64):
+    ours, foreign = twins(kind)
+    xs, carry = inputs(ours)
+    mine = input_jacobians(ours, trace(ours, xs, carry=carry))
+    theirs = input_jacobians(foreign, trace(foreign, xs, carry=carry))
+    assert_close(theirs, mine, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("xs", "length", "message"),
+    [
+        (None, 3, "trajectory.xs: got None; expected inputs"),
+        (jnp.arange(3), None, "trajectory.xs: got int32[3]; expected a floating-point array"),
+    ],
+)
+def test_inputs_without_a_derivative_are_refused(xs, length, message):
+    path = trace(lambda s, x: (0.5 * s, s), xs, carry=jnp.ones(2), length=length)
+    with pytest.raises(InputError, match="^" + re.escape(message)):
+        input_jacobians(lambda s, x: (0.5 * s, s), path)

@@ -45,15 +45,22 @@ def test_henon_map():
     assert found.determinant < 1e-8
 
 
+def test_standard_map_keeps_areas():
+    starts = jnp.array([[0.0, 6.0], [0.0, 0.3]])
+    found = lyapunov(systems.standard, carry=starts, length=20_000)
+    assert_close(found.exponents.sum(axis=-1), np.zeros(2), 1e-10)
+
+
+@pytest.mark.slow
 def test_standard_map():
-    starts = jnp.array([[0.3, 0.5], [0.1, 3.0], [1.0, 2.5], [0.2, 1.0]])
-    found = lyapunov(systems.standard, carry=starts, length=400_000, warmup=1000)
-    assert_close(found.exponents.sum(axis=-1), np.zeros(4), 1e-10)
-    chaotic = found.exponents[:, 0] > 0.05  # the others lie on islands
-    assert chaotic.any()
-    values = found.exponents[chaotic, 0]
-    error = np.sqrt((found.stderr[chaotic, 0] ** 2).sum()) / chaotic.sum()
-    assert abs(values.mean() - 0.10497) < 3 * error
+    """Chaos at k = 1 sticks to its islands for thousands of steps: single orbits differ by a quarter.
+
+    The published value is that of one orbit from (0, 6), so only our own error says what to expect.
+    """
+    starts = jnp.stack([jnp.zeros(128), 6.0 + 0.001 * jnp.arange(128)], axis=-1)
+    found = lyapunov(systems.standard, carry=starts, length=1_000_000, warmup=10_000)
+    values, errors = found.pooled
+    assert abs(values[0] - 0.10497) < 3 * errors[0]
 
 
 def test_cat_map_is_exact():
@@ -180,7 +187,7 @@ def test_intervals_cover_the_true_value():
     xs = jnp.asarray(np.exp(logs[100:, :, None] - 0.1))
     found = lyapunov(lambda s, x: (s * x, s), xs, carry=jnp.zeros((runs, 1)))
     low, high = np.moveaxis(found.interval[:, 0], -1, 0)
-    covered = np.mean((low < -0.1) & (-0.1 < high))
+    covered = np.mean((low < -0.1) & (high > -0.1))
     assert 0.90 <= covered <= 0.98
     assert_close(found.pooled[1], found.exponents[:, 0].std(ddof=1) / math.sqrt(runs), 1e-12)
 
@@ -260,7 +267,9 @@ def test_a_state_that_blows_up_is_refused_with_its_step():
 def test_float32_warns_where_it_cannot_carry_the_answer():
     matrix = jnp.array([[1.0, 1.0], [0.0, 1e-6]], jnp.float32)
     step = lambda s, x: (s @ matrix.T, s)  # noqa: E731
-    with pytest.warns(PrecisionWarning, match="float32 a direction that shrinks to 8e-06 of the longest"):
+    with pytest.warns(
+        PrecisionWarning, match="float32 a direction that shrinks to 8e-06 of the longest"
+    ):
         lyapunov(step, carry=jnp.ones(2, jnp.float32), length=100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,7 +1,7 @@
 """The BPTT product.
 
-Oracles: ``jax.jacfwd`` through the composed steps; explicit products of few matrices; closed forms and
-Gelfand's bounds for many.
+Oracles: ``jax.jacfwd`` through the composed steps; explicit products of few matrices; closed forms, Gelfand's
+bounds and mpmath for many.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import mpmath as mp
 import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
 from jaxrnn.analysis import jacobians, propagator, trace
-from jaxrnn.analysis.propagator import propagator_of
+from jaxrnn.analysis.propagator import directions_of, propagator_directions, propagator_of
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (
     B,
@@ -241,3 +242,138 @@ def test_new_weights_do_not_compile_again(caplog):
     run(0)
     assert not compiles(caplog, lambda: run(1))
     assert compiles(caplog, lambda: run(1, 13))  # a new length, so the log can tell
+
+
+@pytest.mark.parametrize(
+    ("matrices", "message"),
+    [
+        (jnp.ones((3, 2, 4)), r"^matrices: got float32\[3, 2, 4\]; expected square"),
+        (jnp.ones((2, 2)), r"^matrices: got float32\[2, 2\]; expected square"),
+        (
+            jnp.ones((3, 2, 2)).at[2, 1, 0].set(jnp.nan),
+            r"^matrices: got 1 non-finite values, the first at \[2, 1, 0\]",
+        ),
+    ],
+)
+@pytest.mark.parametrize("function", [propagator_of, directions_of])
+def test_other_matrices_are_refused(function, matrices, message):
+    with pytest.raises(InputError, match=message):
+        function(matrices)
+
+
+# Directions. A vector comes with either sign; where two values are equal, with any turn of the two.
+
+
+def exact_svd(matrices, digits):
+    """Log singular values, left and right vectors of J_T … J_1, as columns, from mpmath."""
+    with mp.workdps(digits):
+        product = mp.eye(matrices.shape[-1])
+        for matrix in matrices:
+            product = mp.matrix(matrix.tolist()) * product
+        u, s, v = mp.svd_r(product)
+        logs = [float(mp.log(value)) for value in s]
+        return np.array(logs), *(np.array(a.tolist(), float) for a in (u, v.T))
+
+
+def up_to_sign(actual, expected):
+    """Return the expected columns with the signs of the actual ones."""
+    return expected * np.sign(np.sum(np.asarray(actual) * expected, axis=0))
+
+
+GRADES = np.diag([10.0, 3.0, 1.0, 0.3, 0.1])
+
+
+def turned(draw, middle, steps):
+    turns = ortho_group.rvs(len(middle), size=2 * steps, random_state=draw)
+    return turns[:steps] @ middle @ turns[steps:]
+
+
+LONG_PRODUCTS = {
+    "random": lambda d: d.normal(size=(300, 5, 5)),
+    "contracting": lambda d: 0.05 * d.normal(size=(300, 5, 5)),
+    "graded in random directions": lambda d: turned(d, GRADES, 300),
+    "graded in fixed directions": lambda d: GRADES @ (np.eye(5) + 0.1 * d.normal(size=(300, 5, 5))),
+    "grades upside down": lambda d: (
+        GRADES[::-1, ::-1] @ (np.eye(5) + 0.1 * d.normal(size=(300, 5, 5)))
+    ),
+}
+
+
+@pytest.mark.parametrize("family", LONG_PRODUCTS)
+def test_directions_of_long_products_are_right(family, x64):
+    matrices = LONG_PRODUCTS[family](np.random.default_rng(0))
+    logs, left, right = exact_svd(matrices, 1200)
+    assert np.all(np.diff(logs) < -1)  # far enough apart for each vector to be its own
+    found = directions_of(matrices, [300])
+    np.testing.assert_allclose(found.log_singular_values[0], logs, rtol=0, atol=1e-10)
+    # A vector is as good as the last few steps leave it: their condition, up to 330, in roundings.
+    np.testing.assert_allclose(found.left[0], up_to_sign(found.left[0], left), atol=1e-11)
+    np.testing.assert_allclose(found.right[0], up_to_sign(found.right[0], right), atol=1e-11)
+
+
+def test_nearly_degenerate_directions_span_the_right_plane(x64):
+    """σ₁/σ₂ = 1 + 10⁻¹⁰ after 200 steps, σ₃ 100 times as small: the plane of the two is sharp."""
+    draw = np.random.default_rng(0)
+    turns = ortho_group.rvs(4, size=201, random_state=draw)
+    step = np.diag([1.1, 1.1 * (1 + 5e-13), 1.1 * 100 ** (-1 / 200), 0.5])
+    matrices = turns[1:] @ step @ np.swapaxes(turns[:-1], -1, -2)
+    logs, left, right = exact_svd(matrices, 300)
+    assert 0 < logs[0] - logs[1] < 1e-9
+    found = directions_of(matrices, [200], leading=2)
+    for mine, exact in ((found.left[0], left[:, :2]), (found.right[0], right[:, :2])):
+        np.testing.assert_allclose(mine @ mine.T, exact @ exact.T, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_directions_rebuild_short_products(size, x64):
+    matrices = np.random.default_rng(size).normal(size=(4, B, size, size))
+    found = directions_of(matrices)
+    assert found.left.shape == found.right.shape == (4, B, size, size)
+    for k in range(1, 5):
+        for b in range(B):
+            expected = functools.reduce(lambda p, j: j @ p, matrices[4 - k :, b])
+            sigma = np.exp(np.asarray(found.log_singular_values[k - 1, b]))
+            left, right = np.asarray(found.left[k - 1, b]), np.asarray(found.right[k - 1, b])
+            assert_close((left * sigma) @ right.T, expected, 1e-12)
+            for vectors in (left, right):
+                assert_close(vectors.T @ vectors, np.eye(size), 1e-13)
+    values = propagator_of(matrices).log_singular_values
+    np.testing.assert_allclose(found.log_singular_values, values, rtol=0, atol=1e-13)
+
+
+@every_cell
+def test_a_change_along_the_right_arrives_along_the_left(name, x64):
+    cell, path = travelled(name)
+    found = propagator_directions(cell, path, [T], leading=1)
+    through = np.asarray(sensitivity(cell, path, T))
+    for b in range(B):
+        arrived = through[b] @ found.right[0, b, :, 0]
+        expected = np.exp(found.log_singular_values[0, b]) * found.left[0, b, :, 0]
+        assert_close(arrived, expected, 1e-12)
+
+
+def test_lost_directions_complete_an_orthonormal_basis(x64):
+    """U = I and dead ReLU units: what is lost are the dead units, at the start and at the end."""
+    cell = elman(np.eye(4), jax.nn.relu)
+    start = jnp.array([1.0, -1.0, 2.0, -2.0])
+    found = propagator_directions(cell, trace(cell, jnp.zeros((T, 1)), carry=start), [T])
+    assert found.log_singular_values[0].tolist() == [0, 0, -np.inf, -np.inf]
+    lost = np.diag([0.0, 1.0, 0.0, 1.0])
+    for vectors in (np.asarray(found.left[0]), np.asarray(found.right[0])):
+        assert_close(vectors.T @ vectors, np.eye(4), 1e-14)
+        assert_close(vectors[:, 2:] @ vectors[:, 2:].T, lost, 1e-14)
+
+
+def test_directions_neither_overflow_nor_lose_precision():
+    """Ten thousand float32 steps of 10 and of 0.1, far out of range: computed in float64."""
+    found = directions_of(repeated(np.diag([0.1, 10.0]), dtype=jnp.float32), [LONG], leading=1)
+    assert found.left.dtype == found.log_singular_values.dtype == jnp.float32
+    np.testing.assert_allclose(found.log_singular_values, [[LONG * np.log(10)]], rtol=1e-6)
+    np.testing.assert_allclose(np.abs(found.left[0, :, 0]), [0, 1], atol=1e-6)
+    np.testing.assert_allclose(np.abs(found.right[0, :, 0]), [0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("leading", [0, 3, True])
+def test_other_numbers_of_directions_are_refused(leading):
+    with pytest.raises(InputError, match=r"^leading: got"):
+        directions_of(ORDERED.astype(np.float32), leading=leading)

@@ -1,0 +1,85 @@
+"""How long the step Jacobians take: the structured path against ``vmap(jacfwd)`` and the general path.
+
+The rival is what one would write without this package: flatten the carry, differentiate one step forward, map
+over steps and sequences. It is a strong one: where the recurrent product is linear in the carry, the basis
+vectors are the same at every step, so `jax.vmap` multiplies them by the weights once and for all, and what is
+left per step is the arithmetic of the gates on arrays [S, S]. The general path, which takes the steps one
+by one, pays for the products. All are compiled beforehand and take turns.
+
+Results beyond 32 MB are fresh pages at each call under glibc, which clears them in as long as it takes to
+compute them: all ways then pay a large part in common. `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967295`
+in the environment keeps pages, and shows the computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import jaxrnn
+from benchmarks.timing import quartiles, take_turns, turn
+from jaxrnn.analysis import Trajectory, trace
+from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
+from jaxrnn.analysis.trajectory import carry_of, flat_state
+
+CASES = (("elman-tanh", 256), ("gru", 256), ("lstm", 256))
+"""Cells and units H; an LSTM's state is 2H."""
+
+FEATURES = 32
+
+
+def jacobians(
+    cores: int,
+    cases: Any = CASES,
+    shape: tuple[int, int] = (16, 4),
+    dtypes: tuple[str, ...] = ("float32", "float64"),
+) -> Iterator[dict[str, Any]]:
+    """Time the step Jacobians of T × B steps: seconds of each way, and ratios to the structured one."""
+    for dtype in dtypes:
+        with jax.enable_x64(dtype == "float64"):
+            for name, units in cases:
+                yield _row(name, units, (shape[0], shape[1]), dtype, cores)
+
+
+def _row(name: str, units: int, shape: tuple[int, int], dtype: str, cores: int) -> dict[str, Any]:
+    cell = jaxrnn.make_cell(name, FEATURES, units, rngs=nnx.Rngs(0), param_dtype=jnp.dtype(dtype))
+    xs = jax.random.normal(jax.random.key(0), (*shape, FEATURES), jnp.dtype(dtype))
+    path = trace(cell, xs)
+    programs = {
+        "structured": structured_jacobians,
+        "general": general_jacobians,
+        "vmap(jacfwd)": jax.jit(_by_jacfwd),
+    }
+    results = {label: np.asarray(program(cell, path)) for label, program in programs.items()}
+    times = take_turns({label: _taker(program, cell, path) for label, program in programs.items()})
+    ours = times["structured"]
+    return {
+        "cell": name,
+        "state": path.states.shape[-1],
+        "steps": shape[0] * shape[1],
+        "dtype": dtype,
+        "cores": cores,
+        "turns": len(ours),
+        "seconds": {label: quartiles(values) for label, values in times.items()},
+        "ratios": {n: quartiles(v / ours) for n, v in times.items() if n != "structured"},
+        "difference": float(np.abs(results["structured"] - results["vmap(jacfwd)"]).max()),
+    }
+
+
+def _taker(program: Callable[..., Any], cell: Any, path: Trajectory) -> Callable[[], float]:
+    return lambda: turn(lambda: jax.block_until_ready(program(cell, path)))
+
+
+def _by_jacfwd(cell: Any, path: Trajectory) -> Any:
+    one = jax.tree.map(lambda leaf: leaf[0, 0], path.before)
+
+    def step(state: Any, x: Any) -> Any:
+        return flat_state(cell(carry_of(state, one), x)[0], 0)
+
+    every = jax.vmap(jax.vmap(jax.jacfwd(step)))
+    return every(path.states[:-1], path.xs)

@@ -1,0 +1,355 @@
+"""What inputs and parameters did so many steps ago: the BPTT gradient taken apart by lag.
+
+**Inputs.** The last state sees the input of k steps ago through
+
+    ∂s_T/∂x_{T−k} = J_T · … · J_{T−k+1} · ∂⁺s_{T−k}/∂x_{T−k} ,
+
+∂⁺ the immediate derivative, with the carry before held fixed. It is taken from the graded form of the product
+(`jaxrnn.analysis.graded`), so it neither overflows nor drowns.
+
+**Parameters.** The gradient of a loss is a sum over the step t in which the loss is paid and the step
+t − k in which the parameters acted (Werbos 1990; Pascanu, Mikolov & Bengio 2013, eq. 3–5):
+
+    g = Σ_k g_k ,    g_k = Σ_t ∂L_t/∂s_t · ∂s_t/∂s_{t−k} · ∂⁺s_{t−k}/∂θ .
+
+g_k is what the network is taught by dependencies of k steps. Contributions are vectors and may cancel, so
+two things are told of each: its length ‖g_k‖, and its part of the whole, ⟨g_k, g⟩ / ‖g‖², which may be
+negative and sums to 1 over the lags.
+
+All loss times are swept together: the cotangents that have come k steps back are one array [T, *B, S], and
+one pull-back through all T steps at once gives g_k and the cotangents of lag k + 1. That is O(T²) step
+gradients in T large calls; memory is that of one BPTT gradient and a few copies of the parameters.
+Cotangents are kept as an array of length 1 and a logarithm, so that far lags do not underflow.
+
+The initial carry is held fixed: where it is learnt, its gradient is not among the g_k.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxrnn import checks
+from jaxrnn.analysis.graded import left_multiply, log_singular_values
+from jaxrnn.analysis.gradient_flow import output_gradients
+from jaxrnn.analysis.jacobians import input_jacobians, jacobians
+from jaxrnn.analysis.lapack import in_float64, one_blas_thread
+from jaxrnn.analysis.propagator import checked_lags, each_sequence, transposed_products
+from jaxrnn.analysis.rates import Rate, rate_by_lag
+from jaxrnn.analysis.trajectory import Trajectory, trace
+from jaxrnn.steps import compiled
+from jaxrnn.typing import Carry, Loss, Step, at_least_float32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class InputSensitivity:
+    """Singular values of ∂s_T/∂x_{T−k}, R = min(S, F) of them.
+
+    Attributes:
+      lags: the lags k, in steps, rising; 0 is the last input [K].
+      log_singular_values: natural logarithms, falling along the last axis [K, *B, R]; −inf where an
+        input has no influence, to rounding.
+    """
+
+    lags: Int[Array, "K"]
+    log_singular_values: Float[Array, "K *B R"]
+
+    @property
+    def rate(self) -> Rate:
+        """Growth of the largest singular value, nats a step of lag, over the sequences."""
+        return rate_by_lag(self.lags, self.log_singular_values[..., 0])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LagContributions:
+    """The parameter gradient by lag, g = Σ_k g_k.
+
+    Attributes:
+      lags: the lags k = 0 … K − 1, in steps, between a loss and the use of the parameters it goes back to.
+      log_norms: log ‖g_k‖; −inf where it is zero, [K].
+      fractions: ⟨g_k, g⟩ / ‖g‖²; over all lags they sum to 1, [K].
+      leaf_log_norms: log ‖g_k‖ of each parameter array, by its name, [K].
+      leaf_fractions: ⟨g_k, g⟩ / ‖g‖² within each parameter array; NaN where its gradient is zero, [K].
+      difference: ‖Σ_k g_k − g‖ / ‖g‖, where g is autodiff's through the whole run: rounding if all is well;
+        NaN if not all lags were asked for.
+    """
+
+    lags: Int[Array, "K"]
+    log_norms: Float[Array, "K"]
+    fractions: Float[Array, "K"]
+    leaf_log_norms: dict[str, Float[Array, "K"]]
+    leaf_fractions: dict[str, Float[Array, "K"]]
+    difference: Float[Array, ""]
+
+    @property
+    def cumulative(self) -> Float[Array, "K"]:
+        """Part of the gradient that comes from lags up to k, [K]."""
+        return jnp.cumsum(self.fractions)
+
+
+def input_sensitivity(
+    cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = None
+) -> InputSensitivity:
+    """Return the singular values of ∂s_T/∂x_{T−k} for each lag k.
+
+    Args:
+      cell: a cell, or any function ``(carry, x) -> (carry, y)``.
+      trajectory: a path of T steps, from `trace`, with inputs.
+      lags: lags k in 0 … T − 1; by default about 20 of them, spread evenly.
+
+    Raises:
+      InputError: a lag outside 0 … T − 1, or a trajectory without inputs or not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.analysis import trace
+      >>> from jaxrnn.analysis.sensitivity import input_sensitivity
+      >>> leaky = lambda s, x: (0.5 * s + 3.0 * x, s)
+      >>> path = trace(leaky, jnp.ones((9, 1)), carry=jnp.zeros(1))
+      >>> found = input_sensitivity(leaky, path, lags=[0, 1, 2])
+      >>> jnp.exp(found.log_singular_values[:, 0]).round(4).tolist()  # 3 / 2^k
+      [3.0, 1.5, 0.75]
+    """
+    inputs = input_jacobians(cell, trajectory)
+    chosen = checked_lags(lags, 0, trajectory.length - 1)
+    take = functools.partial(_input_logs, lags=tuple(chosen.tolist()))
+    return InputSensitivity(
+        lags=jnp.asarray(chosen),
+        log_singular_values=in_float64(
+            lambda matrices, inputs: take(matrices, _triangles(inputs)),
+            jacobians(cell, trajectory),
+            inputs,
+        ),
+    )
+
+
+@one_blas_thread
+@jax.jit
+def _triangles(inputs: Float[Array, "T *B S F"]) -> Float[Array, "T *B Q S"]:
+    """Return R of each derivative's transpose: an orthogonal factor on the left changes no singular value."""
+    return jnp.linalg.qr(jnp.swapaxes(inputs, -1, -2), mode="r")
+
+
+@one_blas_thread
+@functools.partial(jax.jit, static_argnames="lags")
+def _input_logs(
+    matrices: Float[Array, "T *B S S"],
+    triangles: Float[Array, "T *B Q S"],
+    *,
+    lags: tuple[int, ...],
+) -> Float[Array, "K *B R"]:
+    count, size = triangles.shape[-2:]
+
+    def of_one(matrices, triangles):
+        # The empty product, of lag 0, as one step more: the identity.
+        padded = jnp.concatenate([matrices, jnp.eye(size, dtype=matrices.dtype)[None]])
+        products = transposed_products(padded, tuple(k + 1 for k in lags), vectors=True)
+        sources = triangles[len(triangles) - 1 - np.array(lags)]
+        return jax.vmap(logs_at)(products, sources)[:, :count]
+
+    def logs_at(product, triangle):
+        """Log singular values of R · Pᵀ."""
+        square = jnp.pad(triangle, ((0, size - count), (0, 0)))
+        return log_singular_values(left_multiply(square, product))
+
+    return each_sequence(of_one, matrices, triangles)
+
+
+def lag_contributions(
+    cell: Step,
+    xs: Any,
+    loss: Loss,
+    *,
+    carry: Carry | None = None,
+    length: int | None = None,
+    max_lag: int | None = None,
+) -> LagContributions:
+    """Take the gradient of a loss by a cell's parameters apart by lag.
+
+    Args:
+      cell: a cell, ours or Flax's: an ``nnx.Module`` whose parameters are its ``nnx.Param``s.
+      xs: inputs [T, *B, F].
+      loss: maps the outputs [T, *B, Y] to a scalar, or to one value per sequence [*B].
+      carry: initial carry; by default the cell's own.
+      length: number of steps, needed only when `xs` is None.
+      max_lag: largest lag, 0 to T − 1; by default T − 1, which costs T gradients of T steps each.
+
+    Raises:
+      InputError: a plain function, which shows no parameters; a loss whose gradient by them is zero or not
+        finite; `max_lag` outside 0 … T − 1; or inputs that do not fit.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax, jaxrnn
+      >>> from jaxrnn.analysis.sensitivity import lag_contributions
+      >>> cell = jaxrnn.make_cell("elman-sigmoid", 3, 8, rngs=nnx.Rngs(0))
+      >>> xs = jax.random.normal(jax.random.key(0), (30, 4, 3))
+      >>> found = lag_contributions(cell, xs, lambda outputs: (outputs[-1] ** 2).sum())
+      >>> bool(found.cumulative[5] > 0.99)  # it learns from the last few steps only
+      True
+      >>> sorted(found.leaf_fractions)
+      ['bias', 'kernel', 'recurrent_kernel']
+    """
+    names = _parameter_names(cell)
+    trajectory = trace(cell, xs, carry=carry, length=length)
+    last = trajectory.length - 1
+    limit = _limit(max_lag, last)
+    output_grads = output_gradients(loss, trajectory)
+    whole, unit, sizes = _whole_gradient(cell, trajectory, output_grads)
+    checks.finite("cell: its gradient", whole)
+    if not np.isfinite(sizes).any():
+        checks.refuse("loss", "a gradient of zero", "a loss that depends on the parameters")
+    grown, logs, shares, difference = _by_lag(
+        cell, trajectory, output_grads, whole, unit, lags=limit + 1
+    )
+    return _record(names, sizes, grown, logs, shares, difference if limit == last else jnp.nan)
+
+
+def _limit(max_lag: Any, last: int) -> int:
+    if max_lag is None:
+        return last
+    whole = isinstance(max_lag, numbers.Integral) and not isinstance(max_lag, bool)
+    if not whole or int(max_lag) not in range(last + 1):
+        checks.refuse("max_lag", repr(max_lag), f"a whole number of steps, 0 to {last}")
+    return int(max_lag)
+
+
+def _record(
+    names: list[str], sizes: Any, grown: Any, logs: Any, shares: Any, difference: Any
+) -> LagContributions:
+    """Put together what was measured by lag [K] and parameter array [N], in float64."""
+    dtype = np.asarray(logs).dtype
+    sizes, grown, logs, shares = (np.asarray(a, np.float64) for a in (sizes, grown, logs, shares))
+    scales = np.concatenate([[0.0], np.cumsum(grown)[:-1]])[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = logs + scales
+        along = np.sign(shares) * np.exp(scales + np.log(np.abs(shares)) - sizes)
+        leaf_fractions = np.where(np.isfinite(sizes), along, np.nan)
+        parts = np.exp(2 * (sizes - sizes.max()))
+    fractions = np.where(parts > 0, leaf_fractions, 0) @ (parts / parts.sum())
+
+    def by_name(columns: Any) -> dict[str, Any]:
+        return {n: jnp.asarray(column, dtype) for n, column in zip(names, columns.T, strict=True)}
+
+    return LagContributions(
+        lags=jnp.arange(len(logs)),
+        log_norms=jnp.asarray(0.5 * np.logaddexp.reduce(2 * logs, axis=1), dtype),
+        fractions=jnp.asarray(fractions, dtype),
+        leaf_log_norms=by_name(logs),
+        leaf_fractions=by_name(leaf_fractions),
+        difference=jnp.asarray(difference, dtype),
+    )
+
+
+def _parameter_names(cell: Step) -> list[str]:
+    """Return the names of a module's parameter arrays, in the order of its state's leaves."""
+    if not isinstance(cell, nnx.Module):
+        expected = "an nnx.Module with nnx.Param leaves: a plain function shows no parameters"
+        checks.refuse("cell", type(cell).__name__, expected)
+    paths = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(cell, nnx.Param)))
+    if not paths:
+        checks.refuse("cell", f"{type(cell).__name__} without nnx.Param", "parameters")
+    for path, leaf in paths:
+        checks.floating(f"cell{jax.tree_util.keystr(path)}", leaf)
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+
+
+@compiled
+def _whole_gradient(cell: Step, trajectory: Trajectory, output_grads: Any) -> tuple[Any, Any, Any]:
+    """Return the gradient by the parameters through the whole run, and what `_units` makes of it."""
+    rebuild, parameters = _apart(cell)
+    start = jax.tree.map(lambda leaf: leaf[0], trajectory.carries)
+
+    def outputs(parameters):
+        step = rebuild(parameters)
+        run = jax.lax.scan(lambda c, x: step(c, x), start, trajectory.xs, trajectory.length)
+        return run[1]
+
+    whole = jax.vjp(outputs, parameters)[1](output_grads)[0]
+    return whole, *_units(whole)
+
+
+@compiled
+def _by_lag(
+    cell: Step, trajectory: Trajectory, output_grads: Any, whole: Any, unit: Any, *, lags: int
+) -> tuple[Any, Any, Any, Any]:
+    """Return by lag the growth of the cotangents [K], log ‖g_k‖ and ⟨g_k, unit⟩ [K, N]; and the difference.
+
+    The last two are those of the cotangents scaled to length 1: their logarithms lack the growth so far.
+    """
+    rebuild, parameters = _apart(cell)
+
+    def all_steps(parameters, before):
+        return jax.vmap(rebuild(parameters))(before, trajectory.xs)
+
+    _, pull = jax.vjp(all_steps, parameters, trajectory.before)
+
+    def next_lag(state, _):
+        arriving, at_outputs, scale, total = state
+        gradient, sent = pull((arriving, at_outputs))
+        # What reaches s_{t−1} arrives there in the step before; what reaches s_0 has left the run.
+        earlier = jax.tree.map(lambda a: jnp.concatenate([a[1:], jnp.zeros_like(a[:1])]), sent)
+        wide = jax.tree.map(lambda a: a.astype(at_least_float32(a.dtype)), gradient)
+        total = jax.tree.map(lambda a, g: a + (jnp.exp(scale) * g).astype(a.dtype), total, wide)
+        size = _log_norm(jax.tree.leaves(earlier))
+        grown = jnp.where(jnp.isfinite(size), size, 0)
+        earlier = jax.tree.map(lambda a: _shortened(a, grown).astype(a.dtype), earlier)
+        logs = jnp.stack([_log_norm([leaf]) for leaf in jax.tree.leaves(wide)])
+        shares = jnp.stack([jnp.vdot(*pair) for pair in _pairs(wide, unit)])
+        paid = jax.tree.map(jnp.zeros_like, at_outputs)
+        return (earlier, paid, scale + grown, total), (grown, logs, shares)
+
+    none = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[1:]), trajectory.carries)
+    nothing = jax.tree.map(jnp.zeros_like, unit)
+    scale = jnp.zeros((), _log_norm(jax.tree.leaves(none)).dtype)
+    start = (none, output_grads, scale, nothing)
+    (*_, total), by_lag = jax.lax.scan(next_lag, start, length=lags)
+    wrong = [t - w.astype(t.dtype) for t, w in _pairs(total, whole)]
+    return *by_lag, jnp.exp(_log_norm(wrong) - _log_norm(jax.tree.leaves(whole)))
+
+
+def _apart(cell: Any) -> tuple[Any, Any]:
+    """Return the parameters of a module, and the function that puts others in their place."""
+    graph, parameters, rest = nnx.split(cell, nnx.Param, ...)
+    return lambda parameters: nnx.merge(graph, parameters, rest), parameters
+
+
+def _units(tree: Any) -> tuple[Any, Float[Array, "N"]]:
+    """Return every leaf scaled to length 1, or zero, and the logarithms of their lengths [N]."""
+    leaves, treedef = jax.tree.flatten(tree)
+    logs = [_log_norm([leaf]) for leaf in leaves]
+    scaled = [
+        _shortened(leaf, jnp.where(jnp.isfinite(log), log, 0))
+        for leaf, log in zip(leaves, logs, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, scaled), jnp.stack(logs)
+
+
+def _shortened(leaf: Array, log: Float[Array, ""]) -> Array:
+    """Return leaf / e^log, in two steps, for the factor alone may leave the range of a float."""
+    half = jnp.exp(-log / 2)
+    return leaf.astype(log.dtype) * half * half
+
+
+def _pairs(first: Any, second: Any) -> Any:
+    return zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+
+
+def _log_norm(leaves: Sequence[Array]) -> Float[Array, ""]:
+    """Return log ‖leaves‖ without squaring anything small."""
+    wide = [jnp.abs(leaf).astype(at_least_float32(leaf.dtype)) for leaf in leaves]
+    largest = functools.reduce(jnp.maximum, [leaf.max() for leaf in wide])
+    safe = jnp.where(largest > 0, largest, 1)
+    squares = sum(((leaf / safe) ** 2).sum() for leaf in wide)
+    return jnp.where(largest > 0, jnp.log(safe) + 0.5 * jnp.log(squares), -jnp.inf)

@@ -1,0 +1,71 @@
+"""Long work in parts: each is reported when it is done, and kept, so that what was broken off goes on."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxrnn import checks
+from jaxrnn.training.progress import ProgressBar
+
+
+class Stages:
+    """Computes named parts once: what `diagnose` calls for its parts.
+
+    Parts lie in a folder as pickles. Pickles can run code: go on only with folders of your own.
+
+    Args:
+      title: what is being done.
+      total: number of parts.
+      folder: where to keep them; None keeps nothing.
+    """
+
+    def __init__(self, title: str, total: int, folder: Path | None = None):
+        self._bar = ProgressBar(title, total)
+        self._folder = folder
+
+    def __enter__(self) -> Stages:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
+
+    def __call__(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return a part: the one that was kept, or else computed now.
+
+        Raises:
+          InputError: what was kept cannot be read.
+        """
+        file = None if self._folder is None else self._folder / f"{name.replace(' ', '_')}.pickle"
+        if file is not None and file.exists():
+            self._bar.advance(f"{name}: kept")
+            return _read(file)
+        began = time.perf_counter()
+        found = jax.block_until_ready(compute())
+        if file is not None:
+            _write(file, found)
+        self._bar.advance(f"{name}: {time.perf_counter() - began:.1f} s")
+        return found
+
+
+def _read(file: Path) -> Any:
+    try:
+        return pickle.loads(file.read_bytes())
+    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
+        checks.refuse(
+            "resume", f"{file}, which cannot be read", "a part that this version wrote; delete it"
+        )
+
+
+def _write(file: Path, found: Any) -> None:
+    """Write under another name and rename: a crash leaves no half of a part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.write_bytes(pickle.dumps(found))
+    unfinished.replace(file)

@@ -1,0 +1,208 @@
+"""Branches of fixed points.
+
+Oracles: closed forms of folds, flips, pitchforks and Neimark–Sacker points of small maps.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrnn.analysis.continuation import continuation
+from jaxrnn.checks import InputError
+from tests.analysis.examples import H, elman, make
+
+
+def itself(mu):
+    return mu
+
+
+def kinds(branch):
+    return [b.kind for b in branch.bifurcations]
+
+
+def places(branch):
+    return [b.parameter for b in branch.bifurcations]
+
+
+def tanh_unit(w):
+    def step(s, mu):
+        moved = jnp.tanh(w * s + mu)
+        return moved, moved
+
+    return step
+
+
+def henon(s, a):
+    u, v = s
+    return jnp.stack([a - u**2 + v, 0.3 * u]), s
+
+
+@pytest.mark.parametrize("w", [1.1, 2.0, 5.0])
+def test_folds_of_a_tanh_unit(w, x64):
+    """1 − s² = 1/w and μ = artanh s − w s: hysteresis between ±μ."""
+    s = np.sqrt(1 - 1 / w)
+    mu = np.arctanh(s) - w * s
+    branch = continuation(tanh_unit(w), itself, jnp.array([-1.0]), begin=-4.0, end=4.0)
+    assert branch.ending == "reached the end"
+    assert kinds(branch) == ["fold", "fold"]
+    np.testing.assert_allclose(places(branch), [-mu, mu], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        [b.state[0] for b in branch.bifurcations], [-s, s], rtol=0, atol=1e-7
+    )
+    states, parameters = np.asarray(branch.states)[:, 0], np.asarray(branch.parameters)
+    np.testing.assert_allclose(np.tanh(w * states + parameters), states, rtol=0, atol=1e-13)
+    np.testing.assert_array_equal(branch.stable, np.abs(states) > s)
+    np.testing.assert_allclose(branch.eigenvalues[:, 0], w * (1 - states**2), rtol=0, atol=1e-12)
+    assert parameters[0] == -4.0
+    assert parameters[-1] == 4.0
+
+
+def test_folds_of_a_cell_under_its_input(dtype):
+    """The same unit as a cell, driven through its input weight along a path of inputs."""
+    cell = elman([[2.0]], jnp.tanh, dtype)
+    cell.kernel[...] = jnp.full((1, 1), 0.5, dtype)
+    branch = continuation(
+        cell, lambda mu: 2 * mu[None], jnp.array([-1.0], dtype), begin=-1.0, end=1.0
+    )
+    s = np.sqrt(0.5)
+    mu = np.arctanh(s) - 2 * s
+    assert branch.eigenvalues.real.dtype == branch.parameters.dtype == dtype
+    assert kinds(branch) == ["fold", "fold"]
+    # μ is stationary at a fold: an error of √ε in the place is one of ε in μ.
+    np.testing.assert_allclose(places(branch), [-mu, mu], rtol=0, atol=50 * np.finfo(dtype).eps)
+
+
+def test_pitchfork_of_a_tanh_unit(x64):
+    def step(s, w):
+        return jnp.tanh(w * s), s
+
+    branch = continuation(step, itself, jnp.array([0.0]), begin=0.5, end=1.5)
+    assert kinds(branch) == ["branch point"]
+    np.testing.assert_allclose(places(branch), [1.0], rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(branch.states, np.zeros_like(branch.states))
+    np.testing.assert_array_equal(branch.stable, branch.parameters < 1)
+
+
+def test_logistic_map_flips_at_3(x64):
+    def step(s, r):
+        return r * s * (1 - s), s
+
+    branch = continuation(step, itself, jnp.array([0.5]), begin=2.0, end=3.5)
+    assert kinds(branch) == ["flip"]
+    np.testing.assert_allclose(places(branch), [3.0], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(branch.bifurcations[0].state, [2 / 3], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(branch.states[:, 0], 1 - 1 / branch.parameters, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(branch.eigenvalues[:, 0], 2 - branch.parameters, rtol=0, atol=1e-12)
+
+
+def test_transcritical_point_of_the_logistic_map(x64):
+    def step(s, r):
+        return r * s * (1 - s), s
+
+    down = continuation(step, itself, jnp.array([0.5]), begin=2.0, end=0.5)
+    assert kinds(down) == ["branch point"]
+    np.testing.assert_allclose(places(down), [1.0], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(down.states[-1], [-1.0], rtol=0, atol=1e-12)  # 1 − 1/r: not s = 0
+
+
+def test_henons_map_is_born_in_a_fold_and_flips(x64):
+    """u' = a − u² + v, v' = b u: fold at a = −(1 − b)²/4, flip at a = 3(1 − b)²/4."""
+    upper, lower = (-0.7 + np.array([1, -1]) * np.sqrt(0.49 + 4 * 1.4)) / 2
+    start = jnp.array([upper, 0.3 * upper])
+    branch = continuation(henon, itself, start, begin=1.4, end=-1.0, max_step=0.3)
+    assert kinds(branch) == ["flip", "fold"]
+    np.testing.assert_allclose(places(branch), [0.3675, -0.1225], rtol=0, atol=1e-10)
+    assert branch.ending == "returned to the beginning"
+    assert float(branch.parameters[-1]) == 1.4
+    np.testing.assert_allclose(branch.states[-1], [lower, 0.3 * lower], rtol=0, atol=1e-11)
+
+
+def test_delayed_logistic_map_meets_neimark_and_sacker_at_2(x64):
+    """s' = a s (1 − r), r' = s: multipliers at 1 − 1/a have product a − 1 and sum 1."""
+
+    def step(s, a):
+        u, v = s
+        return jnp.stack([a * u * (1 - v), u]), s
+
+    branch = continuation(step, itself, jnp.array([0.33, 0.33]), begin=1.5, end=2.2)
+    assert kinds(branch) == ["Neimark–Sacker"]
+    np.testing.assert_allclose(places(branch), [2.0], rtol=0, atol=1e-10)
+    sixth = np.exp(1j * np.pi / 3)
+    np.testing.assert_allclose(branch.bifurcations[0].eigenvalue, sixth, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(branch.unstable_dimension, np.where(branch.parameters > 2, 2, 0))
+
+
+def test_units_apart_bifurcate_one_by_one(x64):
+    """At the origin of tanh(μ A s) with eigenvalues a of A each passes where |μ a| = 1."""
+    blocks = np.zeros((4, 4))
+    blocks[0, 0], blocks[1, 1] = 1.0, -0.8
+    blocks[2:, 2:] = 0.5 * np.array([[np.cos(1), -np.sin(1)], [np.sin(1), np.cos(1)]])
+    basis = np.random.default_rng(0).normal(size=(4, 4))
+    matrix = jnp.asarray(np.linalg.solve(basis, blocks @ basis))
+
+    def step(s, mu):
+        return jnp.tanh(mu * (matrix @ s)), s
+
+    branch = continuation(step, itself, jnp.zeros(4), begin=0.5, end=2.5)
+    assert kinds(branch) == ["branch point", "flip", "Neimark–Sacker"]
+    np.testing.assert_allclose(places(branch), [1.0, 1.25, 2.0], rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        np.angle(branch.bifurcations[-1].eigenvalue), 1.0, rtol=0, atol=1e-10
+    )
+    assert [int(n) for n in np.unique(branch.unstable_dimension)] == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_branch_of_a_gated_cell_is_one_of_fixed_points(name, x64):
+    cell = make(name)
+    direction = jnp.array([1.0, -2.0, 0.5])
+    still = cell.initialize_carry((3,))
+    start = jax.lax.fori_loop(0, 2000, lambda _, c: cell(c, -direction)[0], still)  # settles
+    branch = continuation(cell, lambda mu: mu * direction, start, begin=-1.0, end=1.0)
+    assert branch.ending == "reached the end"
+    moved, _ = jax.vmap(cell)(branch.carries, branch.parameters[:, None] * direction[None])
+    for leaf, same in zip(jax.tree.leaves(moved), jax.tree.leaves(branch.carries), strict=True):
+        np.testing.assert_allclose(leaf, same, rtol=0, atol=1e-12)
+    assert branch.eigenvalues.shape == (len(branch), H * len(cell.carry_names))
+
+
+def test_what_ends_a_branch_is_said(x64):
+    step = tanh_unit(2.0)
+    few = continuation(step, itself, jnp.array([-1.0]), begin=-1.0, end=1.0, max_points=5)
+    assert (few.ending, len(few)) == ("out of points", 5)
+
+    def ends(s, mu):
+        return jnp.sqrt(1 - mu) + 0 * s, s  # no fixed point beyond 1, where the slope is infinite
+
+    lost = continuation(ends, itself, jnp.array([1.0]), begin=0.0, end=2.0)
+    assert lost.ending in ("lost", "out of points")
+    assert float(lost.parameters[-1]) < 1.0001
+    assert "fold at" in continuation(step, itself, jnp.array([-1.0]), begin=-1.0, end=1.0).text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": jnp.array([jnp.nan])}, "start: got 1 non-finite"),
+        ({"start": jnp.array([1])}, "start: got int.*; expected float32 or float64"),
+        ({"begin": np.inf}, "begin: got inf"),
+        ({"end": -1.0}, "end: got -1.0; expected another value than begin"),
+        ({"max_step": 0.0}, "max_step: got 0.0"),
+        ({"max_points": 0}, "max_points: got 0"),
+        ({"tolerance": 1e-20}, "tolerance: got 1e-20 for float"),
+        ({"cell": lambda s, mu: (s + 1 + s**2, s)}, "start: got no fixed point near it"),
+    ],
+)
+def test_bad_input_is_refused(change, message, x64):
+    given = {
+        "cell": tanh_unit(2.0),
+        "path": itself,
+        "start": jnp.array([-1.0]),
+        "begin": -1.0,
+        "end": 1.0,
+    }
+    with pytest.raises(InputError, match=message):
+        continuation(**{**given, **change})

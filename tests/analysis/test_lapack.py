@@ -1,0 +1,118 @@
+"""No compiled program holds two factorisations that could run side by side: on two cores they never end."""
+
+import functools
+import importlib
+import itertools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import Var
+
+from jaxrnn.analysis.tangents import Tangents
+from tests.analysis.examples import inputs, make
+
+covariant, lyapunov, propagator, sensitivity, spectrum = (
+    importlib.import_module(f"jaxrnn.analysis.{name}")  # whose functions are of the same names
+    for name in ("covariant", "lyapunov", "propagator", "sensitivity", "spectrum")
+)
+
+CALLS = {
+    "cholesky",
+    "eig",
+    "eigh",
+    "geqrf",
+    "householder_product",
+    "lu",
+    "qr",
+    "svd",
+    "triangular_solve",
+}
+
+
+def programs_in(eqn):
+    """The programs that an equation holds: bodies of loops, branches, compiled functions."""
+    for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+        value = getattr(value, "jaxpr", value)
+        if hasattr(value, "eqns"):
+            yield value
+
+
+def factorises(eqn):
+    return eqn.primitive.name in CALLS or any(
+        factorises(inner) for program in programs_in(eqn) for inner in program.eqns
+    )
+
+
+def side_by_side(program):
+    """Pairs of factorisations neither of which needs the other, in a program and those inside it."""
+    reached = {}  # variable -> the factorising equations that it depends on
+    found = []
+    for i, eqn in enumerate(program.eqns):
+        before = set().union(*(reached.get(v, set()) for v in eqn.invars if isinstance(v, Var)))
+        if factorises(eqn):
+            others = {j for j, e in enumerate(program.eqns[:i]) if factorises(e)} - before
+            found += [(program.eqns[j].primitive.name, eqn.primitive.name) for j in others]
+            before |= {i}
+        for out in eqn.outvars:
+            reached[out] = before
+        # The branches of a choice exclude each other; a loop's condition and body take turns.
+        found += itertools.chain.from_iterable(map(side_by_side, programs_in(eqn)))
+    return found
+
+
+def test_two_that_are_independent_are_seen():
+    a = jnp.ones((2, 3, 3))
+
+    def apart(a):
+        return jnp.linalg.qr(a)[0], jnp.linalg.svd(a, compute_uv=False)
+
+    def in_turn(a):
+        return jnp.linalg.svd(jnp.linalg.qr(a)[0], compute_uv=False)
+
+    def within_a_loop(a):
+        return jax.lax.fori_loop(0, 3, lambda _, s: apart(s[0]), (a, jnp.ones((2, 3))))
+
+    assert side_by_side(jax.make_jaxpr(apart)(a).jaxpr)
+    assert side_by_side(jax.make_jaxpr(within_a_loop)(a).jaxpr)
+    assert not side_by_side(jax.make_jaxpr(in_turn)(a).jaxpr)
+
+
+def cases():
+    cell = make("lstm", jnp.float32)
+    xs, carry = inputs(cell, dtype=jnp.float32)
+    matrices = jnp.ones((6, 2, 8, 8))
+    tangents = Tangents.at(carry, jnp.ones((2, 8, 8)))
+    count, blocks = jnp.asarray(2, jnp.int32), jnp.ones(16, jnp.int32)
+    chunk = functools.partial(lyapunov._chunk.bound(cell), xs)
+    return {
+        "eigenvalues": (spectrum._eigenvalues, matrices),
+        "singular values": (spectrum._singular_values, matrices),
+        "product": (functools.partial(propagator._values, lags=(1, 6)), matrices),
+        "its directions": (
+            functools.partial(propagator._directions, lags=(1, 6), leading=2),
+            matrices,
+        ),
+        "triangles": (sensitivity._triangles, matrices[..., :3]),
+        "inputs": (
+            functools.partial(sensitivity._input_logs, lags=(0, 3)),
+            matrices,
+            matrices[..., :3, :],
+        ),
+        "exponents": (chunk, tangents, blocks, count),
+        "determinants": (
+            functools.partial(lyapunov._determinants.bound(cell), xs),
+            tangents,
+            count,
+        ),
+        "covariant, forward": (covariant._forward, matrices, jnp.ones((2, 8, 3))),
+        "covariant, backward": (covariant._backward, matrices, jnp.ones((2, 8, 8))),
+    }
+
+
+@pytest.mark.parametrize("name", cases())
+def test_factorisations_take_turns(name):
+    function, *arguments = cases()[name]
+    program = jax.make_jaxpr(function)(*arguments)
+    assert side_by_side(program.jaxpr) == []
+    assert any(factorises(eqn) for eqn in program.jaxpr.eqns)
