@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import pickle
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxrnn.checks import InputError
-from jaxrnn.experiments import compare, digits_comparison, probe, train
+from jaxrnn.experiments import (
+    RunConfig,
+    Subject,
+    compare,
+    digits_comparison,
+    flow_history,
+    flow_observer,
+    make_model,
+    probe,
+    run_diagnosis,
+    train,
+)
+from jaxrnn.experiments.stages import Stages
 from jaxrnn.models import classifier_parameters
 from jaxrnn.tasks import load_task
+from jaxrnn.training import FitConfig, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +118,81 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="one task for all"):
         compare([run, other], tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+# Parts that are kept.
+
+
+def test_parts_are_computed_once_and_outlive_a_crash(tmp_path: Path, capsys):
+    calls = []
+
+    def part(value):
+        def compute():
+            calls.append(value)
+            return {"value": jnp.asarray(value)}
+
+        return compute
+
+    def die():
+        raise KeyboardInterrupt
+
+    stages = Stages("work", 3, tmp_path / "parts")
+    stages("first part", part(1.0))
+    with pytest.raises(KeyboardInterrupt):
+        stages("second", die)
+    with Stages("work", 3, tmp_path / "parts") as stages:
+        assert float(stages("first part", part(1.0))["value"]) == 1.0
+        assert float(stages("second", part(2.0))["value"]) == 2.0
+    assert calls == [1.0, 2.0]
+    assert "first part: kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damaged", [b"no pickle", b"garbage\n", pickle.dumps([]), b""])
+def test_a_part_that_cannot_be_read_is_refused(damaged, tmp_path: Path):
+    (tmp_path / "part.pickle").write_bytes(damaged)
+    with pytest.raises(InputError, match=r"resume: got .*part.pickle, which cannot be read"):
+        Stages("work", 1, tmp_path)("part", dict)
+
+
+def test_a_diagnosis_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch, capsys):
+    subject = Subject("elman-tanh", hidden_features=6, sequences=2)
+
+    def die(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.import_module("jaxrnn.analysis.diagnose"), "fixed_points", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_diagnosis(subject, tmp_path / "out")
+    assert not (tmp_path / "out" / "report.md").exists()
+    diagnosis, html = run_diagnosis(subject, tmp_path / "out", resume=True)
+    assert "Lyapunov exponents: kept" in capsys.readouterr().err
+    assert html is not None
+    assert diagnosis.text in html.with_name("report.md").read_text()
+    assert run_diagnosis(subject)[0].text == diagnosis.text
+
+
+def test_the_flow_through_training_is_in_the_metrics(tmp_path: Path):
+    fit = FitConfig(epochs=1, seeds=2)
+    train(RunConfig("digits", "elman-tanh", 6, fit), tmp_path / "run")
+    history = flow_history(read_metrics(tmp_path / "run"))
+    assert history is not None
+    assert history.epochs.tolist() == [0, 1]
+    assert history.log_norms.shape == (2, 2, 64)
+    assert flow_history([{"epoch": 0}]) is None
+
+
+def test_networks_that_have_died_do_not_stop_the_others():
+    task = load_task("digits", None)
+    config = RunConfig("digits", "elman-tanh", 6, FitConfig(seeds=2))
+    make = make_model(config, task)
+    models = jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 2))
+    models.cell.bias[...] = models.cell.bias[...].at[1].set(jnp.nan)
+    (alive, dead) = flow_observer(task)(models)["log_gradient_norms"]
+    assert np.isfinite(alive).all()
+    assert np.isnan(dead).all()
+
+
+def test_resume_needs_a_folder():
+    with pytest.raises(InputError, match="resume: got True without a folder"):
+        run_diagnosis(Subject("gru"), resume=True)

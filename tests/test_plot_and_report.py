@@ -11,6 +11,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxrnn
 from jaxrnn import analysis, plot
@@ -27,6 +28,10 @@ def _closed_figures():
 
 def _heights(line) -> np.ndarray:
     return np.asarray(line.get_ydata(), np.float64)
+
+
+def _widths(line) -> np.ndarray:
+    return np.asarray(line.get_xdata(), np.float64)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +53,96 @@ def test_spectrum_draws_the_eigenvalues_and_the_unit_circle(path):
     np.testing.assert_allclose(drawn, np.sort_complex(np.array([0.5, 1j, -1j])), atol=1e-6)
     np.testing.assert_allclose(np.hypot(*np.asarray(circle.get_xydata()).T), 1)
     assert "Re λ" in ax.get_xlabel()
+
+
+def test_lyapunov_draws_exponents_with_their_intervals(path):
+    step, _ = path
+    found = analysis.lyapunov(step, carry=jnp.ones(3), length=128, warmup=64)
+    ax = plot.lyapunov(found, theory=0.1)
+    ((points, _, bars),) = (tuple(container) for container in ax.containers)
+    np.testing.assert_allclose(_heights(points), found.exponents, atol=1e-6)
+    np.testing.assert_allclose(found.exponents, [0, 0, -np.log(2)], atol=1e-5)
+    assert len(bars[0].get_segments()) == 3
+    assert [_heights(x)[0] for x in ax.lines if "theory" in str(x.get_label())] == [0.1]
+    assert ax.get_ylabel() == "λ (nats a step)"
+
+
+def test_lyapunov_counts_exponents_that_are_lost():
+    def erase(s, x):
+        del x
+        return s * jnp.array([0.5, 0.0]), s
+
+    with pytest.warns(analysis.PrecisionWarning):
+        found = analysis.lyapunov(erase, carry=jnp.ones(2), length=64)
+    ax = plot.lyapunov(found)
+    assert [text.get_text() for text in ax.texts] == ["1 of 2 are −inf"]
+
+
+def test_convergence_ends_at_the_exponents(path):
+    step, _ = path
+    found = analysis.lyapunov(step, carry=jnp.ones(3), length=64)
+    ax = plot.lyapunov_convergence(found, leading=2)
+    lines = [line for line in ax.lines if len(_heights(line)) > 2]
+    assert len(lines) == 2
+    for line, exponent in zip(lines, found.exponents, strict=False):
+        assert _widths(line)[-1] == 64
+        assert _heights(line)[-1] == pytest.approx(exponent, abs=1e-6)
+
+
+def test_flow_history_shows_epochs_by_steps():
+    norms = np.log(10) * np.arange(6.0).reshape(2, 1, 3)
+    ax = plot.flow_history(analysis.FlowHistory(epochs=np.array([0, 5]), log_norms=norms))
+    np.testing.assert_allclose(
+        np.asarray(ax.collections[0].get_array()), [[0, 1, 2], [3, 4, 5]], atol=1e-12
+    )
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time step t", "epoch")
+
+
+def test_phase_portrait_puts_points_by_their_kind_into_the_plane():
+    def memory(s, x):
+        """Two memories along the first axis, with a saddle between them."""
+        del x
+        moved = jnp.stack([jnp.tanh(2 * s[..., 0]), 0.5 * s[..., 1]], axis=-1)
+        return moved, moved
+
+    starts = jnp.array([[1.5, 1.0], [-1.5, -1.0], [0.01, 0.5]])
+    walk = analysis.trace(memory, None, carry=starts, length=10)
+    points = analysis.fixed_points(memory, None, jnp.array([[1.0, 0.1], [-1.0, 0.0], [0.02, 0.0]]))
+    ax = plot.phase_portrait(walk, points)
+    labels = [str(c.get_label()) for c in ax.collections]
+    assert labels == ["stable: 2", "saddle: 1"]
+    stable, saddle = (np.asarray(c.get_offsets()) for c in ax.collections)
+    assert np.linalg.norm(stable[0] - stable[1]) == pytest.approx(2 * 0.957504, abs=1e-4)
+    np.testing.assert_allclose(stable.mean(axis=0), saddle[0], atol=1e-4)
+    assert "PC 1" in ax.get_xlabel()
+
+
+def test_bifurcation_diagram_marks_folds_and_stability():
+    with jax.enable_x64(True):
+        unit = lambda s, mu: (jnp.tanh(2 * s + mu), s)  # noqa: E731
+        start = jnp.array([-1.0])
+        branch = analysis.continuation(unit, lambda mu: mu, start, begin=-1.5, end=1.5)
+        ax = plot.bifurcation_diagram(branch)
+    styles = [line.get_linestyle() for line in ax.lines if len(_widths(line)) > 2]
+    assert styles == ["-", "--", "-"]
+    (folds,) = (line for line in ax.lines if line.get_label() == "fold")
+    np.testing.assert_allclose(np.sort(_widths(folds)), [-0.5328399, 0.5328399], atol=1e-6)
+
+
+def test_pseudospectrum_draws_contours_and_eigenvalues():
+    found = analysis.pseudospectrum(np.diag([0.5, -0.5]), points=20)
+    ax = plot.pseudospectrum(found, levels=(-1.0, -0.5))
+    points = next(line for line in ax.lines if len(_widths(line)) == 2)
+    np.testing.assert_allclose(np.sort(_widths(points)), [-0.5, 0.5], atol=1e-12)
+
+
+def test_lag_contributions_end_at_the_whole():
+    cell = jaxrnn.make_cell("gru", 2, 4, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (8, 2, 2))
+    found = analysis.lag_contributions(cell, xs, lambda ys: (ys[-1] ** 2).sum())
+    ax = plot.lag_contributions(found)
+    for line in ax.lines[: 1 + len(found.leaf_fractions)]:
+        assert _heights(line)[-1] == pytest.approx(1, abs=1e-4)
 
 
 def test_propagator_draws_logarithms_to_base_ten_and_names_the_rate(path):

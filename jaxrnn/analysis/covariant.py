@@ -64,8 +64,10 @@ class CovariantVectors:
         one, other = (
             _basis(side) for side in (self.vectors[..., :dimension], self.vectors[..., dimension:])
         )
-        cosines = _singular_values(jnp.swapaxes(one, -1, -2) @ other)
-        return jnp.arccos(jnp.clip(cosines[..., 0], 0, 1))
+        shared = jnp.swapaxes(one, -1, -2) @ other
+        # Near 0 the cosine has no digits left, near a right angle the sine.
+        sines, cosines = (_singular_values(x) for x in (other - one @ shared, shared))
+        return jnp.arctan2(sines[..., -1], cosines[..., 0])
 
 
 def covariant_vectors(

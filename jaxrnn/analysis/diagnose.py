@@ -153,12 +153,14 @@ class Diagnosis:
     Attributes:
       spectrum: eigenvalues and singular values of the step Jacobians.
       propagator: singular values of the BPTT product by lag.
-      inputs: singular values of the last state's derivative by the inputs, by lag; None without inputs.
+      inputs: singular values of the last state's derivative by the inputs, by lag; None for inputs that are
+        no floats, or absent.
       flow: norms of the loss's gradient by time step.
-      contributions: the parameter gradient by lag; None where the step shows no parameters.
+      contributions: the parameter gradient by lag; None where the step shows no parameters, and where their
+        gradient is zero or beyond the range of a float.
       exponents: the leading Lyapunov exponents along the sequences.
       bound: what the norms of the step Jacobians allow.
-      fixed_points: where the cell stands still under the mean input.
+      fixed_points: where the cell stands still under the mean input; None for inputs that are no floats.
       certificates: how far identities are from holding exactly.
     """
 
@@ -169,7 +171,7 @@ class Diagnosis:
     contributions: LagContributions | None
     exponents: Lyapunov
     bound: TrajectoryBound
-    fixed_points: FixedPoints
+    fixed_points: FixedPoints | None
     certificates: Certificates
 
     @property
@@ -192,14 +194,16 @@ class Diagnosis:
             yield "learnt from", _lags_text(self.contributions)
         yield "product's rate", f"{_measured(product.value, product.stderr)} nats a step of lag"
         largest, error = (float(x[0]) for x in self.exponents.pooled)
-        yield "largest exponent", f"{_measured(largest, error)} nats a step, along the sequences"
+        unit = self.exponents.unit
+        yield "largest exponent", f"{_measured(largest, error)} nats a {unit}, along the sequences"
         yield (
             "bound",
             f"{self.bound.word}: at most {np.mean(self.bound.rate_bound):+.4f} nats a step",
         )
         yield "spectral radius", f"{radius:.4f}, median over steps and sequences"
         yield "norm of a step", f"{norm:.4f}, median"
-        yield "at the mean input", self.fixed_points.text.splitlines()[1]
+        if self.fixed_points is not None:
+            yield "at the mean input", self.fixed_points.text.splitlines()[1]
         yield "certificates", str(self.certificates)
 
 
@@ -268,17 +272,17 @@ def diagnose(
     steps = jacobians(cell, path)
     flow = part("gradient flow", lambda: flow_along(cell, path, loss))
     product = part("BPTT product", lambda: propagator_of(steps, lags))
-    inputs, contributions = None, None
-    if path.xs is not None:
+    inputs, contributions, points = None, None, None
+    if path.xs is not None and _floats(path.xs):
         inputs = part("input sensitivity", lambda: input_sensitivity(cell, path))
     if isinstance(cell, nnx.Module):
         limit = min(path.length - 1, _LONGEST_LAG)
         contributions = part(
-            "gradient by lag",
-            lambda: lag_contributions(cell, xs, loss, carry=start, length=length, max_lag=limit),
+            "gradient by lag", lambda: _contributions(cell, xs, loss, start, path.length, limit)
         )
     exponents = part("Lyapunov exponents", lambda: _exponents(cell, path, start))
-    points = part("fixed points", lambda: _fixed_points(cell, path))
+    if _floats(path.xs):
+        points = part("fixed points", lambda: _fixed_points(cell, path))
     spectra = part("spectra", lambda: spectrum_of(steps))
     bound = part("bounds", lambda: trajectory_bound(cell, path))
     certificates = certify(
@@ -305,6 +309,20 @@ PARTS = (
 """Names of the parts, in order; a cell without inputs or parameters has no use for two of them."""
 
 
+def _floats(tree: Any) -> bool:
+    return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(tree))
+
+
+def _contributions(
+    cell: Step, xs: Any, loss: Loss, start: Carry, length: int, limit: int
+) -> LagContributions | None:
+    """Take the parameter gradient apart; None where it is zero, overflows, or there are no parameters."""
+    try:
+        return lag_contributions(cell, xs, loss, carry=start, length=length, max_lag=limit)
+    except checks.InputError:  # what else could be refused, `trace` has let pass
+        return None
+
+
 def _exponents(cell: Step, path: Trajectory, start: Carry) -> Lyapunov:
     """Return the leading exponents, all of them where the state is small."""
     k = min(path.states.shape[-1], _EXPONENTS)
@@ -313,7 +331,8 @@ def _exponents(cell: Step, path: Trajectory, start: Carry) -> Lyapunov:
         warnings.catch_warnings()
     ):  # singular directions are no news here: the record has them as −inf
         warnings.simplefilter("ignore", PrecisionWarning)
-        return lyapunov(cell, path.xs, carry=start, length=path.length, k=k, warmup=warmup)
+        cell, xs, start = _at_least_single((cell, path.xs, start))
+        return lyapunov(cell, xs, carry=start, length=path.length, k=k, warmup=warmup)
 
 
 def _fixed_points(cell: Step, path: Trajectory) -> FixedPoints:

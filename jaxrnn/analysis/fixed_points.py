@@ -141,22 +141,28 @@ class FixedPoints:
         if not len(self):
             return "0 distinct points"
         slow, unstable = np.asarray(self.slow), np.asarray(self.unstable_dimension)
+        stable = np.asarray(self.stable)
         free = unstable[~slow & (unstable > 0)]
-        kinds = [f"{np.sum(~slow & (unstable == 0))} stable"]
-        kinds += (
-            [f"{len(free)} unstable in {free.min()} to {free.max()} directions"]
-            if len(free)
-            else []
-        )
+        neutral = int(np.sum(~slow & ~stable & (unstable == 0)))
+        kinds = [f"{np.sum(~slow & stable)} stable"]
+        if len(free):
+            kinds.append(f"{len(free)} unstable in {_range_text(free.min(), free.max())}")
+        kinds += [f"{neutral} neutral"] if neutral else []
         kinds += [f"{slow.sum()} slow"] if slow.any() else []
         marginal = int(np.sum(self.marginal))
         kinds += [f"{marginal} of them marginal"] if marginal else []
-        return f"{len(self)} distinct points: {', '.join(kinds)}"
+        return f"{len(self)} distinct point{'s' * (len(self) > 1)}: {', '.join(kinds)}"
 
     @property
     def _steps_text(self) -> str:
         steps = np.asarray(self.iterations)
         return f"{np.median(steps):.0f} iterations in the median, {steps.max()} at most"
+
+
+def _range_text(low: int, high: int) -> str:
+    if low < high:
+        return f"{low} to {high} directions"
+    return f"{low} direction{'s' * (low > 1)}"
 
 
 _WORDS = {

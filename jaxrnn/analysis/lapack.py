@@ -7,11 +7,11 @@ and lets its threads spin while they wait; on a busy two-core machine one ``eigv
 One factorisation at a time. A call on a batch hands its matrices to the threads of the pool on which it runs
 itself, and waits for them (jaxlib 0.10). Two such calls that do not depend on each other run side by side,
 and on two cores wait for ever. So no compiled program holds two that could, and each is waited for before
-the next is called; `tests/analysis/test_lapack.py` reads the programs.
+the next is called; `tests/analysis/test_lapack.py` reads the programs. A single matrix is no batch.
 
-Factorisations are taken in float64 whatever the matrices' precision: an eigenvalue of condition κ is off by
-κ ε ‖A‖, and κ is what the analysis of non-normal networks is after. A TPU has no float64 to factorise in, and
-no eigenvalues of general matrices: these it gets from the host, in float32.
+Spectra and products are taken in float64 whatever the matrices' precision: an eigenvalue of condition κ is
+off by κ ε ‖A‖, and κ is what the analysis of non-normal networks is after. A TPU has no float64 to factorise
+in, and no eigenvalues of general matrices: these it gets from the host, in float32.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ from jaxrnn.analysis.tangents import (
     advance,
     log_determinants,
     nearly_orthonormal,
-    spread,
+    spread_and_reach,
 )
 from jaxrnn.analysis.trajectory import flat_state
 from jaxrnn.steps import begin, compiled
@@ -127,7 +128,8 @@ class Lyapunov:
         each = np.asarray(self.exponents, np.float64).reshape(-1, self.rates.shape[-1])
         if len(each) == 1:
             return each[0], np.asarray(self.stderr).reshape(-1)
-        return each.mean(axis=0), each.std(axis=0, ddof=1) / math.sqrt(len(each))
+        scattered = np.where(np.isfinite(each), each, np.nan)  # −inf has no scatter
+        return each.mean(axis=0), scattered.std(axis=0, ddof=1) / math.sqrt(len(each))
 
     @property
     def kaplan_yorke(self) -> Float[Any, "*B"]:
@@ -142,13 +144,18 @@ class Lyapunov:
         return np.where(unknown, np.nan, np.maximum(exponents, 0).sum(axis=-1))
 
     @property
+    def unit(self) -> str:
+        """What rates are per: "step", or "unit of time" for a flow."""
+        return "step" if self.time_step == 1 else "unit of time"
+
+    @property
     def text(self) -> str:
         """A short account."""
         values, errors = self.pooled
         shown = ", ".join(
             f"{v:+.5f} ± {e:.5f}" for v, e in zip(values[:4], errors[:4], strict=True)
         )
-        unit = "step" if self.time_step == 1 else "unit of time"
+        unit = self.unit
         return "\n".join(
             [
                 f"exponents           {shown}{', …' if len(values) > 4 else ''} nats a {unit}",
@@ -220,7 +227,8 @@ def lyapunov(
       progress: called with the result so far, again and again. It may save it; if it raises, the run ends.
 
     Returns:
-      A `Lyapunov` record. Under ``jax.grad`` it can be differentiated: with `renorm_every` given or 1.
+      A `Lyapunov` record. Under ``jax.grad`` it can be differentiated, with `renorm_every` given or 1, where
+      no direction asked for is singular; states that blow up give NaN there.
 
     Raises:
       InputError: arguments that do not fit, or states that are no longer finite: it says at which step.
@@ -251,14 +259,20 @@ def lyapunov(
         checks.count("renorm_every", renorm_every)
     if resume is None:
         k = size if k is None else k
-        if not 1 <= k <= size:
+        if not isinstance(k, numbers.Integral) or not 1 <= k <= size:
             checks.refuse("k", k, f"1 to {size}, the size of the state")
         position = Position(carry, _first_directions(carry, batch, size, k, key), 0)
     else:
         position = resume.position
         if k not in (None, resume.rates.shape[-1]):
             checks.refuse("k", k, f"{resume.rates.shape[-1]}, as in resume")
-    if not 0 <= warmup < steps:
+        if time_step_of(cell) != resume.time_step:
+            checks.refuse(
+                "cell", f"a time step of {time_step_of(cell)}", f"{resume.time_step}, as in resume"
+            )
+        if key is not None:
+            checks.refuse("key", "a key", "None beside resume, which has its directions")
+    if not isinstance(warmup, numbers.Integral) or not 0 <= warmup < steps:
         checks.refuse("warmup", warmup, f"0 to {steps - 1}: some of the {steps} steps must count")
     if _is_traced(cell, carry, xs):
         return _traced(cell, xs, position, warmup, steps, renorm_every or 1, time_step_of(cell))
@@ -285,6 +299,15 @@ def _first_directions(
 # The run: chunk after chunk of blocks, each one call of a compiled program.
 
 
+class _Outcome(NamedTuple):
+    """What blocks of steps gave: sums of logarithms [N, *B, K], and of any interval in them the extremes."""
+
+    sums: Any
+    spread: float
+    reach: float
+    interval: int
+
+
 class _Run:
     """A run in progress."""
 
@@ -305,8 +328,11 @@ class _Run:
         self._first = position.steps
         carry, directions, _ = position
         self._state = Tangents.at(carry, directions)
-        self._eps = float(jnp.finfo(directions.dtype).eps)
-        self._limit = -_DIGITS * math.log(self._eps)
+        # Directions are carried in the carry's own precision, and made orthogonal in float32 at least.
+        self._eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(carry))
+        self._limit = -_DIGITS * math.log(float(jnp.finfo(directions.dtype).eps))
+        self._range = 0.8 * math.log(float(jnp.finfo(directions.dtype).max))
+        self._block = None if resume is None else int(np.max(resume.block_steps))
         self._rates = [] if resume is None else [np.asarray(resume.rates, np.float64)]
         self._steps = [] if resume is None else [np.asarray(resume.block_steps)]
         self._determinants = [] if resume is None else [float(resume.determinant)]
@@ -318,7 +344,7 @@ class _Run:
     ) -> Lyapunov:
         if self._adapts:
             self._try_out(steps)
-        size = _block_length(steps - warmup)
+        size = self._block or _block_length(steps - warmup)
         for counted, plan in (
             (False, _blocks(warmup, size)),
             (True, _blocks(steps - warmup, size)),
@@ -348,44 +374,88 @@ class _Run:
     def _try_out(self, steps: int) -> None:
         """Take a few steps that are not kept, to see how fast the directions part."""
         plan = np.ones(min(_CHUNK, steps), np.int32)
-        _, (_, spreads) = self._program(self._xs, self._state, *self._padded(plan))
-        self._adapt(np.asarray(spreads)[len(plan) // 2 : len(plan)])
+        start = self._state
+        outcome = self._ran(plan)
+        self._state = start
+        self._adapt(outcome)
 
     def _take(self, plan: Any, counted: bool) -> None:
+        start = self._state
+        outcome = self._ran(plan)
+        while self._adapts and outcome.interval > 1 and self._failed(outcome):
+            self._every = outcome.interval // 2
+            self._state = start
+            outcome = self._ran(plan)
+        if not self._adapts and outcome.interval > 1 and not np.isfinite(outcome.sums).all():
+            outcome = self._confirmed(plan, start)
+        if np.isnan(outcome.sums).any():
+            steps = f"{int(start.t) + 1} to {int(self._state.t)}"
+            got = f"non-finite values within steps {steps}"
+            checks.refuse("cell: its derivative", got, "finite values")
         if counted:
-            self._determinants.append(self._determinant_difference(min(self._every, int(plan[0]))))
-        blocks = self._padded(plan)
-        self._state, (sums, spreads) = self._program(self._xs, self._state, *blocks)
-        _refuse_if_broken(self._state.broken)
-        spreads = np.asarray(spreads)[: len(plan)]
-        if counted:
-            rates = np.asarray(sums, np.float64)[: len(plan)] / _per_block(plan, sums)
-            self._rates.append(rates / self._time_step)
-            self._steps.append(plan)
-            loss = self._eps * math.exp(min(float(spreads.max()), 80.0))
-            self._rounding = max(self._rounding, loss / self._every)
+            self._keep(plan, outcome, start)
         if self._adapts:
-            self._adapt(spreads)
+            self._adapt(outcome)
 
-    def _determinant_difference(self, steps: int) -> float:
-        """Compare all logarithms of the next interval with its determinants, nats a step.
+    def _ran(self, plan: Any) -> _Outcome:
+        """Take blocks of steps, and say how the directions fared."""
+        blocks = self._padded(plan)
+        self._state, (sums, spreads, reaches) = self._program(self._xs, self._state, *blocks)
+        _refuse_if_broken(self._state.broken)
+        return _Outcome(
+            sums=np.asarray(sums, np.float64)[: len(plan)],
+            spread=float(np.max(spreads)),
+            reach=float(np.max(reaches)),
+            interval=min(self._every, int(plan.max())),
+        )
+
+    def _failed(self, outcome: _Outcome) -> bool:
+        """Tell whether directions were lost, or came near to it, in an interval that was too long."""
+        lost = not np.isfinite(outcome.sums).all()
+        return lost or outcome.spread > 1.15 * self._limit or outcome.reach > self._range
+
+    def _confirmed(self, plan: Any, start: Tangents) -> _Outcome:
+        """Take blocks again, step by step: what is lost there too is singular in itself."""
+        given, self._every, self._state = self._every, 1, start
+        outcome = self._ran(plan)
+        if np.isfinite(outcome.sums).all():
+            expected = "fewer steps: a direction was lost to rounding between two factorisations"
+            checks.refuse("renorm_every", given, expected)
+        self._every = given
+        return outcome
+
+    def _keep(self, plan: Any, outcome: _Outcome, start: Tangents) -> None:
+        rates = outcome.sums / _per_block(plan, outcome.sums)
+        self._rates.append(rates / self._time_step)
+        self._steps.append(plan)
+        loss = self._eps * math.exp(min(outcome.spread, 80.0)) / outcome.interval
+        self._rounding = max(self._rounding, loss)
+        self._determinants.append(self._determinant_difference(start, outcome.interval))
+
+    def _determinant_difference(self, start: Tangents, steps: int) -> float:
+        """Compare all logarithms of one interval with its determinants, nats a step.
 
         Two programs: side by side in one, their factorisations could wait for each other (`lapack`).
         """
-        *_, count, size = self._state.directions.shape
+        *_, count, size = start.directions.shape
         if count < size:
             return math.nan
         interval = jnp.asarray(steps, jnp.int32)
-        logs, dets = (np.asarray(f(self._xs, self._state, interval)) for f in self._checks)
+        logs, dets = (np.asarray(f(self._xs, start, interval)) for f in self._checks)
         regular = np.isfinite(logs).all(axis=-1)
         differences = np.abs(logs.sum(axis=-1)[regular] - dets[regular])
         return float(differences.max()) / steps if differences.size else math.nan
 
-    def _adapt(self, spreads: Any) -> None:
-        """Set the interval by how far the directions have parted within one."""
-        spread = max(float(spreads.max()), 1e-3)
-        longest = min(4 * self._every, _LONGEST_INTERVAL)
-        self._every = int(np.clip(int(self._every * self._limit / spread), 1, longest))
+    def _adapt(self, outcome: _Outcome) -> None:
+        """Set the interval by how far the directions have parted, and how far they reached, within one."""
+        if not np.isfinite(
+            outcome.sums
+        ).all():  # singular steps: nothing is known of what lies below
+            self._every = 1
+            return
+        spread, reach = max(outcome.spread, 1e-3), max(outcome.reach, 1e-3)
+        longer = outcome.interval * min(self._limit / spread, self._range / reach)
+        self._every = int(np.clip(int(longer), 1, min(4 * outcome.interval, _LONGEST_INTERVAL)))
 
     def _padded(self, plan: Any) -> tuple[Any, Any]:
         blocks = np.zeros(_CHUNK, np.int32)
@@ -427,7 +497,7 @@ def _warn_of_rounding(record: Lyapunov) -> None:
         return
     advice = "give float64 weights and carry, or ask for fewer exponents (k)"
     warnings.warn(
-        f"lyapunov: in {exponents.dtype} {loss}; {advice}", PrecisionWarning, stacklevel=4
+        f"lyapunov: in {exponents.dtype} {loss}; {advice}", PrecisionWarning, stacklevel=5
     )
 
 
@@ -441,20 +511,21 @@ def _largest(differences: list[float]) -> float:
 
 @compiled
 def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any) -> Any:
-    """Take blocks of steps; return the state, sums of logarithms [N, *B, K] and spreads [N]."""
+    """Take blocks of steps; return the state, sums of logarithms [N, *B, K], spreads and reaches [N]."""
 
     def take(state, steps):
         def interval(i, running):
-            state, sums, widest = running
+            state, sums, widest, furthest = running
             count = jnp.minimum(every, steps - i * every)
             state, logs = advance(cell, xs, state, count, nearly_orthonormal)
-            return state, sums + logs, jnp.maximum(widest, spread(logs))
+            apart, reach = spread_and_reach(logs)
+            return state, sums + logs, jnp.maximum(widest, apart), jnp.maximum(furthest, reach)
 
         nothing = jnp.zeros(state.directions.shape[:-1], state.directions.dtype)
-        start = (state, nothing, jnp.zeros((), nothing.dtype))
+        none = jnp.zeros((), nothing.dtype)
         intervals = (steps + every - 1) // every
-        state, sums, widest = jax.lax.fori_loop(0, intervals, interval, start)
-        return state, (sums, widest)
+        found = jax.lax.fori_loop(0, intervals, interval, (state, nothing, none, none))
+        return found[0], found[1:]
 
     return jax.lax.scan(take, state, blocks)
 
@@ -496,8 +567,9 @@ def _traced(
     for rest in plan[whole:].tolist():
         state, last = stretch(state, rest)
         sums = jnp.concatenate([sums, last[None]])
+    broken = (state.broken >= 0)[..., None]
     return Lyapunov(
-        rates=sums / _per_block(plan, sums) / time_step,
+        rates=jnp.where(broken, jnp.nan, sums / _per_block(plan, sums) / time_step),
         block_steps=plan,
         position=Position(state.carry, state.directions, position.steps + steps),
         determinant=math.nan,

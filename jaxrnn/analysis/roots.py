@@ -313,7 +313,7 @@ def batch_for(states: Any, size: int | None) -> Batch:
 
 
 def by_batches(function: Callable[[Any], Any], tree: Any, batch: Batch) -> Any:
-    """Apply a function to NumPy leaves [N, …] in batches, all dispatched before the first is waited for.
+    """Apply a function to NumPy leaves [N, …] in batches, one after the other (`lapack` says why).
 
     Where few are left, the batch shrinks fourfold as often as they fit: a handful of shapes is compiled, not
     one for every number.
@@ -325,7 +325,8 @@ def by_batches(function: Callable[[Any], Any], tree: Any, batch: Batch) -> Any:
     batches = [np.resize(np.arange(i, min(i + size, count)), size) for i in range(0, count, size)]
     # Accelerators would multiply float32 with fewer digits, and no residual come below its tolerance.
     with jax.default_matmul_precision("highest"):
-        results = [function(_taken(tree, rows)) for rows in batches or [np.arange(0)]]
+        parts = (_taken(tree, rows) for rows in batches or [np.arange(0)])
+        results = [jax.block_until_ready(function(part)) for part in parts]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *results)
 
 

@@ -45,11 +45,13 @@ def advance(
     """Take `count` steps, then make the directions orthonormal.
 
     Returns:
-      The new state and the logarithms of the growth [*B, K], −inf where it is nothing but rounding.
+      The new state and the logarithms of the growth [*B, K]: −inf where, beside the longest direction, it is
+      nothing but rounding, NaN where it is not finite.
     """
     state, columns = _pushed(cell, xs, state, state.directions, count)
     q, lengths, alive = (factorise or orthonormal)(columns)
     logs = jnp.where(alive, jnp.log(jnp.where(alive, lengths, 1)), -jnp.inf)
+    logs = jnp.where(jnp.isfinite(lengths), logs, jnp.nan)
     return state._replace(directions=jnp.swapaxes(q, -1, -2)), logs
 
 
@@ -77,8 +79,8 @@ def nearly_orthonormal(columns: Any) -> tuple[Any, Any, Any]:
 
 def _lengths(columns: Any, r: Any) -> tuple[Any, Any]:
     lengths = jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1))
-    whole = jnp.linalg.norm(columns, axis=(-2, -1))[..., None]
-    return lengths, lengths > 64 * jnp.finfo(columns.dtype).eps * whole
+    longest = jnp.linalg.norm(columns, axis=-2).max(axis=-1, keepdims=True)
+    return lengths, lengths > 64 * jnp.finfo(columns.dtype).eps * longest
 
 
 def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tuple[Tangents, Any]:
@@ -100,12 +102,13 @@ def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tupl
     return state._replace(carry=carry, t=t, broken=broken), columns
 
 
-def spread(logs: Any) -> Any:
-    """Return over how many nats growth and shrinkage reached, singular directions left out."""
+def spread_and_reach(logs: Any) -> tuple[Any, Any]:
+    """Return how far directions grew apart, and how far any grew or shrank, in nats; of what is finite."""
     there = jnp.isfinite(logs)
-    high = jnp.where(there, logs, 0).max(initial=0)
-    low = jnp.where(there, logs, 0).min(initial=0)
-    return high - low
+    high = jnp.where(there, logs, -jnp.inf).max(axis=-1)
+    low = jnp.where(there, logs, jnp.inf).min(axis=-1)
+    apart = jnp.where(high >= low, high - low, 0).max(initial=0)
+    return apart, jnp.abs(jnp.where(there, logs, 0)).max(initial=0)
 
 
 def log_determinants(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:

@@ -64,6 +64,12 @@ class Subject:
         return RunConfig.of(self.target)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What the diagnosis depends on: a run that has been trained on is another subject."""
+        rows = list(read_metrics(self.target)) if self._is_run else []
+        return {**dataclasses.asdict(self), "epoch": rows[-1]["epoch"] if rows else 0}
+
+    @property
     def history(self) -> FlowHistory | None:
         """The gradient flow through the run's training; None for a fresh cell."""
         path = Path(self.target)
@@ -109,7 +115,11 @@ def run_diagnosis(
     Raises:
       InputError: nothing there to diagnose, or a folder that is in use.
     """
-    folder = None if out is None else RunFolder(out, dataclasses.asdict(subject), resume=resume)
+    if out is None and resume:
+        checks.refuse(
+            "resume", "True without a folder", "out, the folder of the diagnosis to go on with"
+        )
+    folder = None if out is None else RunFolder(out, subject.settings, resume=resume)
     kept = None
     if folder is not None:
         folder.open()
@@ -123,7 +133,8 @@ def _write_report(diagnosis: Diagnosis, subject: Subject, folder: RunFolder) -> 
     report = Report(f"Diagnosis of {subject.target}")
     report.paragraph(f"```\n{diagnosis.text}\n```")
     report.paragraph(f"```\n{diagnosis.exponents.text}\n```")
-    report.paragraph(f"```\n{diagnosis.fixed_points.text}\n```")
+    if diagnosis.fixed_points is not None:
+        report.paragraph(f"```\n{diagnosis.fixed_points.text}\n```")
     drawings = [(name, text, partial(draw, diagnosis)) for name, text, draw in _FIGURES]
     if diagnosis.contributions is not None:
         drawings.append((*_LAGS, partial(plot.lag_contributions, diagnosis.contributions)))

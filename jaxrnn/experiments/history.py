@@ -6,12 +6,14 @@ validation sequences all along; the test data stay unseen.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn import checks
 from jaxrnn.analysis import FlowHistory, gradient_flow
 from jaxrnn.experiments.probe import each, task_loss
 from jaxrnn.tasks import SequenceClassification
@@ -26,10 +28,18 @@ def flow_observer(task: SequenceClassification) -> Callable[[Any], dict[str, Any
     labels = jnp.asarray(task.valid.labels[:_SEQUENCES])
 
     def observe(models: Any) -> dict[str, Any]:
-        flows = (gradient_flow(m.cell, inputs, task_loss(m, task, labels)) for m in each(models))
-        return {_COLUMN: [np.median(flow.log_norms, axis=1).tolist() for flow in flows]}
+        return {_COLUMN: [_medians(model, inputs, task, labels) for model in each(models)]}
 
     return observe
+
+
+def _medians(model: Any, inputs: Any, task: SequenceClassification, labels: Any) -> list[float]:
+    """Return one network's norms; NaN where it has died, for the others go on training."""
+    try:
+        flow = gradient_flow(model.cell, inputs, task_loss(model, task, labels))
+    except checks.InputError:  # states that are no longer finite, or a gradient of zero
+        return [math.nan] * len(inputs)
+    return np.median(flow.log_norms, axis=1).tolist()
 
 
 def flow_history(rows: Iterable[dict[str, Any]]) -> FlowHistory | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import pickle
 import time
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import jax
 
 from jaxrnn import checks
 from jaxrnn.training.progress import ProgressBar
+
+_VERSION = importlib.metadata.version("jaxrnn")
 
 
 class Stages:
@@ -44,28 +47,31 @@ class Stages:
         """
         file = None if self._folder is None else self._folder / f"{name.replace(' ', '_')}.pickle"
         if file is not None and file.exists():
+            found = _read(file, name)
             self._bar.advance(f"{name}: kept")
-            return _read(file)
+            return found
         began = time.perf_counter()
         found = jax.block_until_ready(compute())
         if file is not None:
-            _write(file, found)
+            _write(file, name, found)
         self._bar.advance(f"{name}: {time.perf_counter() - began:.1f} s")
         return found
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path, name: str) -> Any:
     try:
-        return pickle.loads(file.read_bytes())
-    except (OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError):
-        checks.refuse(
-            "resume", f"{file}, which cannot be read", "a part that this version wrote; delete it"
-        )
+        written, part, found = pickle.loads(file.read_bytes())
+    except Exception:  # a damaged pickle can raise anything
+        written, part, found = None, None, None
+    if (written, part) != (_VERSION, name):
+        expected = f"{name!r}, written by jaxrnn {_VERSION}; delete it to compute it again"
+        checks.refuse("resume", f"{file}, which cannot be read", expected)
+    return found
 
 
-def _write(file: Path, found: Any) -> None:
+def _write(file: Path, name: str, found: Any) -> None:
     """Write under another name and rename: a crash leaves no half of a part."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
-    unfinished.write_bytes(pickle.dumps(found))
+    unfinished.write_bytes(pickle.dumps((_VERSION, name, found)))
     unfinished.replace(file)

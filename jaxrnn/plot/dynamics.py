@@ -56,7 +56,7 @@ def lyapunov(
     if not there.all():
         note = f"{count - there.sum()} of {count} are −inf"
         ax.annotate(note, (0.03, 0.04), xycoords="axes fraction", fontsize="small")
-    ax.set(xlabel="exponent i", ylabel=f"λ (nats a {_unit(result)})")
+    ax.set(xlabel="exponent i", ylabel=f"λ (nats a {result.unit})")
     if ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize="small")
     return ax
@@ -76,13 +76,9 @@ def lyapunov_convergence(
         (line,) = ax.plot(steps, history[:, i], label=f"λ{i + 1}")
         if np.isfinite(intervals[i]).all():
             ax.axhspan(*intervals[i], color=line.get_color(), alpha=0.15, linewidth=0)
-    ax.set(xscale="log", xlabel="steps", ylabel=f"λ (nats a {_unit(result)})")
+    ax.set(xscale="log", xlabel="steps", ylabel=f"λ (nats a {result.unit})")
     ax.legend(fontsize="small")
     return ax
-
-
-def _unit(result: Lyapunov) -> str:
-    return "step" if result.time_step == 1 else "unit of time"
 
 
 def flow_history(result: FlowHistory, ax: Axes | None = None) -> Axes:
@@ -100,7 +96,12 @@ def flow_history(result: FlowHistory, ax: Axes | None = None) -> Axes:
     return ax
 
 
-_KINDS = (("stable", "o", COLOURS[2]), ("saddle", "X", COLOURS[1]), ("repelling", "s", COLOURS[3]))
+_KINDS = (
+    ("stable", "o", COLOURS[2]),
+    ("saddle", "X", COLOURS[1]),
+    ("repelling", "s", COLOURS[3]),
+    ("neutral", "D", COLOURS[4]),
+)
 
 
 def phase_portrait(
@@ -110,8 +111,8 @@ def phase_portrait(
 
     Args:
       trajectory: where the network goes, from `trace`; its states span the plane.
-      points: fixed points, from `fixed_points`: stable ones, saddles and repelling ones by shape and colour,
-        slow points open.
+      points: fixed points, from `fixed_points`: stable, saddle, repelling and neutral ones, with
+        eigenvalues on the circle, by shape and colour; slow points open.
       ax: axes to draw into; by default new ones.
       sequences: how many sequences of the batch to draw.
     """
@@ -150,9 +151,10 @@ def _principal_plane(states: Any) -> tuple[Any, Any, Any]:
 
 
 def _kinds(points: FixedPoints) -> Any:
-    """Return 0 for stable points, 1 for saddles, 2 for those that repel in every direction."""
-    unstable = np.asarray(points.unstable_dimension)
-    return np.where(unstable == 0, 0, np.where(unstable < points.states.shape[-1], 1, 2))
+    """Return for each point its place in `_KINDS`."""
+    unstable, stable = np.asarray(points.unstable_dimension), np.asarray(points.stable)
+    free = np.where(unstable < points.states.shape[-1], 1, 2)
+    return np.where(stable, 0, np.where(unstable == 0, 3, free))
 
 
 def bifurcation_diagram(

@@ -13,6 +13,7 @@ from scipy.stats import t as student
 
 import jaxrnn
 from jaxrnn.analysis import diagnose, judge
+from jaxrnn.cells import CELLS
 from jaxrnn.checks import InputError
 
 TEN = math.log(10)
@@ -111,12 +112,17 @@ def test_a_gradient_that_is_erased_half_way_has_vanished(inputs):
     assert found.verdict.horizon == 20
 
 
-def test_certificates_are_rounding_for_every_cell(inputs):
-    for name in jaxrnn.cells.CELLS:
-        found = diagnose(jaxrnn.make_cell(name, 3, 8, rngs=nnx.Rngs(0)), inputs).certificates
-        assert found.jacobian < 1e-5
-        assert not found.determinant > 1e-4  # NaN where dead units make the product singular
-        assert not found.gradient > 1e-4
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("elman-tanh", "lstm") else pytest.param(n, marks=pytest.mark.slow) for n in CELLS],
+)
+def test_certificates_are_rounding_for_every_cell(name, inputs):
+    found = diagnose(jaxrnn.make_cell(name, 3, 8, rngs=nnx.Rngs(0)), inputs).certificates
+    assert found.jacobian < 1e-5
+    assert not found.determinant > 1e-4  # NaN where dead units make the product singular
+    assert not found.gradient > 1e-4
+    assert found.lags < 1e-5
+    assert not found.exponents > 1e-4  # NaN where not all exponents were asked for
 
 
 def test_an_update_that_mixes_its_units_is_refused(inputs):
@@ -157,3 +163,29 @@ def test_text_of_one_sequence_has_no_interval(inputs):
     text = diagnose(jaxrnn.make_cell("lstm", 3, 8, rngs=nnx.Rngs(0)), inputs[:, 0]).text
     assert "(one sequence)" in text
     assert "nan" not in text.split("certificates")[0]
+
+
+def test_gradients_beyond_the_range_of_floats_are_diagnosed():
+    """Jacobians of norm 4 where tanh is linear: 400 steps overflow float32, and the verdict stands."""
+    cell = jaxrnn.make_cell("elman-tanh", 3, 4, rngs=nnx.Rngs(0))
+    cell = jax.tree.map(jnp.zeros_like, cell)
+    cell.recurrent_kernel[...] = 4 * jnp.eye(4)
+    found = diagnose(cell, jnp.zeros((400, 2, 3)))
+    assert found.contributions is None
+    assert found.verdict.word == "exploding"
+    assert float(found.flow.rate) == pytest.approx(math.log(4), rel=1e-5)
+
+
+def test_tokens_and_modules_without_parameters_are_diagnosed():
+    class Leaky(nnx.Module):
+        def __call__(self, carry, token):
+            moved = 0.5 * carry + jax.nn.one_hot(token, 3)
+            return moved, moved
+
+    tokens = jnp.zeros((20, 2), jnp.int32)
+    found = diagnose(Leaky(), tokens, carry=jnp.zeros((2, 3)))
+    assert found.inputs is None
+    assert found.contributions is None
+    assert found.fixed_points is None
+    assert float(found.flow.rate) == pytest.approx(-math.log(2), rel=1e-5)
+    assert "at the mean input" not in found.text
