@@ -18,7 +18,7 @@ READY := .venv/.installed
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check # errors only
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: help install demo test test-all lint format notebooks bench bench-full rivals constraints clean
+.PHONY: help install demo test test-all lint format notebooks bench bench-full bench-gpu rivals constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ bench: $(READY) ## Measure speed against Flax, and PyTorch and Keras if installe
 
 bench-full: $(READY) ## Measure everything; write benchmarks/results, the README's table and its figure (half an hour)
 	$(BIN)/python -m benchmarks --full
+
+bench-gpu: $(READY) ## Measure against cuDNN on a GPU (needs a jax and a PyTorch that see it); writes benchmarks/results
+	$(BIN)/python -m benchmarks.gpu
 
 rivals: $(READY) ## Install PyTorch, Keras and lyapax beside jaxrnn, for the benchmarks
 	$(PIP) torch==2.13.0 keras lyapax

@@ -57,9 +57,20 @@ def _measure(*, full: bool) -> None:
             found[name].append(row)
             if full:  # after every row: a run that is broken off leaves what it has
                 _RESULTS.parent.mkdir(exist_ok=True)
-                _RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+                _RESULTS.write_text(_row_by_row(found))
     if full:
         _render(found)
+
+
+def _row_by_row(found: dict[str, Any]) -> str:
+    """Write results as JSON with a row a line, which can be read and compared."""
+
+    def lines(part: Any) -> str:
+        if not isinstance(part, list):
+            return json.dumps(part)
+        return "[\n" + ",\n".join(json.dumps(row) for row in part) + "\n]"
+
+    return "{\n" + ",\n".join(f"{json.dumps(k)}: {lines(v)}" for k, v in found.items()) + "\n}\n"
 
 
 def _render(found: dict[str, Any]) -> None:
