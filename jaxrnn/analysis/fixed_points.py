@@ -146,7 +146,7 @@ class FixedPoints:
         neutral = int(np.sum(~slow & ~stable & (unstable == 0)))
         kinds = [f"{np.sum(~slow & stable)} stable"]
         if len(free):
-            kinds.append(f"{len(free)} unstable in {_range_text(free.min(), free.max())}")
+            kinds.append(f"{len(free)} unstable in {_range_text(int(free.min()), int(free.max()))}")
         kinds += [f"{neutral} neutral"] if neutral else []
         kinds += [f"{slow.sum()} slow"] if slow.any() else []
         marginal = int(np.sum(self.marginal))
@@ -260,7 +260,7 @@ def fixed_points(
       >>> found = fixed_points(step, None, jnp.array([[-2.0], [-0.1], [0.3], [2.0]]))
       >>> print(found.text)
       4 candidates: 4 reached a fixed point; 0 of them outliers
-      3 distinct points: 2 stable, 1 unstable in 1 to 1 directions
+      3 distinct points: 2 stable, 1 unstable in 1 direction
       ...
     """
     settings = Settings(method or LevenbergMarquardt(), tolerance, slow, distinct, outlier, batch)

@@ -226,7 +226,7 @@ def test_ghost_of_a_saddle_node_is_a_slow_point(x64):
     np.testing.assert_allclose(asked.states, [[0.0]], atol=1e-7)
     np.testing.assert_allclose(asked.speeds, [epsilon**2 / 2], rtol=1e-9)
     assert len(fixed_points(step, None, start, slow=1e-5)) == 0
-    assert "1 distinct points: 0 stable, 1 slow" in str(asked)
+    assert "1 distinct point: 0 stable, 1 slow" in str(asked)
 
 
 def test_line_of_fixed_points_is_found_wherever_it_is_reached(x64):
