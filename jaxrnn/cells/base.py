@@ -137,8 +137,18 @@ class RecurrentCell(nnx.Module, abc.ABC):
     ) -> Carry:
         """Return the zero carry, leaves [*B, H], for inputs of shape [*B, F]; `rngs` is not used."""
         del rngs  # Flax's protocol has it; a zero carry draws nothing
-        zeros = jnp.zeros((*input_shape[:-1], self.hidden_features), self.kernel.dtype)
+        zeros = jnp.zeros((*input_shape[:-1], self.hidden_features), self.dtype)
         return zeros if len(self.carry_names) == 1 else (zeros,) * len(self.carry_names)
+
+    @property
+    def out_features(self) -> int:
+        """Number Y of features of the output."""
+        return self.hidden_features
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of parameters, carry and arithmetic."""
+        return jax.tree.leaves(self)[0].dtype
 
     @property
     def num_feature_axes(self) -> int:
@@ -153,11 +163,11 @@ class RecurrentCell(nnx.Module, abc.ABC):
                 checks.describe(x),
                 f"{self.in_features} features (in_features) in the last axis",
             )
-        if x.dtype != self.kernel.dtype:
+        if x.dtype != self.dtype:
             checks.refuse(
                 "x",
                 f"dtype {x.dtype}",
-                f"the cell's own, {self.kernel.dtype} (cast one of the two)",
+                f"the cell's own, {self.dtype} (cast one of the two)",
             )
 
     def _check_carry(self, carry: Carry, batch: tuple[int, ...]) -> None:

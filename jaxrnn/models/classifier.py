@@ -39,13 +39,11 @@ class SequenceClassifier(nnx.Module):
 
     def __init__(self, cell: Any, classes: int, *, rngs: nnx.Rngs):
         if not isinstance(cell, RecurrentCell):
-            checks.refuse(
-                "cell", type(cell).__name__, "a cell of jaxrnn, with a kernel and a readout"
-            )
+            checks.refuse("cell", type(cell).__name__, "a cell of jaxrnn, with a readout")
         self.cell = cell
-        dtype = cell.kernel.dtype
+        dtype = cell.dtype
         self.readout = nnx.Linear(
-            cell.hidden_features, classes, dtype=dtype, param_dtype=dtype, rngs=rngs
+            cell.out_features, classes, dtype=dtype, param_dtype=dtype, rngs=rngs
         )
 
     def __call__(
