@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrnn import checks
-from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.typing import Carry, DerivedWeight, SplitCell, Step
 
 
 def begin(
@@ -83,6 +83,25 @@ def _source(program: Any, var: Any) -> tuple[int, ...]:
         var = program.outvars[next(i for i, out in enumerate(equation.outvars) if out is var)]
 
 
+def prepared(cell: Any) -> Any:
+    """Return a step with every derived weight computed, or a list of such steps.
+
+    What `compiled` compiles gets its cell like this, so no loop computes a weight at every step.
+    """
+    if isinstance(cell, list):
+        return [prepared(each) for each in cell]
+    if not isinstance(cell, nnx.Module):
+        return cell
+    modules = {name: part for name, part in vars(cell).items() if isinstance(part, nnx.Module)}
+    if not modules:
+        return cell
+    ready = jax.tree.map(lambda leaf: leaf, cell)  # a copy
+    for name, part in modules.items():
+        derived = isinstance(part, DerivedWeight)
+        setattr(ready, name, nnx.Param(part.derive()) if derived else prepared(part))
+    return ready
+
+
 class Compiled:
     """``function(cell, *arrays, **settings)``, compiled for any kind of step; settings are static.
 
@@ -93,8 +112,13 @@ class Compiled:
     def __init__(self, function: Callable[..., Any]):
         parameters = inspect.signature(function).parameters.values()
         self._settings = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-        self._function = function
-        self._for_modules = jax.jit(function, static_argnames=self._settings)
+
+        @functools.wraps(function)
+        def with_prepared(cell: Any, *arrays: Any, **settings: Any) -> Any:
+            return function(prepared(cell), *arrays, **settings)
+
+        self._function = with_prepared
+        self._for_modules = jax.jit(with_prepared, static_argnames=self._settings)
         functools.update_wrapper(self, function)
 
     def bound(self, cell: Any) -> Callable[..., Any]:

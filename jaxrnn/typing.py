@@ -8,7 +8,7 @@ Axis legend, used in every shape of this package:
     G  gates of a cell        P  pull size, G·H
     Y  output features        K  kept entries: lags, exponents
 
-Two contracts hold the house together.
+Two contracts, and a small third, hold the house together.
 
 **Step.** Anything that maps ``(carry, x) -> (carry, y)``: a cell of ours, a Flax NNX cell, a Linen
 cell bound to its weights, a plain function. Every tool of this package takes a `Step`.
@@ -28,6 +28,9 @@ diagonals. From these promises follow the fast gradient and the O(S²) step Jaco
     ∂carry'/∂carry = ∂update/∂carry + ∂update/∂pull · M .
 
 A step that cannot keep the promises stays a plain `Step`, and takes the general path everywhere.
+
+A weight that is itself computed from parameters, as an orthogonal matrix is from a skew-symmetric one, is
+a **DerivedWeight** of its cell: it is computed once for all steps.
 """
 
 from __future__ import annotations
@@ -84,6 +87,19 @@ class SplitCell(Protocol):
 
     def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
         """Take one step."""
+        ...
+
+
+@runtime_checkable
+class DerivedWeight(Protocol):
+    """A module in the place of a weight, which is computed from its parameters."""
+
+    def derive(self) -> Any:
+        """Return the weight."""
+        ...
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a part of the weight, as a parameter does."""
         ...
 
 

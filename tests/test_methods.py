@@ -578,13 +578,46 @@ def test_associative_refuses_what_is_not_diagonal_and_linear(step, why):
         unroll(step, jnp.ones((T, B, F)), carry=jnp.ones((B, F)), method=Associative())
 
 
-def test_associative_refuses_leaves_that_feed_each_other():
-    def step(carry, x):
-        a, b = carry
-        return (a + b, b + x), a
+def rotation(carry, x):
+    """Three leaves of which two turn into each other and feed nothing else; the third stands alone."""
+    re, im, alone = carry
+    a, b = jnp.cos(x), jnp.sin(x)
+    moved = (0.9 * (a * re - b * im) + x, 0.9 * (b * re + a * im), 0.5 * alone - x)
+    return moved, moved[0] + moved[2]
 
-    with pytest.raises(InputError, match="mixes the leaves of its carry"):
-        unroll(step, jnp.ones((T, F)), carry=(jnp.ones(F),) * 2, method=Associative())
+
+def numpy_rotation(xs, carry, valid, resets):
+    """The same by complex numbers."""
+    z, alone = np.asarray(carry[0]) + 1j * np.asarray(carry[1]), np.asarray(carry[2])
+    first, fresh, outputs = (z, alone), np.zeros(B, bool), []
+    for t in range(T):
+        x = np.asarray(xs[t])
+        fresh |= resets[t]
+        start = np.where((fresh & valid[t])[:, None], first, (z, alone))
+        moved = (0.9 * np.exp(1j * x) * start[0] + x, 0.5 * start[1] - x)
+        z, alone = np.where(valid[t][:, None], moved, (z, alone))
+        fresh &= ~valid[t]
+        outputs.append(np.where(valid[t][:, None], z.real + alone, 0))
+    return np.stack(outputs), (z.real, z.imag, alone)
+
+
+def test_associative_takes_leaves_that_feed_each_other(x64):
+    xs = draw((T, B, F), jnp.float64, 0)
+    carry = tuple(draw((B, F), jnp.float64, seed) for seed in (1, 2, 3))
+    options = {"carry": carry, "mask": MASK, "resets": RESETS}
+    done = unroll(rotation, xs, method=Associative(), **options)
+    outputs, last = numpy_rotation(xs, carry, np.asarray(MASK), np.asarray(RESETS))
+    assert_close(done.outputs, outputs, 1e-12)
+    assert_close(done.carry, last, 1e-12)
+
+    def gradients(method):
+        def loss(xs, carry):
+            again = unroll(rotation, xs, method=method, **{**options, "carry": carry})
+            return jnp.sum(again.outputs**2) + jnp.sum(again.carry[1])
+
+        return jax.grad(loss, argnums=(0, 1))(xs, carry)
+
+    assert_close(gradients(Associative()), gradients(Scan()), 1e-12)
 
 
 # Newton.

@@ -147,7 +147,9 @@ def _slopes_and_mixing(
         by_gate.append(push(jax.tree.unflatten(treedef, still), tangent))
     skip = 1 + len(trajectory.batch)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[skip:], leaf.dtype), before)
-    return _stacked(by_leaf), _stacked(by_gate), mixing_blocks(cell, zero)
+    kept = _stacked(by_leaf)
+    pulled = _stacked(by_gate) if by_gate else kept[..., :0, :]  # no recurrent weights at all
+    return kept, pulled, mixing_blocks(cell, zero)
 
 
 @jax.jit
@@ -183,4 +185,4 @@ def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H L H"]:
     matrix = flat_state(jax.jacfwd(cell.mix)(zero), 1)
     leaves = jax.tree.leaves(zero)
     units = leaves[0].shape[-1]
-    return matrix.reshape(-1, units, len(leaves), units)
+    return matrix.reshape(len(matrix) // units, units, len(leaves), units)

@@ -1,17 +1,25 @@
-"""What every cell of ours is: a Param-only module with Flax's protocol outside, four parts inside.
+"""What every cell of ours is: a Param-only module with Flax's protocol outside.
 
 A cell holds `nnx.Param`s and nothing else that changes: no random state, no Python-side mutation. Such
 a module is a plain pytree, so ``jax.grad``, ``jit``, ``vmap`` and optax take it as it is:
 ``jax.grad(loss)(cell)`` is a cell of gradients, ``jax.vmap(make)(keys)`` an ensemble of cells.
 
-A new cell writes `project`, `mix`, `update` and `readout` (what each promises: `jaxrnn.typing`) and,
-where its carry is more than one array of H units, `initialize_carry`.
+Two questions decide what a new cell subclasses.
+
+*Which weights has it?* `InputWeights`: a kernel and a bias a gate, and W x + b out of them. `DenseWeights`:
+a full recurrent matrix a gate beside them. `RecurrentCell`: its own.
+
+*Does its step split?* `SplitStep`: into `project`, `mix`, `update` and `readout` (what each promises:
+`jaxrnn.typing`), with the fast gradient and the cheap Jacobian that follow. Where two products depend on each
+other, as in LEM, it does not, and the cell writes `step` as a whole.
+
+`DenseCell` is the common case, both at once: a gated cell then is its gates' names and `update`.
 """
 
 from __future__ import annotations
 
 import abc
-from typing import Any, ClassVar, Required, TypedDict, final
+from typing import Any, ClassVar, Required, TypedDict, Unpack, final
 
 import jax
 import jax.numpy as jnp
@@ -23,105 +31,70 @@ from jaxrnn.cells import initializers
 from jaxrnn.typing import Carry, Initializer
 
 
-class CellOptions(TypedDict, total=False):
-    """Keyword arguments that every cell takes; `RecurrentCell` says what they mean."""
+class InputOptions(TypedDict, total=False):
+    """Keyword arguments of every cell with input weights; `InputWeights` says what they mean."""
 
     kernel_init: Initializer
-    recurrent_kernel_init: Initializer
     bias_init: Initializer
     param_dtype: Any
     rngs: Required[nnx.Rngs]
+
+
+class CellOptions(InputOptions, total=False):
+    """Keyword arguments of every cell with dense weights; `DenseWeights` says what they mean."""
+
+    recurrent_kernel_init: Initializer
 
 
 def affine(
     x: Float[Array, "*B N"], kernel: Float[Array, "N P"], bias: Float[Array, "P"]
 ) -> Float[Array, "*B P"]:
     """Return x · kernel + bias."""
+    return product(x, kernel) + everywhere(bias, x)
+
+
+def product(x: Float[Array, "*B N"], kernel: Float[Array, "N P"]) -> Float[Array, "*B P"]:
+    """Return x · kernel."""
+    if kernel.shape[0] > 1:
+        return x @ kernel
     # One feature is no matrix product: XLA's CPU backend takes its gradient many times slower as one.
     shape = (*x.shape[:-1], kernel.shape[1])
-    if kernel.shape[0] == 1:
-        product = jnp.broadcast_to(x, shape) * jnp.broadcast_to(kernel[0], shape)
-    else:
-        product = x @ kernel
-    return product + jnp.broadcast_to(bias, shape)
+    return jnp.broadcast_to(x, shape) * jnp.broadcast_to(kernel[0], shape)
+
+
+def everywhere(vector: Float[Array, "P"], like: Float[Array, "*B N"]) -> Float[Array, "*B P"]:
+    """Return a vector at every place of a batch."""
+    return jnp.broadcast_to(vector, (*like.shape[:-1], vector.shape[-1]))
 
 
 class RecurrentCell(nnx.Module, abc.ABC):
-    """Weights and protocol common to all split cells.
+    """The protocol common to all cells.
 
     Args:
       in_features: size F of the input.
       hidden_features: number H of units.
-      kernel_init: initialiser of each gate's input block [F, H].
-      recurrent_kernel_init: initialiser of each gate's recurrent block [H, H].
-      bias_init: initialiser of the biases, called with the shape (G, H), one row a gate; by default
-        the cell's own, `default_bias_init`.
-      param_dtype: dtype of the parameters, the carry and the arithmetic.
       rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
-
-    Attributes:
-      kernel: input weights [F, G·H], gates side by side.
-      recurrent_kernel: recurrent weights [H, G·H].
-      bias: biases [G·H], added to the drive.
     """
-
-    gates: ClassVar[tuple[str, ...]]
-    """Names of the gates in the order in which the kernels hold them."""
 
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
     """Names of the carry's leaves, in pytree order."""
 
-    default_bias_init: ClassVar[Initializer] = staticmethod(jax.nn.initializers.zeros)
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int,
-        *,
-        kernel_init: Initializer = initializers.glorot(),
-        recurrent_kernel_init: Initializer = initializers.orthogonal(),
-        bias_init: Initializer | None = None,
-        param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
+    def __init__(self, in_features: int, hidden_features: int, *, rngs: nnx.Rngs):
         if not isinstance(rngs, nnx.Rngs):
             checks.refuse("rngs", checks.describe(rngs), "nnx.Rngs, as in nnx.Rngs(0)")
         checks.count("in_features", in_features)
         checks.count("hidden_features", hidden_features)
         self.in_features = in_features
         self.hidden_features = hidden_features
-        g, h = len(self.gates), hidden_features
-        self.kernel = nnx.Param(
-            initializers.per_gate(kernel_init, rngs.params(), (in_features, h), g, param_dtype)
-        )
-        self.recurrent_kernel = nnx.Param(
-            initializers.per_gate(recurrent_kernel_init, rngs.params(), (h, h), g, param_dtype)
-        )
-        bias_init = bias_init or self.default_bias_init
-        self.bias = nnx.Param(bias_init(rngs.params(), (g, h), param_dtype).reshape(-1))
 
     @abc.abstractmethod
-    def mix(self, carry: Carry) -> Float[Array, "*B P"]:
-        """Map the carry to the pull: the recurrent weights, affine in the carry."""
-
-    @abc.abstractmethod
-    def update(
-        self, carry: Carry, drive: Float[Array, "*B P"], pull: Float[Array, "*B P"]
-    ) -> Carry:
-        """Combine carry, drive and pull into the next carry, unit by unit."""
-
-    @abc.abstractmethod
-    def readout(self, carry: Carry) -> Float[Array, "*B H"]:
-        """Return the output of a carry."""
-
-    def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B P"]:
-        """Map the input to the drive, W x + b."""
-        return affine(x, self.kernel[...], self.bias[...])
+    def step(self, carry: Carry, x: Float[Array, "*B F"]) -> tuple[Carry, Float[Array, "*B Y"]]:
+        """Take one step, arguments unchecked."""
 
     @final
     def __call__(
         self, carry: Carry, x: Float[Array, "*B F"] | Any
-    ) -> tuple[Carry, Float[Array, "*B H"]]:
+    ) -> tuple[Carry, Float[Array, "*B Y"]]:
         """Take one step: ``(carry, x) -> (carry, y)``.
 
         Raises:
@@ -129,8 +102,7 @@ class RecurrentCell(nnx.Module, abc.ABC):
         """
         self._check_input(x)
         self._check_carry(carry, x.shape[:-1])
-        carry = self.update(carry, self.project(x), self.mix(carry))
-        return carry, self.readout(carry)
+        return self.step(carry, x)
 
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
@@ -183,3 +155,115 @@ class RecurrentCell(nnx.Module, abc.ABC):
                 checks.refuse(
                     f"carry ({name})", checks.describe(leaf), f"{checks.describe(want)}, [*B, H]"
                 )
+
+
+class InputWeights(RecurrentCell):
+    """Input weights and biases, a block for each gate.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      kernel_init: initialiser of each gate's input block [F, H].
+      bias_init: initialiser of the biases, called with the shape (G, H), one row a gate; by default
+        the cell's own, `default_bias_init`.
+      param_dtype: dtype of the parameters, the carry and the arithmetic.
+      rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
+
+    Attributes:
+      kernel: input weights [F, G·H], gates side by side.
+      bias: biases [G·H], added to the drive.
+    """
+
+    gates: ClassVar[tuple[str, ...]]
+    """Names of the gates in the order in which the kernels hold them."""
+
+    default_bias_init: ClassVar[Initializer] = staticmethod(jax.nn.initializers.zeros)
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        kernel_init: Initializer = initializers.glorot(),
+        bias_init: Initializer | None = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(in_features, hidden_features, rngs=rngs)
+        g, h = len(self.gates), hidden_features
+        self.kernel = nnx.Param(
+            initializers.per_gate(kernel_init, rngs.params(), (in_features, h), g, param_dtype)
+        )
+        bias_init = bias_init or self.default_bias_init
+        self.bias = nnx.Param(bias_init(rngs.params(), (g, h), param_dtype).reshape(-1))
+
+    def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B P"]:
+        """Map the input to the drive, W x + b."""
+        return affine(x, self.kernel[...], self.bias[...])
+
+
+class DenseWeights(InputWeights):
+    """Input weights, biases and full recurrent matrices, a block for each gate.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      recurrent_kernel_init: initialiser of each gate's recurrent block [H, H].
+      options: the other options of `InputWeights`.
+
+    Attributes:
+      recurrent_kernel: recurrent weights [H, G·H], gates side by side.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        recurrent_kernel_init: Initializer = initializers.orthogonal(),
+        **options: Unpack[InputOptions],
+    ):
+        super().__init__(in_features, hidden_features, **options)
+        key, shape = options["rngs"].params(), (hidden_features, hidden_features)
+        self.recurrent_kernel = nnx.Param(
+            initializers.per_gate(recurrent_kernel_init, key, shape, len(self.gates), self.dtype)
+        )
+
+
+class SplitStep(RecurrentCell):
+    """A step made of four parts; `jaxrnn.typing` says what each promises."""
+
+    @abc.abstractmethod
+    def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B D"]:
+        """Map the input to the drive: all that needs no carry."""
+
+    @abc.abstractmethod
+    def mix(self, carry: Carry) -> Float[Array, "*B P"]:
+        """Map the carry to the pull: the recurrent weights, affine in the carry."""
+
+    @abc.abstractmethod
+    def update(
+        self, carry: Carry, drive: Float[Array, "*B D"], pull: Float[Array, "*B P"]
+    ) -> Carry:
+        """Combine carry, drive and pull into the next carry, unit by unit."""
+
+    @abc.abstractmethod
+    def readout(self, carry: Carry) -> Float[Array, "*B Y"]:
+        """Return the output of a carry."""
+
+    def step(self, carry: Carry, x: Float[Array, "*B F"]) -> tuple[Carry, Float[Array, "*B Y"]]:
+        """Take one step, part by part."""
+        carry = self.update(carry, self.project(x), self.mix(carry))
+        return carry, self.readout(carry)
+
+
+class DenseCell(DenseWeights, SplitStep):
+    """A split cell with full recurrent matrices that read h, the last leaf of its carry."""
+
+    def mix(self, carry: Carry) -> Float[Array, "*B P"]:
+        """Return U h."""
+        return jax.tree.leaves(carry)[-1] @ self.recurrent_kernel[...]
+
+    def readout(self, carry: Carry) -> Float[Array, "*B H"]:
+        """Return h."""
+        return jax.tree.leaves(carry)[-1]

@@ -17,17 +17,17 @@ from typing import Any, ClassVar, Unpack
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import CellOptions, RecurrentCell
+from jaxrnn.cells.base import CellOptions, DenseCell
 
 
-class ElmanCell(RecurrentCell):
+class ElmanCell(DenseCell):
     """Elman cell; carry h [*B, H], output h.
 
     Args:
       in_features: size F of the input.
       hidden_features: number H of units.
       activation_fn: φ, elementwise: ``jnp.tanh``, ``jax.nn.relu``, ``jax.nn.sigmoid`` or your own.
-      options: initialisers, ``param_dtype`` and ``rngs``, as in `RecurrentCell`.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `DenseWeights`.
 
     Example:
       >>> from flax import nnx
@@ -52,17 +52,9 @@ class ElmanCell(RecurrentCell):
         super().__init__(in_features, hidden_features, **options)
         self.activation_fn = activation_fn
 
-    def mix(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-        """Return U h."""
-        return carry @ self.recurrent_kernel
-
     def update(
         self, carry: Float[Array, "*B H"], drive: Float[Array, "*B H"], pull: Float[Array, "*B H"]
     ) -> Float[Array, "*B H"]:
         """Return φ(drive + pull)."""
         del carry  # enters through the pull alone
         return self.activation_fn(drive + pull)
-
-    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-        """Return h."""
-        return carry

@@ -22,17 +22,17 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn.cells import initializers
-from jaxrnn.cells.base import CellOptions, RecurrentCell, affine
+from jaxrnn.cells.base import CellOptions, DenseCell, affine
 from jaxrnn.typing import Initializer
 
 
-class GRUCell(RecurrentCell):
+class GRUCell(DenseCell):
     """GRU cell, reset after the product; carry h [*B, H], output h.
 
     Args:
       in_features: size F of the input.
       hidden_features: number H of units.
-      options: initialisers, ``param_dtype`` and ``rngs``, as in `RecurrentCell`.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `DenseWeights`.
 
     Attributes:
       recurrent_bias: v [H], the candidate's bias inside the reset product; starts at 0. Flax's
@@ -74,7 +74,3 @@ class GRUCell(RecurrentCell):
         z = sigmoid(drive_z + pull_z)
         n = jnp.tanh(drive_n + r * pull_n)
         return z * carry + (1 - z) * n
-
-    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-        """Return h."""
-        return carry

@@ -21,19 +21,19 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn.cells import initializers
-from jaxrnn.cells.base import RecurrentCell
+from jaxrnn.cells.base import DenseCell
 from jaxrnn.typing import Initializer
 
 LSTMCarry = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
 
 
-class LSTMCell(RecurrentCell):
+class LSTMCell(DenseCell):
     """LSTM cell; carry (c, h), each [*B, H], output h.
 
     Args:
       in_features: size F of the input.
       hidden_features: number H of units.
-      options: initialisers, ``param_dtype`` and ``rngs``, as in `RecurrentCell`; by default the bias
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `DenseWeights`; by default the bias
         is 1 for the forget gate and 0 elsewhere.
 
     Example:
@@ -62,11 +62,6 @@ class LSTMCell(RecurrentCell):
         """Forget biases log U(1, max_lag − 1), input biases their negative (Tallec & Ollivier 2018)."""
         return initializers.chrono(max_lag, signs=(-1.0, 1.0, 0.0, 0.0))
 
-    def mix(self, carry: LSTMCarry) -> Float[Array, "*B P"]:
-        """Return U h: the cell state reaches the gates through h alone."""
-        _, h = carry
-        return h @ self.recurrent_kernel
-
     def update(
         self, carry: LSTMCarry, drive: Float[Array, "*B P"], pull: Float[Array, "*B P"]
     ) -> LSTMCarry:
@@ -75,8 +70,3 @@ class LSTMCell(RecurrentCell):
         i, f, g, o = jnp.split(drive + pull, 4, axis=-1)
         c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
         return c, sigmoid(o) * jnp.tanh(c)
-
-    def readout(self, carry: LSTMCarry) -> Float[Array, "*B H"]:
-        """Return h."""
-        _, h = carry
-        return h

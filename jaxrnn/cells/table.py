@@ -10,13 +10,13 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxrnn import checks
-from jaxrnn.cells.base import RecurrentCell
 from jaxrnn.cells.elman import ElmanCell
 from jaxrnn.cells.gru import GRUCell
 from jaxrnn.cells.lstm import LSTMCell
@@ -35,7 +35,7 @@ class CellEntry:
     """
 
     name: str
-    make: Callable[..., RecurrentCell]
+    make: Callable[..., Any]
     equations: str
     parameters: Callable[[int, int], int]
     paper: str
@@ -86,7 +86,7 @@ CELLS: dict[str, CellEntry] = {
 
 def make_cell(
     name: str, in_features: int, hidden_features: int, *, rngs: nnx.Rngs, **options
-) -> RecurrentCell:
+) -> Any:
     """Make a cell of the table by its name.
 
     Raises:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
 from jaxrnn.cells import CellEntry, RecurrentCell
-from jaxrnn.typing import ArrayLike, Lengths
-from jaxrnn.unroll import Method, unroll
+from jaxrnn.typing import ArrayLike, Lengths, SplitCell, Step
+from jaxrnn.unroll import Method, Unrolled, unroll
 
 
 class SequenceClassifier(nnx.Module):
@@ -39,7 +40,7 @@ class SequenceClassifier(nnx.Module):
 
     def __init__(self, cell: Any, classes: int, *, rngs: nnx.Rngs):
         if not isinstance(cell, RecurrentCell):
-            checks.refuse("cell", type(cell).__name__, "a cell of jaxrnn, with a readout")
+            checks.refuse("cell", type(cell).__name__, "a cell of jaxrnn")
         self.cell = cell
         dtype = cell.dtype
         self.readout = nnx.Linear(
@@ -55,7 +56,17 @@ class SequenceClassifier(nnx.Module):
     ) -> Float[Array, "*B C"]:
         """Map sequences [T, *B, F] to logits [*B, C], from the output after each one's last valid step."""
         done = unroll(self.cell, xs, seq_lengths=seq_lengths, method=method)
-        return self.readout(self.cell.readout(done.carry))
+        return self.readout(last_output(self.cell, done, seq_lengths))
+
+
+def last_output(cell: Step, done: Unrolled, seq_lengths: Lengths | None) -> Float[Array, "*B Y"]:
+    """Return the output after each sequence's last valid step."""
+    if isinstance(cell, SplitCell):  # from the carry: no output but the last then needs a gradient
+        return cell.readout(done.carry)
+    if seq_lengths is None:
+        return done.outputs[-1]
+    last = jnp.maximum(seq_lengths - 1, 0)
+    return jnp.take_along_axis(done.outputs, last[None, ..., None], axis=0)[0]
 
 
 def matched_width(entry: CellEntry, in_features: int, classes: int, parameters: int) -> int:

@@ -1,13 +1,15 @@
 """Linear recurrences in logarithmic depth.
 
-Where the next carry is a diagonal affine map of the carry,
+Where the next carry is an affine map of the carry, each unit for itself,
 
-    carry_t = a_t ⊙ carry_t−1 + b_t ,
+    carry_t = A_t carry_t−1 + b_t ,        A_t: L × L for each unit, L leaves of the carry,
 
-two steps are again one such map, (a₂ a₁, a₂ b₁ + b₂), so all prefixes come out of ⌈log₂ T⌉ rounds of an
+two steps are again one such map, (A₂ A₁, A₂ b₁ + b₂), so all prefixes come out of ⌈log₂ T⌉ rounds of an
 associative scan (Blelloch 1990; Martin & Cundy 2018, "Parallelizing Linear Recurrent Neural Nets Over
-Sequence Length"). a_t and b_t are read off the step itself: b_t is its value at the zero carry, a_t its
-derivative there. Whether the step is such a map its traced program shows, operation by operation.
+Sequence Length"). Mostly A is one decay a leaf; leaves that feed each other, as the real and the imaginary
+part of a rotating state, are taken together. A_t and b_t are read off the step itself: b_t is its value at
+the zero carry, A_t its derivative there. Whether the step is such a map its traced program shows, operation
+by operation.
 
 Weakness: about twice the arithmetic of the loop and log T passes over memory. It wins where the rounds run
 in parallel, and loses on a CPU. Products of decays above 1 may overflow where the loop does not, and an
@@ -17,14 +19,14 @@ overflow is not forgotten at a reset.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
-from jaxrnn.unroll.blocks import at, before_each
+from jaxrnn.unroll.blocks import at
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
 
 
@@ -36,71 +38,127 @@ class Associative(Method):
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        obstacle = _obstacle(cell, carry, at(frames.x, 0))
+        feeds, obstacle = _feeds(cell, carry, at(frames.x, 0))
         if obstacle is not None:
             checks.refuse("method", f"Associative() for a cell that {obstacle}", _EXPECTED)
         xs = seen(frames.x, frames.valid)
-        decay, gain = _coefficients(cell, carry, xs, length)
-        spread = jax.tree.map(lambda i, a: jnp.broadcast_to(i, a.shape), initial, decay)
-        zero, one = _filled(decay, 0), _filled(decay, 1)
-        if frames.reset is not None:
-            again = jax.tree.map(lambda a, b, i: a * i + b, decay, gain, spread)
-            decay, gain = where(frames.reset, (zero, again), (decay, gain))
-        if frames.valid is not None:
-            decay, gain = where(frames.valid, (decay, gain), (one, zero))
-        carries = diagonal_recurrence(decay, gain, carry)
-        starts = before_each(carry, carries)
-        if frames.reset is not None:
-            starts = where(frames.reset, spread, starts)
-        _, outputs = jax.vmap(cell, axis_size=length)(starts, xs)
+        starts, tree = jax.tree.flatten(carry)
+        before, after = list(starts), list(starts)
+        anew = jax.tree.leaves(initial)
+        for group in _groups(feeds):
+            maps = _maps_of(cell, carry, xs, length, group)
+            maps = _with_frames(maps, [anew[i] for i in group], frames)
+            states = _recurrence(maps, [starts[i] for i in group])
+            for i, all_states in zip(group, states, strict=True):
+                start = jnp.concatenate([starts[i][None], all_states[:-1]])
+                if frames.reset is not None:
+                    start = where(frames.reset, jnp.broadcast_to(anew[i], start.shape), start)
+                before[i], after[i] = start, all_states
+        carries = jax.tree.unflatten(tree, after)
+        _, outputs = jax.vmap(cell, axis_size=length)(jax.tree.unflatten(tree, before), xs)
         last = at(carries, length - 1)
         return Unrolled(seen(outputs, frames.valid), last, carries, method=self)
 
 
-def diagonal_recurrence(decay: Any, gain: Any, carry: Carry) -> Carry:
-    """Return all carries [T, *B, H] of carry_t = decay_t ⊙ carry_t−1 + gain_t."""
+class _Maps(NamedTuple):
+    """Affine maps of L leaves, one a step and unit: matrices [L][L] and gains [L] of arrays [T, *B, H]."""
 
-    def then(first, second):
-        (a1, b1), (a2, b2) = first, second
-        return a2 * a1, a2 * b1 + b2
-
-    def leaf(a, b, c):
-        b = b.at[0].add(a[0] * c)
-        return jax.lax.associative_scan(then, (a, b))[1]
-
-    return jax.tree.map(leaf, decay, gain, carry)
+    matrix: list[list[Any]]
+    gain: list[Any]
 
 
-def _coefficients(cell: Step, carry: Carry, xs: Any, length: int) -> tuple[Carry, Carry]:
-    """Return decay and gain of all steps, leaves [T, *B, H]."""
-    zero, one = _filled(carry, 0), _filled(carry, 1)
+def _maps_of(cell: Step, carry: Carry, xs: Any, length: int, group: list[int]) -> _Maps:
+    """Return the maps of the leaves `group`, which no other leaf feeds."""
+    leaves, tree = jax.tree.flatten(carry)
+    zeros = [jnp.zeros_like(leaf) for leaf in leaves]
 
     def at_zero(x):
-        return jax.jvp(lambda c: cell(c, x)[0], (zero,), (one,))
+        def moved(part):
+            state = list(zeros)
+            for i, leaf in zip(group, part, strict=True):
+                state[i] = leaf
+            after = jax.tree.leaves(cell(jax.tree.unflatten(tree, state), x)[0])
+            return [after[i] for i in group]
 
-    gain, decay = jax.vmap(at_zero, axis_size=length)(xs)
-    return decay, gain
+        origin = [zeros[i] for i in group]
+        gain, push = jax.linearize(moved, origin)
+        one = [
+            [jnp.ones_like(o) if i == j else o for i, o in enumerate(origin)]
+            for j in range(len(group))
+        ]
+        columns = map(push, one)
+        return _Maps([list(row) for row in zip(*columns, strict=True)], gain)
+
+    return jax.vmap(at_zero, axis_size=length)(xs)
 
 
-def _filled(tree: Any, value: float) -> Any:
-    return jax.tree.map(lambda a: jnp.full_like(a, value), tree)
+def _with_frames(maps: _Maps, anew: list[Any], frames: Frames) -> _Maps:
+    """Return maps that go back to `anew` at resets, and stand still where steps are padding."""
+    matrix, gain = maps
+    zero = jnp.zeros_like(gain[0])
+    if frames.reset is not None:
+        spread = [jnp.broadcast_to(leaf, zero.shape) for leaf in anew]
+        again = _plus(_applied(matrix, spread), gain)
+        nothing = [[zero] * len(gain) for _ in gain]
+        matrix, gain = where(frames.reset, (nothing, again), (matrix, gain))
+    if frames.valid is not None:
+        identity = [[zero + float(i == j) for j in range(len(gain))] for i in range(len(gain))]
+        matrix, gain = where(frames.valid, (matrix, gain), (identity, [zero] * len(gain)))
+    return _Maps(matrix, gain)
 
 
-# Is a step affine and diagonal? What its traced program does with the carry shows it.
+def _recurrence(maps: _Maps, first: list[Any]) -> list[Any]:
+    """Return all states [L] of arrays [T, *B, H] that the maps lead to from `first`."""
+
+    def then(early, late):
+        (a1, b1), (a2, b2) = early, late
+        columns = [_applied(a2, list(column)) for column in zip(*a1, strict=True)]
+        return _Maps([list(row) for row in zip(*columns, strict=True)], _plus(_applied(a2, b1), b2))
+
+    matrix, gain = maps
+    moved = _applied([[entry[0] for entry in row] for row in matrix], first)
+    gain = [g.at[0].add(m) for g, m in zip(gain, moved, strict=True)]
+    return jax.lax.associative_scan(then, _Maps(matrix, gain))[1]
+
+
+def _applied(matrix: list[list[Any]], vector: list[Any]) -> list[Any]:
+    return [sum(a * v for a, v in zip(row, vector, strict=True)) for row in matrix]
+
+
+def _plus(a: list[Any], b: list[Any]) -> list[Any]:
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+def diagonal_recurrence(decay: Any, gain: Any, first: Any) -> Any:
+    """Return all states [T, *B, H] of state_t = decay_t ⊙ state_t−1 + gain_t."""
+    return _recurrence(_Maps([[decay]], [gain]), [first])[0]
+
+
+# Is a step affine, unit by unit? What its traced program does with the carry shows it.
 
 _EXPECTED = "Scan(), or a cell whose carry is only scaled, unit by unit, and added to"
 _ADDING = {"add", "sub", "neg", "copy", "add_any"}
 _CALLS = {"jit", "pjit"}  # the name changes with the version of JAX
 
 
-def _obstacle(cell: Step, carry: Carry, x: Any) -> str | None:
-    """Say what in a step is not affine or not diagonal in the carry; None if nothing is."""
+def _feeds(cell: Step, carry: Carry, x: Any) -> tuple[list[set[int]], str | None]:
+    """Return which leaves enter each new leaf, and what in the step is not affine unit by unit."""
     program = jax.make_jaxpr(lambda carry: cell(carry, x)[0])(carry).jaxpr
     own: list[set[int | str]] = [{leaf} for leaf in range(len(program.invars))]
-    for leaf, enters in zip(own, _follow(program, own), strict=True):
-        for foreign in sorted(enters - leaf, key=str):
-            return foreign if isinstance(foreign, str) else "mixes the leaves of its carry"
-    return None
+    enters = _follow(program, own)
+    obstacles = sorted(entry for each in enters for entry in each if isinstance(entry, str))
+    feeds = [{entry for entry in each if not isinstance(entry, str)} for each in enters]
+    return feeds, obstacles[0] if obstacles else None
+
+
+def _groups(feeds: list[set[int]]) -> list[list[int]]:
+    """Join leaves that feed each other, directly or not."""
+    groups = [{i} | sources for i, sources in enumerate(feeds)]
+    joined: list[set[int]] = []
+    for group in groups:
+        apart = [other for other in joined if not other & group]
+        joined = [*apart, group.union(*(other for other in joined if other & group))]
+    return [sorted(group) for group in joined]
 
 
 def _follow(program: Any, arguments: list[set[int | str]]) -> list[set[int | str]]:

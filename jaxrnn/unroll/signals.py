@@ -20,10 +20,10 @@ from jaxrnn.typing import Carry, SplitCell, Step
 
 
 class Signals(abc.ABC):
-    """How drive and pull [*B, P] are joined into the signal that `update` sees.
+    """How drive [*B, D] and pull [*B, P] are joined into the signal that `update` sees.
 
     Attributes:
-      arrays: how many arrays [*B, P] a signal is.
+      arrays: how many arrays a signal is.
     """
 
     arrays: ClassVar[int]
@@ -95,9 +95,9 @@ def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
     if not all(map(_is_float, jax.tree.leaves((cell, carry)))) or not _is_float(x):
         return None
     drive, pull = jax.eval_shape(cell.project, x), jax.eval_shape(cell.mix, carry)
-    if not (_is_float(drive) and _is_float(pull) and drive.shape == pull.shape):
+    if not (_is_float(drive) and _is_float(pull)):
         return None
-    program = jax.make_jaxpr(lambda cell, *step: cell.update(*step))(cell, carry, drive, drive)
+    program = jax.make_jaxpr(lambda cell, *step: cell.update(*step))(cell, carry, drive, pull)
     *others, drive_var, pull_var = program.jaxpr.invars
     weights = others[: len(jax.tree.leaves(cell))]
     if any(_readers(program.jaxpr, weight) for weight in weights):
