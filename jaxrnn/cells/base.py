@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Required, TypedDict, Unpack, final
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 from jaxrnn import checks
 from jaxrnn.cells import initializers
@@ -62,7 +62,7 @@ def product(x: Float[Array, "*B N"], kernel: Float[Array, "N P"]) -> Float[Array
     return jnp.broadcast_to(x, shape) * jnp.broadcast_to(kernel[0], shape)
 
 
-def everywhere(vector: Float[Array, "P"], like: Float[Array, "*B N"]) -> Float[Array, "*B P"]:
+def everywhere(vector: Inexact[Array, "P"], like: Inexact[Array, "*B N"]) -> Inexact[Array, "*B P"]:
     """Return a vector at every place of a batch."""
     return jnp.broadcast_to(vector, (*like.shape[:-1], vector.shape[-1]))
 
@@ -208,25 +208,28 @@ class DenseWeights(InputWeights):
     Args:
       in_features: size F of the input.
       hidden_features: number H of units.
-      recurrent_kernel_init: initialiser of each gate's recurrent block [H, H].
+      recurrent_kernel_init: initialiser of each gate's recurrent block [H, H]; by default orthogonal.
       options: the other options of `InputWeights`.
 
     Attributes:
       recurrent_kernel: recurrent weights [H, G·H], gates side by side.
     """
 
+    default_recurrent_kernel_init: ClassVar[Initializer] = staticmethod(initializers.orthogonal())
+
     def __init__(
         self,
         in_features: int,
         hidden_features: int,
         *,
-        recurrent_kernel_init: Initializer = initializers.orthogonal(),
+        recurrent_kernel_init: Initializer | None = None,
         **options: Unpack[InputOptions],
     ):
         super().__init__(in_features, hidden_features, **options)
+        init = recurrent_kernel_init or self.default_recurrent_kernel_init
         key, shape = options["rngs"].params(), (hidden_features, hidden_features)
         self.recurrent_kernel = nnx.Param(
-            initializers.per_gate(recurrent_kernel_init, key, shape, len(self.gates), self.dtype)
+            initializers.per_gate(init, key, shape, len(self.gates), self.dtype)
         )
 
 

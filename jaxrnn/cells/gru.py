@@ -10,6 +10,11 @@ Cho et al. 2014, in the form of cuDNN, PyTorch and Keras (``reset_after``): the 
 the recurrent product, so all three products are one, and the hidden bias v stands inside it. Where z ≈ 1
 the gradient passes as through an identity; a unit held at z keeps its state for about 1/(1 − z) steps.
 Unlike the LSTM it cannot keep and admit independently: the two gates share one budget.
+
+`ResetBeforeGRUCell` is the paper's own order, n = tanh(W_n x + U_n (r h) + b_n). `OGRUCell` lets the reset
+gate filter what the update gate hears, z = σ(W_z x + U_z (r h) + b_z): our reading of the abstract of Wang et
+al., "Optimizing GRU", 2019, by which the update gate is to be spared the interference of what is being
+forgotten. In both the second product waits for the first, so the step does not split.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn.cells import initializers
-from jaxrnn.cells.base import CellOptions, DenseCell, affine
+from jaxrnn.cells.base import CellOptions, DenseCell, DenseWeights, affine
 from jaxrnn.typing import Initializer
 
 
@@ -74,3 +79,69 @@ class GRUCell(DenseCell):
         z = sigmoid(drive_z + pull_z)
         n = jnp.tanh(drive_n + r * pull_n)
         return z * carry + (1 - z) * n
+
+
+class ResetBeforeGRUCell(DenseWeights):
+    """GRU cell, reset before the product; carry h [*B, H], output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `DenseWeights`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import ResetBeforeGRUCell
+      >>> cell = ResetBeforeGRUCell(3, 8, rngs=nnx.Rngs(0))
+      >>> h, y = cell(cell.initialize_carry((5, 3)), jnp.ones((5, 3)))
+      >>> h.shape, y.shape
+      ((5, 8), (5, 8))
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("reset", "update", "new")
+
+    def step(
+        self, carry: Float[Array, "*B H"], x: Float[Array, "*B F"]
+    ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
+        """Return h' twice."""
+        drive_r, drive_z, drive_n = jnp.split(self.project(x), 3, axis=-1)
+        u_r, u_z, u_n = jnp.split(self.recurrent_kernel[...], 3, axis=-1)
+        r = sigmoid(drive_r + carry @ u_r)
+        z = sigmoid(drive_z + carry @ u_z)
+        n = jnp.tanh(drive_n + (r * carry) @ u_n)
+        h = z * carry + (1 - z) * n
+        return h, h
+
+
+class OGRUCell(DenseWeights):
+    """Optimised GRU cell, in our reading of its abstract; carry h [*B, H], output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `DenseWeights`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import OGRUCell
+      >>> cell = OGRUCell(3, 8, rngs=nnx.Rngs(0))
+      >>> h, y = cell(cell.initialize_carry((5, 3)), jnp.ones((5, 3)))
+      >>> h.shape, y.shape
+      ((5, 8), (5, 8))
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("reset", "update", "new")
+
+    def step(
+        self, carry: Float[Array, "*B H"], x: Float[Array, "*B F"]
+    ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
+        """Return h' twice."""
+        drive_r, drive_zn = jnp.split(self.project(x), [self.hidden_features], axis=-1)
+        u_r, u_zn = jnp.split(self.recurrent_kernel[...], [self.hidden_features], axis=-1)
+        r = sigmoid(drive_r + carry @ u_r)
+        z, n = jnp.split(drive_zn + (r * carry) @ u_zn, 2, axis=-1)
+        z = sigmoid(z)
+        h = z * carry + (1 - z) * jnp.tanh(n)
+        return h, h

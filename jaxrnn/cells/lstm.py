@@ -10,18 +10,24 @@ the gradient is multiplied by σ(f) alone: it is kept as long as the forget gate
 as ∏ σ(f) otherwise, so the bias of f decides the first memory of a fresh network. It starts at 1
 (Jozefowicz et al. 2015); `LSTMCell.chrono` spreads it over a range of lags. The carry is (c, h), as in
 Flax, and both are state: a Jacobian over h alone misses the memory.
+
+`PeepholeLSTMCell` lets the gates look at the cell state, each unit at its own (Gers & Schmidhuber 2000):
+input and forget gate at c, the output gate at c'. `ProjectedLSTMCell` hands on a shorter h = P (σ(o)
+tanh(c')), so that many cells can share few recurrent weights (Sak, Senior & Beaufays 2014).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax.numpy as jnp
+from flax import nnx
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
+from jaxrnn import checks
 from jaxrnn.cells import initializers
-from jaxrnn.cells.base import DenseCell
+from jaxrnn.cells.base import CellOptions, DenseCell, InputOptions, InputWeights, everywhere
 from jaxrnn.typing import Initializer
 
 LSTMCarry = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
@@ -70,3 +76,126 @@ class LSTMCell(DenseCell):
         i, f, g, o = jnp.split(drive + pull, 4, axis=-1)
         c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
         return c, sigmoid(o) * jnp.tanh(c)
+
+
+class PeepholeLSTMCell(DenseCell):
+    """LSTM cell whose gates see the cell state; carry (c, h), each [*B, H], output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `DenseWeights`; by default the bias
+        is 1 for the forget gate and 0 elsewhere.
+
+    Attributes:
+      peepholes: weights from c to input and forget gate and from c' to the output gate [3·H]; start at 0.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import PeepholeLSTMCell
+      >>> cell = PeepholeLSTMCell(3, 8, rngs=nnx.Rngs(0))
+      >>> (c, h), y = cell(cell.initialize_carry((5, 3)), jnp.ones((5, 3)))
+      >>> c.shape, y.shape
+      ((5, 8), (5, 8))
+    """
+
+    gates: ClassVar[tuple[str, ...]] = LSTMCell.gates
+    carry_names: ClassVar[tuple[str, ...]] = LSTMCell.carry_names
+    default_bias_init: ClassVar[Initializer] = staticmethod(LSTMCell.default_bias_init)
+
+    def __init__(self, in_features: int, hidden_features: int, **options: Unpack[CellOptions]):
+        super().__init__(in_features, hidden_features, **options)
+        self.peepholes = nnx.Param(jnp.zeros((3 * hidden_features,), self.dtype))
+
+    def mix(self, carry: LSTMCarry) -> Float[Array, "*B P"]:
+        """Return U h with what input and forget gate see of c, and the output gate's peepholes beside it."""
+        c, h = carry
+        p_i, p_f, p_o = (everywhere(p, c) for p in jnp.split(self.peepholes[...], 3))
+        seen = jnp.concatenate([p_i * c, p_f * c, jnp.zeros_like(c), jnp.zeros_like(c)], axis=-1)
+        return jnp.concatenate([h @ self.recurrent_kernel[...] + seen, p_o], axis=-1)
+
+    def update(
+        self, carry: LSTMCarry, drive: Float[Array, "*B D"], pull: Float[Array, "*B P"]
+    ) -> LSTMCarry:
+        """Return (c', h')."""
+        c, _ = carry
+        drive_i, drive_f, drive_g, drive_o = jnp.split(drive, 4, axis=-1)
+        pull_i, pull_f, pull_g, pull_o, p_o = jnp.split(pull, 5, axis=-1)
+        c = sigmoid(drive_f + pull_f) * c + sigmoid(drive_i + pull_i) * jnp.tanh(drive_g + pull_g)
+        return c, sigmoid(drive_o + pull_o + p_o * c) * jnp.tanh(c)
+
+
+class ProjectedLSTMCell(InputWeights):
+    """LSTM cell with a projected output; carry (c [*B, H], h [*B, Y]), output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of cells.
+      projection_features: size Y of h; by default half of H.
+      recurrent_kernel_init: initialiser of each gate's recurrent block [Y, H].
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`; by default the bias
+        is 1 for the forget gate and 0 elsewhere.
+
+    Attributes:
+      recurrent_kernel: recurrent weights [Y, 4·H].
+      projection: P, from H cells to Y features [H, Y].
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import ProjectedLSTMCell
+      >>> cell = ProjectedLSTMCell(3, 8, projection_features=2, rngs=nnx.Rngs(0))
+      >>> (c, h), y = cell(cell.initialize_carry((5, 3)), jnp.ones((5, 3)))
+      >>> c.shape, y.shape
+      ((5, 8), (5, 2))
+    """
+
+    gates: ClassVar[tuple[str, ...]] = LSTMCell.gates
+    carry_names: ClassVar[tuple[str, ...]] = LSTMCell.carry_names
+    default_bias_init: ClassVar[Initializer] = staticmethod(LSTMCell.default_bias_init)
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        projection_features: int | None = None,
+        recurrent_kernel_init: Initializer = initializers.glorot(),
+        **options: Unpack[InputOptions],
+    ):
+        super().__init__(in_features, hidden_features, **options)
+        self.projection_features = projection_features or max(1, hidden_features // 2)
+        checks.count("projection_features", self.projection_features)
+        rngs, (y, h) = options["rngs"], (self.projection_features, hidden_features)
+        self.recurrent_kernel = nnx.Param(
+            initializers.per_gate(recurrent_kernel_init, rngs.params(), (y, h), 4, self.dtype)
+        )
+        self.projection = nnx.Param(initializers.glorot()(rngs.params(), (h, y), self.dtype))
+
+    @property
+    def out_features(self) -> int:
+        """Number Y of features of the output."""
+        return self.projection_features
+
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+    ) -> tuple[Float[Array, "*B H"], Float[Array, "*B Y"]]:
+        """Return the zero carry (c [*B, H], h [*B, Y]) for inputs of shape [*B, F]; `rngs` is not used."""
+        del rngs
+        batch = input_shape[:-1]
+        sizes = (self.hidden_features, self.projection_features)
+        c, h = (jnp.zeros((*batch, size), self.dtype) for size in sizes)
+        return c, h
+
+    def step(
+        self,
+        carry: tuple[Float[Array, "*B H"], Float[Array, "*B Y"]],
+        x: Float[Array, "*B F"],
+    ) -> tuple[tuple[Float[Array, "*B H"], Float[Array, "*B Y"]], Float[Array, "*B Y"]]:
+        """Return ((c', h'), h')."""
+        c, h = carry
+        i, f, g, o = jnp.split(self.project(x) + h @ self.recurrent_kernel[...], 4, axis=-1)
+        c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+        h = (sigmoid(o) * jnp.tanh(c)) @ self.projection[...]
+        return (c, h), h

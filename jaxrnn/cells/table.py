@@ -1,7 +1,7 @@
 """The table of cells: one row a cell, read by the command line, the documentation and the tests.
 
-A row says how to make the cell and what is known of it on paper; what can be computed (parameters,
-state size) is computed from the cell itself, and the test of the table holds the two together.
+A row says how to make the cell and what is known of it on paper; what can be computed (parameters, state
+size, cost) is computed from the cell itself, and the test of the table holds the two together.
 """
 
 from __future__ import annotations
@@ -10,16 +10,36 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxrnn import checks
+from jaxrnn.cells import initializers
+from jaxrnn.cells.antisymmetric import AntisymmetricCell
+from jaxrnn.cells.clockwork import ClockworkCell
+from jaxrnn.cells.cornn import CoRNNCell
+from jaxrnn.cells.ctrnn import CTRNNCell
 from jaxrnn.cells.elman import ElmanCell
-from jaxrnn.cells.gru import GRUCell
-from jaxrnn.cells.lstm import LSTMCell
+from jaxrnn.cells.gru import GRUCell, OGRUCell, ResetBeforeGRUCell
+from jaxrnn.cells.indrnn import IndRNNCell
+from jaxrnn.cells.lem import LEMCell
+from jaxrnn.cells.lipschitz import LipschitzCell
+from jaxrnn.cells.lstm import LSTMCell, PeepholeLSTMCell, ProjectedLSTMCell
+from jaxrnn.cells.mgu import MGUCell
+from jaxrnn.cells.minimal import MinGRUCell, MinLSTMCell
+from jaxrnn.cells.orthogonal import OrthogonalCell
+from jaxrnn.cells.rg_lru import RGLRUCell
+from jaxrnn.cells.sru import SRUCell
+from jaxrnn.cells.state_space import LRUCell, S5Cell
+from jaxrnn.cells.unitary import UnitaryCell
+from jaxrnn.cells.xlstm import MLSTMCell, SLSTMCell
+from jaxrnn.steps import prepared
+
+Count = Callable[[int, int], int]
+"""A number as a function of F and H."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,19 +51,67 @@ class CellEntry:
       make: ``make(in_features, hidden_features, rngs=...)`` returns the cell.
       equations: the step in one line.
       parameters: the paper's count as a function of F and H.
+      jacobian: what the step Jacobian ∂s'/∂s depends on: nothing, the input, or the state too.
+      parallel: whether `jaxrnn.Associative` can take all steps at once.
       paper: where it comes from.
     """
 
     name: str
     make: Callable[..., Any]
     equations: str
-    parameters: Callable[[int, int], int]
+    parameters: Count
+    jacobian: Literal["constant", "input", "state"]
+    parallel: bool
     paper: str
 
+    def cost(self, in_features: int, hidden_features: int) -> CellCost:
+        """Return the sizes of the cell with F features and H units."""
+        make = partial(self.make, in_features, hidden_features)
+        cell: Any = jax.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
+        carry = jax.eval_shape(lambda: cell.initialize_carry((in_features,)))
+        x = jax.ShapeDtypeStruct((in_features,), jnp.float32)
+        ready = jax.eval_shape(prepared, cell)
+        counts: Any = (
+            jax.jit(lambda cell, *step: cell(*step)).lower(ready, carry, x).cost_analysis()
+        )
+        return CellCost(_scalars(carry), _scalars(cell), int(counts["flops"]))
 
-def _affine(gates: int, extra: int = 0) -> Callable[[int, int], int]:
+
+@dataclasses.dataclass(frozen=True)
+class CellCost:
+    """The sizes of a cell.
+
+    Attributes:
+      state: S, numbers in the whole carry.
+      parameters: numbers in the weights.
+      flops: floating-point operations of one step of one sequence, as XLA counts them in the program it is
+        given; transcendental functions are not among them, nor what derived weights cost, once for all steps.
+    """
+
+    state: int
+    parameters: int
+    flops: int
+
+
+def _dense(gates: int, extra: int = 0) -> Count:
     """Parameters of `gates` maps from F + H + 1 to H, and `extra` vectors of H."""
     return lambda f, h: gates * h * (f + h + 1) + extra * h
+
+
+def _from_input(gates: int, extra: int = 0) -> Count:
+    """Parameters of `gates` maps from F + 1 to H, and `extra` vectors of H."""
+    return lambda f, h: gates * h * (f + 1) + extra * h
+
+
+def _projected(f: int, h: int) -> int:
+    y = max(1, h // 2)
+    return 4 * h * (f + y + 1) + h * y
+
+
+def _clockwork(f: int, h: int) -> int:
+    """Count one map from F + 1 to H, and the entries from units of the same or a slower group."""
+    groups = [h // 4 + (g < h % 4) for g in range(4)]
+    return h * (f + 1) + sum(groups[g] * sum(groups[g:]) for g in range(4))
 
 
 _ELMAN = "h' = φ(W x + U h + b)"
@@ -51,34 +119,255 @@ _ELMAN = "h' = φ(W x + U h + b)"
 CELLS: dict[str, CellEntry] = {
     entry.name: entry
     for entry in (
-        CellEntry("elman-tanh", ElmanCell, f"{_ELMAN}, φ = tanh", _affine(1), "Elman 1990"),
+        CellEntry(
+            "elman-tanh", ElmanCell, f"{_ELMAN}, φ = tanh", _dense(1), "state", False, "Elman 1990"
+        ),
         CellEntry(
             "elman-relu",
             partial(ElmanCell, activation_fn=jax.nn.relu),
             f"{_ELMAN}, φ = ReLU",
-            _affine(1),
-            "Le et al. 2015 (with U = I at the start: IRNN)",
+            _dense(1),
+            "state",
+            False,
+            "Elman 1990, with ReLU",
         ),
         CellEntry(
             "elman-sigmoid",
             partial(ElmanCell, activation_fn=jax.nn.sigmoid),
             f"{_ELMAN}, φ = σ",
-            _affine(1),
+            _dense(1),
+            "state",
+            False,
             "Elman 1990",
+        ),
+        CellEntry(
+            "irnn",
+            partial(
+                ElmanCell,
+                activation_fn=jax.nn.relu,
+                recurrent_kernel_init=initializers.identity(),
+            ),
+            f"{_ELMAN}, φ = ReLU, U = I at the start",
+            _dense(1),
+            "state",
+            False,
+            "Le, Jaitly & Hinton 2015",
         ),
         CellEntry(
             "lstm",
             LSTMCell,
             "c' = σ(f) c + σ(i) tanh(g),  h' = σ(o) tanh(c')",
-            _affine(4),
+            _dense(4),
+            "state",
+            False,
             "Hochreiter & Schmidhuber 1997; Gers et al. 2000",
+        ),
+        CellEntry(
+            "lstm-peephole",
+            PeepholeLSTMCell,
+            "as lstm, i and f see p c, o sees p c'",
+            _dense(4, extra=3),
+            "state",
+            False,
+            "Gers & Schmidhuber 2000",
+        ),
+        CellEntry(
+            "lstm-projected",
+            ProjectedLSTMCell,
+            "as lstm, h' = P (σ(o) tanh(c'))",
+            _projected,
+            "state",
+            False,
+            "Sak, Senior & Beaufays 2014",
         ),
         CellEntry(
             "gru",
             GRUCell,
             "h' = z h + (1 − z) tanh(W x + b + r (U h + v))",
-            _affine(3, extra=1),
+            _dense(3, extra=1),
+            "state",
+            False,
             "Cho et al. 2014 (reset after the product)",
+        ),
+        CellEntry(
+            "gru-reset-before",
+            ResetBeforeGRUCell,
+            "h' = z h + (1 − z) tanh(W x + b + U (r h))",
+            _dense(3),
+            "state",
+            False,
+            "Cho et al. 2014",
+        ),
+        CellEntry(
+            "ogru",
+            OGRUCell,
+            "as gru-reset-before, z = σ(W x + b + U (r h))",
+            _dense(3),
+            "state",
+            False,
+            "Wang et al. 2019 (our reading)",
+        ),
+        CellEntry(
+            "mgu",
+            MGUCell,
+            "h' = (1 − f) h + f tanh(W x + b + U (f h))",
+            _dense(2),
+            "state",
+            False,
+            "Zhou et al. 2016",
+        ),
+        CellEntry(
+            "ctrnn",
+            CTRNNCell,
+            "h' = (1 − α) h + α tanh(W x + U h + b)",
+            _dense(1),
+            "state",
+            False,
+            "Funahashi & Nakamura 1993",
+        ),
+        CellEntry(
+            "clockwork",
+            ClockworkCell,
+            "group g: h' = tanh(W x + U h + b) every T_g steps",
+            _clockwork,
+            "state",
+            False,
+            "Koutník et al. 2014",
+        ),
+        CellEntry(
+            "indrnn",
+            IndRNNCell,
+            "h' = ReLU(W x + u h + b)",
+            _from_input(1, extra=1),
+            "state",
+            False,
+            "Li et al. 2018",
+        ),
+        CellEntry(
+            "orthogonal",
+            OrthogonalCell,
+            "h' = modReLU(exp(A) h + W x, b), A = −Aᵀ",
+            lambda f, h: h * f + h * (h - 1) // 2 + h,
+            "state",
+            False,
+            "Lezcano-Casado & Martínez-Rubio 2019",
+        ),
+        CellEntry(
+            "unitary",
+            UnitaryCell,
+            "h' = modReLU(D₃ R₂ F⁻¹ D₂ Π R₁ F D₁ h + V x, b)",
+            lambda f, h: 2 * f * h + 8 * h,
+            "state",
+            False,
+            "Arjovsky, Shah & Bengio 2016",
+        ),
+        CellEntry(
+            "antisymmetric",
+            AntisymmetricCell,
+            "h' = h + ε tanh((A − γ I) h + W x + b), A = −Aᵀ",
+            lambda f, h: h * (f + 1) + h * (h - 1) // 2,
+            "state",
+            False,
+            "Chang et al. 2019",
+        ),
+        CellEntry(
+            "lipschitz",
+            LipschitzCell,
+            "h' = h + ε (A h + tanh(U h + W x + b))",
+            lambda f, h: h * (f + 1) + 2 * h * h,
+            "state",
+            False,
+            "Erichson et al. 2021",
+        ),
+        CellEntry(
+            "cornn",
+            CoRNNCell,
+            "z' = z + Δt (tanh(U y + V z + W x + b) − γ y − ε z),  y' = y + Δt z'",
+            lambda f, h: h * (f + 2 * h + 1),
+            "state",
+            False,
+            "Rusch & Mishra 2021",
+        ),
+        CellEntry(
+            "lem",
+            LEMCell,
+            "z' = (1 − Δ) z + Δ tanh(U y + …),  y' = (1 − Δ̄) y + Δ̄ tanh(U z' + …)",
+            _dense(4),
+            "state",
+            False,
+            "Rusch et al. 2022",
+        ),
+        CellEntry(
+            "slstm",
+            SLSTMCell,
+            "c' = σ(f) c + exp(i) tanh(z),  n' = σ(f) n + exp(i),  h' = σ(o) c' / n'",
+            _dense(4),
+            "state",
+            False,
+            "Beck et al. 2024",
+        ),
+        CellEntry(
+            "mlstm",
+            MLSTMCell,
+            "C' = σ(f) C + exp(i) v kᵀ,  y = σ(o) C' q / max(|n' q|, 1)",
+            lambda f, h: (4 * h + 2) * (f + 1),
+            "state",
+            False,
+            "Beck et al. 2024",
+        ),
+        CellEntry(
+            "sru",
+            SRUCell,
+            "c' = f c + (1 − f) n,  h' = r c' + (1 − r) W x",
+            _from_input(4, extra=2),
+            "state",
+            False,
+            "Lei et al. 2018",
+        ),
+        CellEntry(
+            "mingru",
+            MinGRUCell,
+            "h' = (1 − z) h + z n",
+            _from_input(2),
+            "input",
+            True,
+            "Feng et al. 2024",
+        ),
+        CellEntry(
+            "minlstm",
+            MinLSTMCell,
+            "h' = (f h + i n) / (f + i)",
+            _from_input(3),
+            "input",
+            True,
+            "Feng et al. 2024",
+        ),
+        CellEntry(
+            "lru",
+            LRUCell,
+            "s' = λ s + γ B x, |λ| = exp(−e^ν)",
+            lambda f, h: 2 * f * h + 3 * h,
+            "constant",
+            True,
+            "Orvieto et al. 2023",
+        ),
+        CellEntry(
+            "s5",
+            S5Cell,
+            "s' = exp(Λ Δ) s + Λ⁻¹ (exp(Λ Δ) − 1) B x",
+            lambda f, h: 2 * f * h + 3 * h,
+            "constant",
+            True,
+            "Smith, Warrington & Linderman 2023",
+        ),
+        CellEntry(
+            "rg-lru",
+            RGLRUCell,
+            "h' = a h + √(1 − a²) i (W x + b),  a = σ(Λ)^(8 r)",
+            _from_input(3, extra=1),
+            "input",
+            True,
+            "De et al. 2024",
         ),
     )
 }
@@ -104,4 +393,8 @@ def make_cell(
 
 def count_parameters(module: nnx.Module) -> int:
     """Return the number of scalars in a module's parameters."""
-    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(module))
+    return _scalars(module)
+
+
+def _scalars(tree: Any) -> int:
+    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree))

@@ -139,8 +139,11 @@ class Cells:
         checks.count("in_features", self.in_features)
         checks.count("hidden_features", self.hidden_features)
         size = f"F = {self.in_features}, H = {self.hidden_features}"
-        table = Table("cell", "equations", f"parameters ({size})", "paper", title="Cells")
+        heads = ("cell", "equations", "S", "parameters", "FLOPs", "Jacobian", "parallel", "paper")
+        table = Table(*heads, title=f"Cells ({size})")
         for name, entry in CELLS.items():
-            count = entry.parameters(self.in_features, self.hidden_features)
-            table.add_row(name, entry.equations, f"{count:,}", entry.paper)
+            cost = entry.cost(self.in_features, self.hidden_features)
+            sizes = [f"{n:,}" for n in (cost.state, cost.parameters, cost.flops)]
+            parallel = "yes" if entry.parallel else "no"
+            table.add_row(name, entry.equations, *sizes, entry.jacobian, parallel, entry.paper)
         Console().print(table)

@@ -19,6 +19,7 @@ overflow is not forgotten at a reset.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -134,18 +135,25 @@ def diagonal_recurrence(decay: Any, gain: Any, first: Any) -> Any:
     return _recurrence(_Maps([[decay]], [gain]), [first])[0]
 
 
-# Is a step affine, unit by unit? What its traced program does with the carry shows it.
+# Is a step affine, unit by unit? What its traced program does with the carry shows it. A variable is followed
+# in blocks of H along its last axis, since cells put their gates side by side and cut them apart again.
 
 _EXPECTED = "Scan(), or a cell whose carry is only scaled, unit by unit, and added to"
 _ADDING = {"add", "sub", "neg", "copy", "add_any"}
 _CALLS = {"jit", "pjit"}  # the name changes with the version of JAX
 
+_Enters = set[int | str]
+"""What enters a block: leaves of the carry by number, obstacles in words."""
+
 
 def _feeds(cell: Step, carry: Carry, x: Any) -> tuple[list[set[int]], str | None]:
     """Return which leaves enter each new leaf, and what in the step is not affine unit by unit."""
     program = jax.make_jaxpr(lambda carry: cell(carry, x)[0])(carry).jaxpr
-    own: list[set[int | str]] = [{leaf} for leaf in range(len(program.invars))]
-    enters = _follow(program, own)
+    widths = [_width(var) for var in program.invars]
+    if len(set(widths)) > 1:
+        return [], "has leaves of different sizes"
+    found = _follow(program, [[{leaf}] for leaf in range(len(widths))], max(widths[0], 1))
+    enters: list[_Enters] = [set().union(*blocks) for blocks in found]
     obstacles = sorted(entry for each in enters for entry in each if isinstance(entry, str))
     feeds = [{entry for entry in each if not isinstance(entry, str)} for each in enters]
     return feeds, obstacles[0] if obstacles else None
@@ -161,41 +169,77 @@ def _groups(feeds: list[set[int]]) -> list[list[int]]:
     return [sorted(group) for group in joined]
 
 
-def _follow(program: Any, arguments: list[set[int | str]]) -> list[set[int | str]]:
-    """Return what enters each result: leaves of the carry by number, obstacles in words.
+def _width(var: Any) -> int:
+    return var.aval.shape[-1] if var.aval.shape else 1
+
+
+def _follow(program: Any, arguments: list[list[_Enters]], width: int) -> list[list[_Enters]]:
+    """Return what enters each result, block by block.
 
     Args:
       program: a traced program.
-      arguments: what enters each of its arguments.
+      arguments: what enters each block of each of its arguments.
+      width: H.
     """
     enters = dict(zip(program.invars, arguments, strict=True))
 
-    def of(var: Any) -> set[int | str]:
-        return set() if hasattr(var, "val") else enters.get(var, set())  # literals have a value
+    def of(var: Any) -> list[_Enters]:
+        known = None if hasattr(var, "val") else enters.get(var)  # literals have a value
+        return [set() for _ in range(-(-_width(var) // width))] if known is None else known
 
     for eqn in program.eqns:
         sources = [of(var) for var in eqn.invars]
-        if not any(sources):
+        if not any(map(any, sources)):
             continue
         if eqn.primitive.name in _CALLS:
-            results = _follow(eqn.params["jaxpr"].jaxpr, sources)
+            results = _follow(eqn.params["jaxpr"].jaxpr, sources, width)
         else:
-            together = set().union(*sources)
-            if not _is_diagonal_and_affine(eqn, sources):
-                together = together | {f"applies {eqn.primitive.name} to its carry"}
-            results = [together] * len(eqn.outvars)
+            results = _rearranged(eqn, sources, width) or _combined(eqn, sources, width)
         enters.update(zip(eqn.outvars, results, strict=True))
     return [of(var) for var in program.outvars]
 
 
-def _is_diagonal_and_affine(eqn: Any, sources: list[set[int | str]]) -> bool:
+def _rearranged(eqn: Any, sources: list[list[_Enters]], width: int) -> list[list[_Enters]] | None:
+    """Return the blocks of an operation that joins or cuts the last axis between blocks; None of another."""
+    last = len(eqn.outvars[0].aval.shape) - 1
+    if any(_width(var) % width for var in (*eqn.invars, *eqn.outvars)):
+        return None
+    if eqn.primitive.name == "concatenate" and eqn.params["dimension"] == last:
+        return [[block for source in sources for block in source]]
+    if eqn.primitive.name == "split" and eqn.params["axis"] == last:
+        ends = itertools.accumulate(size // width for size in eqn.params["sizes"])
+        return [
+            sources[0][end - _width(v) // width : end]
+            for v, end in zip(eqn.outvars, ends, strict=True)
+        ]
+    if eqn.primitive.name == "slice" and eqn.params["strides"] is None:
+        starts, whole = eqn.params["start_indices"], eqn.invars[0].aval.shape
+        kept = eqn.outvars[0].aval.shape
+        if kept[:-1] == whole[:-1] and starts[-1] % width == 0:
+            first = starts[-1] // width
+            return [sources[0][first : first + kept[-1] // width]]
+    return None
+
+
+def _combined(eqn: Any, sources: list[list[_Enters]], width: int) -> list[list[_Enters]]:
+    """Return the blocks of an operation that acts on all of them alike."""
+    if _is_diagonal_and_affine(eqn, sources):
+        whole = [source for source in sources if any(source)]
+        return [[set().union(*blocks) for blocks in zip(*whole, strict=True)]]
+    together: _Enters = set().union(*(block for source in sources for block in source))
+    together = together | {f"applies {eqn.primitive.name} to its carry"}
+    return [[together] * max(1, -(-_width(var) // width)) for var in eqn.outvars]
+
+
+def _is_diagonal_and_affine(eqn: Any, sources: list[list[_Enters]]) -> bool:
     name = eqn.primitive.name
-    scales = name == "mul" and sum(map(bool, sources)) == 1
-    divides = name == "div" and not sources[1]
-    chooses = name == "select_n" and not sources[0]
+    entered = list(map(any, sources))
+    scales = name == "mul" and sum(entered) == 1
+    divides = name == "div" and not entered[1]
+    chooses = name == "select_n" and not entered[0]
     kinds = {jnp.issubdtype(v.aval.dtype, jnp.floating) for v in (eqn.invars[0], eqn.outvars[0])}
     # Between floats: to integers it would round, and from complex numbers drop a part.
     converts = name == "convert_element_type" and kinds == {True}
-    shapes = {var.aval.shape for var, source in zip(eqn.invars, sources, strict=True) if source}
+    shapes = {var.aval.shape for var, there in zip(eqn.invars, entered, strict=True) if there}
     stays = shapes == {eqn.outvars[0].aval.shape}
     return stays and (name in _ADDING or scales or divides or chooses or converts)

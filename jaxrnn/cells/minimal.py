@@ -1,0 +1,97 @@
+"""minGRU and minLSTM: gates that see the input alone, so that the step is linear in its state.
+
+    minGRU     h' = (1 − z) h + z n,    z = σ(W_z x + b_z)
+    minLSTM    h' = (f h + i n) / (f + i),    f = σ(W_f x + b_f),  i = σ(W_i x + b_i)
+
+    n = W_n x + b_n,   y = h'
+
+Feng, Tung, Ahmed, Bengio & Hajimirsadegh, "Were RNNs All We Needed?", 2024. Without h in the gates all
+steps can be taken at once (`jaxrnn.Associative`), and the state is a weighted mean of candidates, so it
+cannot leave their range. The step Jacobian is the diagonal 1 − z or f / (f + i), at most 1: the gradient of
+a unit over a lag is the product of its gates and nothing else, it may vanish and never explodes.
+
+What is given up is any computation on the state within a layer: such a cell cannot count modulo two,
+however wide (Merrill, Petty & Sabharwal 2024, "The Illusion of State in State-Space Models"), unless its
+gates turn negative.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from jax.nn import log_sigmoid, sigmoid
+from jaxtyping import Array, Float
+
+from jaxrnn.cells.base import InputWeights, SplitStep
+
+
+class InputGatedCell(InputWeights, SplitStep):
+    """A split cell without recurrent weights: what a gate knows, it knows from the input."""
+
+    def mix(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B 0"]:
+        """Return an empty pull."""
+        return carry[..., :0]
+
+    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
+        """Return h."""
+        return carry
+
+
+class MinGRUCell(InputGatedCell):
+    """Minimal GRU; carry h [*B, H], output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> cell = jaxrnn.MinGRUCell(3, 8, rngs=nnx.Rngs(0))
+      >>> jaxrnn.unroll(cell, jnp.ones((20, 5, 3)), method=jaxrnn.Associative()).outputs.shape
+      (20, 5, 8)
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("update", "new")
+
+    def update(
+        self, carry: Float[Array, "*B H"], drive: Float[Array, "*B D"], pull: Float[Array, "*B 0"]
+    ) -> Float[Array, "*B H"]:
+        """Return (1 − z) h + z n."""
+        del pull
+        z, n = jnp.split(drive, 2, axis=-1)
+        return sigmoid(-z) * carry + sigmoid(z) * n
+
+
+class MinLSTMCell(InputGatedCell):
+    """Minimal LSTM; carry h [*B, H], output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> cell = jaxrnn.MinLSTMCell(3, 8, rngs=nnx.Rngs(0))
+      >>> jaxrnn.unroll(cell, jnp.ones((20, 5, 3)), method=jaxrnn.Associative()).outputs.shape
+      (20, 5, 8)
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("forget", "input", "new")
+
+    def update(
+        self, carry: Float[Array, "*B H"], drive: Float[Array, "*B D"], pull: Float[Array, "*B 0"]
+    ) -> Float[Array, "*B H"]:
+        """Return (f h + i n) / (f + i)."""
+        del pull
+        f, i, n = jnp.split(drive, 3, axis=-1)
+        # σ(f) / (σ(f) + σ(i)) from the logarithms: both gates may be far below what a float holds.
+        keep = sigmoid(log_sigmoid(f) - log_sigmoid(i))
+        admit = sigmoid(log_sigmoid(i) - log_sigmoid(f))
+        return keep * carry + admit * n

@@ -1,0 +1,93 @@
+"""A recurrent matrix that is orthogonal by construction: what goes in stays in.
+
+    h' = modReLU(exp(A) h + W x, b)          A = −Aᵀ
+    y  = h'
+
+Lezcano-Casado & Martínez-Rubio, "Cheap Orthogonal Constraints in Neural Networks", ICML 2019 (expRNN). The
+exponential of a skew-symmetric matrix is orthogonal whatever its entries are, so plain gradient descent
+over them never leaves the orthogonal matrices. A fresh cell has b = 0, where modReLU is the identity
+(`modrelu`): it is a linear network, every singular value of its propagator is 1 at every lag. With b ≠ 0
+the nonlinearity multiplies by something else than 1, and only the recurrent matrix keeps its promise.
+
+Weakness: exp(A) has determinant 1, so reflections are out of reach; and what is never forgotten fills up: on
+noisy inputs a state of constant norm has no room for what is new.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxrnn.cells import initializers
+from jaxrnn.cells.base import SplitStep, everywhere, product
+from jaxrnn.cells.modrelu import modrelu
+from jaxrnn.cells.weights import Orthogonal
+from jaxrnn.typing import Initializer
+
+
+class OrthogonalCell(SplitStep):
+    """Orthogonal cell by the exponential map; carry h [*B, H], output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      kernel_init: initialiser of the input weights [F, H].
+      param_dtype: dtype of the parameters, the carry and the arithmetic.
+      rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
+
+    Attributes:
+      kernel: input weights [F, H].
+      recurrent_kernel: `weights.Orthogonal`, computed from H (H − 1) / 2 parameters.
+      threshold: b [H], starts at 0.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import OrthogonalCell
+      >>> cell = OrthogonalCell(3, 8, rngs=nnx.Rngs(0))
+      >>> matrix = cell.recurrent_kernel[...]
+      >>> bool(jnp.allclose(matrix @ matrix.T, jnp.eye(8), atol=1e-5))
+      True
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        kernel_init: Initializer = initializers.glorot(),
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(in_features, hidden_features, rngs=rngs)
+        shape = (in_features, hidden_features)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
+        self.recurrent_kernel = Orthogonal(
+            hidden_features, param_dtype=param_dtype, key=rngs.params()
+        )
+        self.threshold = nnx.Param(jnp.zeros((hidden_features,), param_dtype))
+
+    def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B H"]:
+        """Return W x."""
+        return product(x, self.kernel[...])
+
+    def mix(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B P"]:
+        """Return exp(A) h, and b beside it."""
+        turned = carry @ self.recurrent_kernel[...]
+        return jnp.concatenate([turned, everywhere(self.threshold[...], carry)], axis=-1)
+
+    def update(
+        self, carry: Float[Array, "*B H"], drive: Float[Array, "*B H"], pull: Float[Array, "*B P"]
+    ) -> Float[Array, "*B H"]:
+        """Return modReLU(pull + drive)."""
+        del carry  # enters through the pull alone
+        turned, threshold = jnp.split(pull, 2, axis=-1)
+        (moved,) = modrelu((turned + drive,), threshold)
+        return moved
+
+    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
+        """Return h."""
+        return carry

@@ -1,0 +1,88 @@
+"""RG-LRU: a linear recurrence whose decay the input sets, step by step.
+
+    r  = σ(W_r x + b_r)                     how much of the decay to apply
+    i  = σ(W_i x + b_i)
+    a  = σ(Λ)^(c r),   c = 8
+    h' = a h + √(1 − a²) (i (W x + b))
+    y  = h'
+
+De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention", 2024. Where r is near 0 the unit
+neither forgets nor admits, since √(1 − a²) goes with it; the norm of the state is that of its inputs. The
+step is linear in h, so all steps can be taken at once (`jaxrnn.Associative`), and its Jacobian is the
+diagonal a, below 1.
+
+Chosen: the gates read the cell's input, as in the paper, where the linear map W stands before the cell and
+keeps the size; here it is the cell's own, so that F need not be H.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Unpack
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import sigmoid
+from jaxtyping import Array, Float
+
+from jaxrnn import checks
+from jaxrnn.cells.base import InputOptions, affine, everywhere
+from jaxrnn.cells.minimal import InputGatedCell
+
+_SHARPNESS = 8.0  # the paper's c
+
+
+class RGLRUCell(InputGatedCell):
+    """Real-gated linear recurrent unit; carry h [*B, H], output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      radius: the decay a at r = 1 starts uniform in this range (least, largest), within 0 and 1.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
+
+    Attributes:
+      log_odds: Λ [H].
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> cell = jaxrnn.RGLRUCell(3, 8, rngs=nnx.Rngs(0))
+      >>> jaxrnn.unroll(cell, jnp.ones((20, 5, 3)), method=jaxrnn.Associative()).outputs.shape
+      (20, 5, 8)
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("recurrence", "input", "new")
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        radius: tuple[float, float] = (0.9, 0.999),
+        **options: Unpack[InputOptions],
+    ):
+        super().__init__(in_features, hidden_features, **options)
+        least, largest = radius
+        if not 0 < least < largest < 1:
+            checks.refuse("radius", radius, "(least, largest) with 0 < least < largest < 1")
+        key = options["rngs"].params()
+        decay = jax.random.uniform(key, (hidden_features,), jnp.float32, least, largest)
+        log = jnp.log(decay) / _SHARPNESS  # log σ(Λ)
+        self.log_odds = nnx.Param((log - jnp.log(-jnp.expm1(log))).astype(self.dtype))
+
+    def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B D"]:
+        """Return a and √(1 − a²) i (W x + b)."""
+        r, i, new = jnp.split(affine(x, self.kernel[...], self.bias[...]), 3, axis=-1)
+        log_a = _SHARPNESS * sigmoid(r) * everywhere(jax.nn.log_sigmoid(self.log_odds[...]), r)
+        gain = jnp.sqrt(-jnp.expm1(2 * log_a))
+        return jnp.concatenate([jnp.exp(log_a), gain * sigmoid(i) * new], axis=-1)
+
+    def update(
+        self, carry: Float[Array, "*B H"], drive: Float[Array, "*B D"], pull: Float[Array, "*B 0"]
+    ) -> Float[Array, "*B H"]:
+        """Return a h + √(1 − a²) i (W x + b)."""
+        del pull
+        decay, gained = jnp.split(drive, 2, axis=-1)
+        return decay * carry + gained

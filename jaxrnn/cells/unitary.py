@@ -1,0 +1,133 @@
+"""The unitary evolution network: a complex state, turned by a product of matrices that are cheap and unitary.
+
+    h' = modReLU(D₃ R₂ F⁻¹ D₂ Π R₁ F D₁ h + V x, b)          h complex
+    y  = (Re h', Im h')
+
+Arjovsky, Shah & Bengio, "Unitary Evolution Recurrent Neural Networks", ICML 2016. D are diagonals of
+phases, R reflections, F the Fourier transform and Π a fixed permutation: seven vectors of H numbers, O(H
+log H) a step, and unitary whatever the numbers are. The state is kept as two real leaves, so its S = 2H
+real coordinates are what every analysis sees. A fresh cell's b is 0 here, where modReLU is the identity
+(the paper draws it near 0): then every singular value of the propagator is 1. With b ≠ 0 only the recurrent
+matrix keeps that.
+
+Chosen where the paper leaves it open: the permutation is one fixed draw for each H, and the first state is
+zero rather than learnt (`jaxrnn.RNN` learns one on request).
+
+Weakness: seven vectors reach few of the unitary matrices, and what is never forgotten leaves no room.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxrnn.cells import initializers
+from jaxrnn.cells.base import SplitStep, everywhere, product
+from jaxrnn.cells.modrelu import modrelu
+from jaxrnn.typing import Initializer, at_least_float32
+
+ComplexCarry = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
+
+
+class UnitaryCell(SplitStep):
+    """Unitary cell; carry (re, im), each [*B, H], output both side by side [*B, 2·H].
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of complex units.
+      kernel_init: initialiser of the real and of the imaginary block of V, each [F, H].
+      param_dtype: dtype of the parameters, the carry and the arithmetic.
+      rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
+
+    Attributes:
+      kernel: V, real and imaginary part side by side [F, 2·H].
+      phases: angles of D₁, D₂, D₃ [3·H], drawn uniform in (−π, π).
+      reflections: the vectors of R₁, R₂, real part then imaginary part of each [4·H], uniform in (−1, 1).
+      threshold: b [H], starts at 0.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import UnitaryCell
+      >>> cell = UnitaryCell(3, 8, rngs=nnx.Rngs(0))
+      >>> (re, im), y = cell(cell.initialize_carry((5, 3)), jnp.ones((5, 3)))
+      >>> re.shape, im.shape, y.shape
+      ((5, 8), (5, 8), (5, 16))
+    """
+
+    carry_names: ClassVar[tuple[str, ...]] = ("re", "im")
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        kernel_init: Initializer = initializers.glorot(),
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(in_features, hidden_features, rngs=rngs)
+        h = hidden_features
+        self.kernel = nnx.Param(
+            initializers.per_gate(kernel_init, rngs.params(), (in_features, h), 2, param_dtype)
+        )
+        draw = jax.random.uniform
+        self.phases = nnx.Param(draw(rngs.params(), (3 * h,), param_dtype, -np.pi, np.pi))
+        self.reflections = nnx.Param(draw(rngs.params(), (4 * h,), param_dtype, -1, 1))
+        self.threshold = nnx.Param(jnp.zeros((h,), param_dtype))
+
+    @property
+    def out_features(self) -> int:
+        """Number Y of features of the output: real and imaginary parts."""
+        return 2 * self.hidden_features
+
+    def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B P"]:
+        """Return V x, real and imaginary part."""
+        return product(x, self.kernel[...])
+
+    def mix(self, carry: ComplexCarry) -> Float[Array, "*B P"]:
+        """Return the turned state, real and imaginary part, and b beside them."""
+        dtype = at_least_float32(self.dtype)
+        re, im = (part.astype(dtype) for part in carry)
+        d1, d2, d3 = jnp.exp(1j * self.phases[...].astype(dtype)).reshape(3, -1)
+        a1, b1, a2, b2 = self.reflections[...].astype(dtype).reshape(4, -1)
+        h = jax.lax.complex(re, im)
+        h = _reflected(jnp.fft.fft(_scaled(h, d1), norm="ortho"), jax.lax.complex(a1, b1))
+        h = _scaled(h[..., _permutation(self.hidden_features)], d2)
+        h = _scaled(_reflected(jnp.fft.ifft(h, norm="ortho"), jax.lax.complex(a2, b2)), d3)
+        parts = [part.astype(self.dtype) for part in (h.real, h.imag)]
+        return jnp.concatenate([*parts, everywhere(self.threshold[...], carry[0])], axis=-1)
+
+    def update(
+        self, carry: ComplexCarry, drive: Float[Array, "*B D"], pull: Float[Array, "*B P"]
+    ) -> ComplexCarry:
+        """Return modReLU(pull + drive)."""
+        del carry  # enters through the pull alone
+        drive_re, drive_im = jnp.split(drive, 2, axis=-1)
+        pull_re, pull_im, threshold = jnp.split(pull, 3, axis=-1)
+        re, im = modrelu((pull_re + drive_re, pull_im + drive_im), threshold)
+        return re, im
+
+    def readout(self, carry: ComplexCarry) -> Float[Array, "*B Y"]:
+        """Return real and imaginary parts side by side."""
+        return jnp.concatenate(carry, axis=-1)
+
+
+def _scaled(h: Any, factors: Any) -> Any:
+    return h * everywhere(factors, h)
+
+
+def _reflected(h: Any, normal: Any) -> Any:
+    """Return h − 2 v ⟨v, h⟩ / ‖v‖²."""
+    along = jnp.sum(_scaled(h, normal.conj()), axis=-1, keepdims=True)
+    square = jnp.sum(normal.real**2 + normal.imag**2)
+    return h - (2 / square) * along * everywhere(normal, h)
+
+
+def _permutation(size: int) -> Any:
+    return np.random.default_rng(0).permutation(size)

@@ -1,0 +1,161 @@
+"""Recurrent matrices computed from parameters, so that training cannot take their properties away.
+
+    SkewSymmetric      A = T − Tᵀ, T strictly upper triangular     every eigenvalue imaginary
+    Orthogonal         exp(A), A skew-symmetric                    every singular value 1
+    Blended            (1 − β)(M + Mᵀ) + β(M − Mᵀ) − γ I           a spectrum moved to the left
+    BlockTriangular    no entries from fast units to slow ones     a hierarchy of time scales
+
+Each takes the place of a parameter in a cell (`jaxrnn.typing.DerivedWeight`) and is computed once for all
+steps. Cells multiply from the left, h W; a property of W holds for the Wᵀ of the papers' W h as well, but
+for the triangle, which is turned here.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxrnn.typing import Initializer, Key, at_least_float32
+
+
+class _Derived(nnx.Module, abc.ABC):
+    """A weight computed from parameters."""
+
+    @abc.abstractmethod
+    def derive(self) -> Float[Array, "H H"]:
+        """Return the matrix."""
+
+    def __getitem__(self, key: Any) -> Float[Array, "..."]:
+        """Return a part of the matrix; ``[...]`` is all of it."""
+        return self.derive()[key]
+
+
+class SkewSymmetric(_Derived):
+    """A = T − Tᵀ.
+
+    Args:
+      size: H.
+      init: initialiser of a matrix [H, H], of which the entries above the diagonal are taken.
+      param_dtype: dtype of the parameters.
+      key: draws them.
+
+    Attributes:
+      upper: the entries of T above the diagonal, row by row [H (H − 1) / 2].
+    """
+
+    def __init__(self, size: int, *, init: Initializer, param_dtype: Any, key: Key):
+        self.size = size
+        matrix = init(key, (size, size), param_dtype)
+        self.upper = nnx.Param(matrix[np.triu_indices(size, 1)])
+
+    def derive(self) -> Float[Array, "H H"]:
+        """Return A."""
+        rows, columns = np.triu_indices(self.size, 1)
+        upper = jnp.zeros((self.size, self.size), self.upper.dtype)
+        upper = upper.at[rows, columns].set(self.upper[...])
+        return upper - upper.T
+
+
+class Orthogonal(_Derived):
+    """exp(A), A skew-symmetric: orthogonal to rounding, of determinant 1.
+
+    Lezcano-Casado & Martínez-Rubio 2019.
+
+    Args:
+      size: H.
+      param_dtype: dtype of the parameters.
+      key: draws the angles of H/2 planes of rotation, uniform in (−π, π) (Henaff et al. 2016).
+
+    Attributes:
+      log: A.
+    """
+
+    def __init__(self, size: int, *, param_dtype: Any, key: Key):
+        self.log = SkewSymmetric(size, init=_rotations, param_dtype=param_dtype, key=key)
+
+    def derive(self) -> Float[Array, "H H"]:
+        """Return exp(A)."""
+        generator = self.log.derive()
+        wide = generator.astype(at_least_float32(generator.dtype))
+        return jax.scipy.linalg.expm(wide).astype(generator.dtype)
+
+
+def _rotations(key: Key, shape: Sequence[int], dtype: Any) -> Float[Array, "H H"]:
+    """Return the generator of rotations in the planes (0, 1), (2, 3), …, as its upper triangle."""
+    size = shape[0]
+    angles = jax.random.uniform(key, (size // 2,), dtype, minval=-np.pi, maxval=np.pi)
+    first = 2 * np.arange(size // 2)
+    return jnp.zeros(shape, dtype).at[first, first + 1].set(angles)
+
+
+class Blended(_Derived):
+    """(1 − β)(M + Mᵀ) + β(M − Mᵀ) − γ I (Erichson et al. 2021).
+
+    Args:
+      size: H.
+      blend: β, 1 for skew-symmetric.
+      damping: γ.
+      init: initialiser of M [H, H].
+      param_dtype: dtype of the parameters.
+      key: draws them.
+
+    Attributes:
+      free: M [H, H].
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        blend: float,
+        damping: float,
+        init: Initializer,
+        param_dtype: Any,
+        key: Key,
+    ):
+        self.blend = blend
+        self.damping = damping
+        self.free = nnx.Param(init(key, (size, size), param_dtype))
+
+    def derive(self) -> Float[Array, "H H"]:
+        """Return the matrix."""
+        free = self.free[...]
+        symmetric, skew = free + free.T, free - free.T
+        identity = jnp.eye(len(free), dtype=free.dtype)
+        return (1 - self.blend) * symmetric + self.blend * skew - self.damping * identity
+
+
+class BlockTriangular(_Derived):
+    """A matrix [H, H] whose unit i is read by unit j only if `group[i]` ≥ `group[j]`.
+
+    Args:
+      group: the group of each unit, ascending.
+      init: initialiser of the full matrix.
+      param_dtype: dtype of the parameters.
+      key: draws them.
+
+    Attributes:
+      entries: those that are not zero by construction, row by row.
+    """
+
+    def __init__(self, group: Sequence[int], *, init: Initializer, param_dtype: Any, key: Key):
+        self.group = tuple(group)
+        size = len(self.group)
+        self.entries = nnx.Param(init(key, (size, size), param_dtype)[self._places])
+
+    @property
+    def _places(self) -> tuple[Any, ...]:
+        group = np.asarray(self.group)
+        return np.nonzero(group[:, None] >= group[None, :])
+
+    def derive(self) -> Float[Array, "H H"]:
+        """Return the matrix."""
+        size = len(self.group)
+        return jnp.zeros((size, size), self.entries.dtype).at[self._places].set(self.entries[...])

@@ -1,0 +1,181 @@
+"""xLSTM: gates that are exponentials, and a memory that may be a matrix.
+
+sLSTM, with a normaliser n beside the cell state c:
+
+    z = tanh(z̃),  i = exp(ĩ),  f = σ(f̃),  o = σ(õ),        (z̃, ĩ, f̃, õ) = W x + R h + b
+    c' = f c + i z,   n' = f n + i
+    h' = o c' / n'
+
+mLSTM, without recurrent weights, a matrix C that stores values v under keys k:
+
+    C' = f C + i v kᵀ,   n' = f n + i k,        i = exp(ĩ),  f = σ(f̃)   one number each
+    y  = σ(õ) · C' q / max(|n'ᵀ q|, 1)
+
+Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024. An exponential input gate can outweigh all that
+was stored before, so memory can be revised; c, n and C are kept divided by e^m, where m follows the largest
+exponent, so nothing overflows. That m cancels from every output.
+
+Chosen: the forget gate is σ, one of the two that the paper allows; the sLSTM's R is block-diagonal in `heads`
+blocks, the mLSTM has one head; up- and down-projections and norms belong to the blocks around the cells.
+Weakness: the state of the mLSTM grows with H², and with it the cost of every analysis of it.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Unpack
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import log_sigmoid, sigmoid
+from jaxtyping import Array, Float
+
+from jaxrnn import checks
+from jaxrnn.cells import initializers
+from jaxrnn.cells.base import InputOptions, InputWeights, SplitStep, affine
+from jaxrnn.typing import Initializer
+
+ScalarCarry = tuple[
+    Float[Array, "*B H"], Float[Array, "*B H"], Float[Array, "*B H"], Float[Array, "*B H"]
+]
+MatrixCarry = tuple[Float[Array, "*B H H"], Float[Array, "*B H"], Float[Array, "*B 1"]]
+
+
+class SLSTMCell(InputWeights, SplitStep):
+    """sLSTM cell; carry (c, n, m, h), each [*B, H], output h.
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: number H of units.
+      heads: N blocks of units that hear only each other.
+      recurrent_kernel_init: initialiser of each head's and gate's block [H/N, H/N].
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`; by default the bias
+        is 1 for the forget gate and 0 elsewhere.
+
+    Attributes:
+      recurrent_kernel: R by head [N, H/N, 4·H/N].
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import SLSTMCell
+      >>> cell = SLSTMCell(3, 8, heads=2, rngs=nnx.Rngs(0))
+      >>> (c, n, m, h), y = cell(cell.initialize_carry((5, 3)), jnp.ones((5, 3)))
+      >>> c.shape, y.shape
+      ((5, 8), (5, 8))
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("cell", "input", "forget", "output")
+    carry_names: ClassVar[tuple[str, ...]] = ("c", "n", "m", "h")
+    default_bias_init: ClassVar[Initializer] = staticmethod(
+        initializers.constant_per_gate((0.0, 0.0, 1.0, 0.0))
+    )
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        *,
+        heads: int = 1,
+        recurrent_kernel_init: Initializer = initializers.orthogonal(),
+        **options: Unpack[InputOptions],
+    ):
+        super().__init__(in_features, hidden_features, **options)
+        checks.count("heads", heads)
+        if hidden_features % heads:
+            checks.refuse("heads", heads, f"a divisor of hidden_features, {hidden_features}")
+        self.heads = heads
+        size = hidden_features // heads
+
+        def of_head(key):
+            return initializers.per_gate(recurrent_kernel_init, key, (size, size), 4, self.dtype)
+
+        keys = jax.random.split(options["rngs"].params(), heads)
+        self.recurrent_kernel = nnx.Param(jnp.stack([of_head(key) for key in keys]))
+
+    def mix(self, carry: ScalarCarry) -> Float[Array, "*B P"]:
+        """Return R h, gates side by side."""
+        *_, h = carry
+        batch, size = h.shape[:-1], self.hidden_features // self.heads
+        kernel = self.recurrent_kernel[...].reshape(self.heads, size, 4, size)
+        pull = jnp.einsum("...ni,nigo->...gno", h.reshape(*batch, self.heads, size), kernel)
+        return pull.reshape(*batch, 4 * self.hidden_features)
+
+    def update(
+        self, carry: ScalarCarry, drive: Float[Array, "*B P"], pull: Float[Array, "*B P"]
+    ) -> ScalarCarry:
+        """Return (c', n', m', h')."""
+        c, n, m, _ = carry
+        z, log_i, f, o = jnp.split(drive + pull, 4, axis=-1)
+        log_f = log_sigmoid(f)
+        new_m = jnp.maximum(log_f + m, log_i)
+        i, f = jnp.exp(log_i - new_m), jnp.exp(log_f + m - new_m)
+        c = f * c + i * jnp.tanh(z)
+        n = f * n + i
+        return c, n, new_m, sigmoid(o) * c / n
+
+    def readout(self, carry: ScalarCarry) -> Float[Array, "*B H"]:
+        """Return h."""
+        *_, h = carry
+        return h
+
+
+class MLSTMCell(InputWeights):
+    """mLSTM cell of one head; carry (C [*B, H, H], n [*B, H], m [*B, 1]), output [*B, H].
+
+    Args:
+      in_features: size F of the input.
+      hidden_features: size H of keys, values and queries.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
+
+    Attributes:
+      kernel: weights of query, key, value and output gate [F, 4·H].
+      gate_kernel: weights of the input and the forget gate [F, 2].
+      gate_bias: their biases [2]; 0 and 1 at the start.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import MLSTMCell
+      >>> cell = MLSTMCell(3, 8, rngs=nnx.Rngs(0))
+      >>> (memory, n, m), y = cell(cell.initialize_carry((5, 3)), jnp.ones((5, 3)))
+      >>> memory.shape, y.shape
+      ((5, 8, 8), (5, 8))
+    """
+
+    gates: ClassVar[tuple[str, ...]] = ("query", "key", "value", "output")
+    carry_names: ClassVar[tuple[str, ...]] = ("C", "n", "m")
+
+    def __init__(self, in_features: int, hidden_features: int, **options: Unpack[InputOptions]):
+        super().__init__(in_features, hidden_features, **options)
+        init = options.get("kernel_init") or initializers.glorot()
+        key = options["rngs"].params()
+        self.gate_kernel = nnx.Param(init(key, (in_features, 2), self.dtype))
+        self.gate_bias = nnx.Param(jnp.array([0, 1], self.dtype))
+
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+    ) -> MatrixCarry:
+        """Return the zero carry for inputs of shape [*B, F]; `rngs` is not used."""
+        del rngs
+        batch, h = input_shape[:-1], self.hidden_features
+        memory, n, m = (jnp.zeros((*batch, *shape), self.dtype) for shape in ((h, h), (h,), (1,)))
+        return memory, n, m
+
+    def step(
+        self, carry: MatrixCarry, x: Float[Array, "*B F"]
+    ) -> tuple[MatrixCarry, Float[Array, "*B H"]]:
+        """Return ((C', n', m'), y)."""
+        memory, n, m = carry
+        q, k, v, o = jnp.split(self.project(x), 4, axis=-1)
+        k = k * self.hidden_features**-0.5
+        log_i, f = jnp.split(affine(x, self.gate_kernel[...], self.gate_bias[...]), 2, axis=-1)
+        log_f = log_sigmoid(f)
+        new_m = jnp.maximum(log_f + m, log_i)
+        i, f = jnp.exp(log_i - new_m), jnp.exp(log_f + m - new_m)
+        memory = f[..., None] * memory + (i * v)[..., None] * k[..., None, :]
+        n = f * n + i * k
+        found = jnp.einsum("...ij,...j->...i", memory, q)
+        weight = jnp.abs(jnp.sum(n * q, axis=-1, keepdims=True))
+        y = sigmoid(o) * found / jnp.maximum(weight, jnp.exp(-new_m))
+        return (memory, n, new_m), y
