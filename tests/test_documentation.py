@@ -15,6 +15,8 @@ import pytest
 from flax import nnx
 
 from jaxrnn import analysis
+from jaxrnn.cells import CELLS
+from jaxrnn.report import CELLS_HEADER, cells_page
 
 mpl.use("Agg")
 
@@ -52,11 +54,29 @@ def test_the_example_cell_of_contributing_keeps_the_contract():
     assert example.count("\n") < 40
     names: dict = {"__name__": "example"}
     exec(compile(example, "CONTRIBUTING.md", "exec"), names)
-    cell = names["MGUCell"](3, 5, rngs=nnx.Rngs(0))
+    cell = names["CoupledLSTMCell"](3, 5, rngs=nnx.Rngs(0))
     path = analysis.trace(cell, jax.random.normal(jax.random.key(0), (6, 2, 3)))
     structured = analysis.jacobians(cell, path)
     general = analysis.jacobians(lambda carry, x: cell(carry, x), path)
     np.testing.assert_allclose(structured, general, atol=1e-6)
+
+
+def test_the_page_of_cells_is_what_the_table_says():
+    """All but the FLOPs, which are XLA's count and change with its version."""
+
+    def without_flops(text: str) -> list[str]:
+        place = CELLS_HEADER.index("FLOPs") + 1
+        lines = [line.split(" | ") for line in text.splitlines()]
+        return [
+            " | ".join(p[: place - 1] + p[place:]) for p in lines if len(p) == len(CELLS_HEADER)
+        ]
+
+    committed = (_ROOT / "docs" / "cells.md").read_text("utf-8")
+    written = cells_page(1, 64)
+    table, page = without_flops(committed), without_flops(written)
+    assert len(table) == len(CELLS) + 2
+    assert table == page
+    assert committed.split("\n## ")[1:] == written.split("\n## ")[1:]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -186,7 +187,7 @@ def test_networks_that_have_died_do_not_stop_the_others():
     task = load_task("digits", None)
     config = RunConfig("digits", "elman-tanh", 6, FitConfig(seeds=2))
     make = make_model(config, task)
-    models = jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 2))
+    models: Any = jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 2))
     models.cell.bias[...] = models.cell.bias[...].at[1].set(jnp.nan)
     (alive, dead) = flow_observer(task)(models)["log_gradient_norms"]
     assert np.isfinite(alive).all()

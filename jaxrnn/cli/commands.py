@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxrnn import checks
-from jaxrnn.cells import CELLS
 from jaxrnn.experiments import (
     RunConfig,
     Subject,
@@ -20,6 +19,7 @@ from jaxrnn.experiments import (
     run_diagnosis,
     train,
 )
+from jaxrnn.report import CELLS_HEADER, cell_rows, cells_page
 from jaxrnn.training import FitConfig
 
 
@@ -124,26 +124,30 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """List the cells.
+    """List the cells: equations, state size, parameters, cost, Jacobian, and whether parallel in time.
 
     Attributes:
-      in_features: input features at which parameters are counted.
-      hidden_features: units at which parameters are counted.
+      in_features: input features at which sizes are counted.
+      hidden_features: units at which sizes are counted.
+      out: a Markdown file to write, with each family's equations, paper and weakness below the table.
     """
 
     in_features: int = 1
     hidden_features: int = 64
+    out: Path | None = None
 
     def run(self) -> None:
-        """Print the table."""
+        """Print the table, or write the page."""
         checks.count("in_features", self.in_features)
         checks.count("hidden_features", self.hidden_features)
+        if self.out is not None:
+            if not self.out.parent.is_dir():
+                checks.refuse("out", self.out, "a file in a folder that exists")
+            self.out.write_text(cells_page(self.in_features, self.hidden_features), "utf-8")
+            print(f"wrote {self.out}")
+            return
         size = f"F = {self.in_features}, H = {self.hidden_features}"
-        heads = ("cell", "equations", "S", "parameters", "FLOPs", "Jacobian", "parallel", "paper")
-        table = Table(*heads, title=f"Cells ({size})")
-        for name, entry in CELLS.items():
-            cost = entry.cost(self.in_features, self.hidden_features)
-            sizes = [f"{n:,}" for n in (cost.state, cost.parameters, cost.flops)]
-            parallel = "yes" if entry.parallel else "no"
-            table.add_row(name, entry.equations, *sizes, entry.jacobian, parallel, entry.paper)
+        table = Table(*CELLS_HEADER, title=f"Cells ({size})")
+        for row in cell_rows(self.in_features, self.hidden_features):
+            table.add_row(*row)
         Console().print(table)

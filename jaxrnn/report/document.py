@@ -69,9 +69,14 @@ class Report:
         self._blocks.append(f"![{caption}]({path})")
         self._blocks.append(f"*{caption}*")
 
+    @property
+    def text(self) -> str:
+        """The document as Markdown."""
+        return "\n\n".join(self._blocks) + "\n"
+
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write ``report.md`` and ``report.html`` into a folder and return their paths."""
-        text = "\n\n".join(self._blocks) + "\n"
+        text = self.text
         body = MarkdownIt("commonmark").enable("table").render(text)
         page = _PAGE.format(title=escape(self._title), body=_with_figures_inside(body, folder))
         markdown, html = folder / "report.md", folder / "report.html"
