@@ -43,6 +43,7 @@ def _measure(*, full: bool) -> None:
     print("how many times as long each rival takes as unroll, median [quartiles]\n")
     parts = {"speed": _speed("the grid" if full else "part of the grid", cores, full)}
     parts |= {
+        "cells": _cells(),
         "lyapunov": _lyapunov(),
         "jacobians": _jacobians(),
         "fixed_points": _fixed_points(cores),
@@ -92,6 +93,13 @@ def _speed(title: str, cores: int, full: bool) -> Iterator[dict[str, Any]]:
             print(report.line(row), flush=True)
             yield row
     print(f"\n{report.summary(rows)}\n", flush=True)
+
+
+def _cells() -> Iterator[dict[str, Any]]:
+    print("\nevery cell, forward and backward, one core: seconds, and how many times the default's")
+    for row in results("cells.cells", 1):
+        print(f"{row['cell']:17}{row['method']:9}{_seconds(row)}", flush=True)
+        yield row
 
 
 def _lyapunov() -> Iterator[dict[str, Any]]:

@@ -28,10 +28,10 @@ from jaxrnn import (
     Truncated,
     unroll,
 )
-from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
 from jaxrnn.unroll.signals import Pair, Sum, signals_of
+from tests.zoo import every_cell
 
 F, H, T, B = 3, 4, 7, 3
 LENGTHS = np.array([0, 3, 7])
@@ -113,7 +113,7 @@ def test_there_are_several_blocks_and_a_rest():
     "options",  # what reads backwards with masks and resets, reads forwards with them too
     [pytest.param(o, marks=pytest.mark.slow) if o == "all" else o for o in OPTIONS],
 )
-@pytest.mark.parametrize("name", CELLS)
+@every_cell
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_equals_scan(method, name, options, x64):
     actual = loss_and_gradients(
@@ -393,7 +393,7 @@ def temporaries(method, cell, xs) -> int:
     return memory.temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", CELLS)
+@every_cell
 def test_remat_needs_a_fifth_of_the_memory_of_scan_and_blocked_half(name):
     cell = jaxrnn.make_cell(name, 32, 32, rngs=nnx.Rngs(0))
     xs = jax.ShapeDtypeStruct((4096, 8, 32), jnp.float32)

@@ -13,12 +13,9 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.analysis import trace
-from jaxrnn.cells import CELLS
 from tests.oracles import numpy_cells as oracle
 
 F, H, T, B = 3, 4, 6, 2
-
-every_cell = pytest.mark.parametrize("name", CELLS)
 
 
 def assert_close(actual, expected, tolerance):

@@ -18,7 +18,6 @@ from tests.analysis.examples import (
     H,
     assert_close,
     elman,
-    every_cell,
     every_twin,
     identity,
     inputs,
@@ -26,6 +25,7 @@ from tests.analysis.examples import (
     travelled,
     twins,
 )
+from tests.zoo import every_cell
 
 
 def gelu_slope():

@@ -13,8 +13,8 @@ from scipy.stats import t as student
 
 import jaxrnn
 from jaxrnn.analysis import diagnose, judge
-from jaxrnn.cells import CELLS
 from jaxrnn.checks import InputError
+from tests.zoo import table_of_cells
 
 TEN = math.log(10)
 
@@ -112,10 +112,7 @@ def test_a_gradient_that_is_erased_half_way_has_vanished(inputs):
     assert found.verdict.horizon == 20
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n in ("elman-tanh", "lstm") else pytest.param(n, marks=pytest.mark.slow) for n in CELLS],
-)
+@table_of_cells("elman-tanh", "lstm")
 def test_certificates_are_rounding_for_every_cell(name, inputs):
     found = diagnose(jaxrnn.make_cell(name, 3, 8, rngs=nnx.Rngs(0)), inputs).certificates
     assert found.jacobian < 1e-5

@@ -35,7 +35,6 @@ from tests.analysis.examples import (
     as_state,
     compiles,
     elman,
-    every_cell,
     every_twin,
     jacobian_by_complex_steps,
     make,
@@ -44,6 +43,7 @@ from tests.analysis.examples import (
     twins,
     zero_weights,
 )
+from tests.zoo import every_cell
 
 A, C = 1.4, 0.3
 """The Hénon map's parameters."""

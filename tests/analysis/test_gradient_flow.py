@@ -26,7 +26,6 @@ from tests.analysis.examples import (
     assert_close,
     compiles,
     elman,
-    every_cell,
     every_twin,
     identity,
     inputs,
@@ -35,6 +34,7 @@ from tests.analysis.examples import (
     travelled,
     twins,
 )
+from tests.zoo import every_cell
 
 LONG = 10_000
 

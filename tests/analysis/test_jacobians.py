@@ -31,7 +31,6 @@ from tests.analysis.examples import (
     assert_close,
     compiles,
     elman,
-    every_cell,
     every_twin,
     inputs,
     jacobian_by_complex_steps,
@@ -41,6 +40,7 @@ from tests.analysis.examples import (
     twins,
     zero_weights,
 )
+from tests.zoo import every_cell
 
 A, C = 1.4, 0.3
 """The Hénon map's parameters."""

@@ -27,13 +27,13 @@ from tests.analysis.examples import (
     assert_close,
     compiles,
     elman,
-    every_cell,
     identity,
     inputs,
     make,
     travelled,
     zero_weights,
 )
+from tests.zoo import every_cell
 
 LONG = 10_000
 

@@ -28,7 +28,6 @@ from tests.analysis.examples import (
     as_state,
     assert_close,
     elman,
-    every_cell,
     every_twin,
     identity,
     inputs,
@@ -36,6 +35,7 @@ from tests.analysis.examples import (
     travelled,
     twins,
 )
+from tests.zoo import every_cell
 
 
 def squares(outputs):

@@ -26,11 +26,11 @@ from tests.analysis.examples import (
     T,
     assert_close,
     elman,
-    every_cell,
     identity,
     make,
     travelled,
 )
+from tests.zoo import every_cell
 
 
 def at_origin(matrix, activation=jnp.tanh, dtype=jnp.float64, start=None):

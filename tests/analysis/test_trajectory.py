@@ -18,13 +18,13 @@ from tests.analysis.examples import (
     T,
     assert_close,
     compiles,
-    every_cell,
     inputs,
     make,
     numpy_step,
     travelled,
 )
 from tests.oracles import numpy_cells as oracle
+from tests.zoo import every_cell
 
 
 @every_cell
