@@ -65,8 +65,9 @@ def portrait(name):
 # ## One nonlinearity
 #
 # With an orthogonal $U$ all that shrinks the gradient of a **tanh** network is $\tanh' < 1$; with the **sigmoid**'s
-# slope of at most ¼ it is gone after a few steps. **ReLU** halves the units that pass a gradient, and what passes
-# is not bounded. The **IRNN** begins as a sum: eigenvalues 1 for each active unit, 0 for the others.
+# slope of at most ¼ it is gone after a few steps. **ReLU** lets the gradient through some units whole and through the
+# others not at all, and here forgets about as fast as tanh. The **IRNN** begins as a sum: eigenvalues 1 for each active
+# unit, 0 for the others, and next to no forgetting.
 
 # %%
 for name in ("elman-tanh", "elman-sigmoid", "elman-relu", "irnn"):
@@ -74,7 +75,9 @@ for name in ("elman-tanh", "elman-sigmoid", "elman-relu", "irnn"):
 
 # %% [markdown]
 # Slowed down (**CTRNN**), ticking at several periods (**Clockwork**) or cut off from each other (**IndRNN**), the
-# same units keep more. In the Clockwork network most Jacobians leave the slow groups alone: eigenvalues at 1.
+# same units keep more. Between its ticks a Clockwork unit has eigenvalue 1, and its clock 0. In an IndRNN each unit
+# has its own eigenvalue, $u$ while it is active; once a sequence's units have all been silent for a step, no gradient
+# passes, which is why its curve begins so late.
 
 # %%
 for name in ("ctrnn", "clockwork", "indrnn"):
@@ -122,8 +125,9 @@ for name in ("slstm", "mlstm"):
 # ## Norms kept by construction
 #
 # A fresh **orthogonal** or **unitary** cell is a linear isometry: every eigenvalue on the unit circle, and a flow
-# without slope. The **antisymmetric**, **Lipschitz** and oscillator cells (**coRNN**, **LEM**) step along an equation
-# that neither grows nor decays much, so their eigenvalues gather at 1.
+# without slope but for rounding. The **antisymmetric**, **Lipschitz** and oscillator (**coRNN**) cells take small steps
+# along an equation that neither grows nor decays much, so their eigenvalues gather at 1, and a gradient may *grow* on
+# its way back. **LEM** steps as far as its gates let it, here Δt = 1: fresh, it forgets like a gated cell.
 
 # %%
 for name in ("orthogonal", "unitary", "antisymmetric", "lipschitz", "cornn", "lem"):

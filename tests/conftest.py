@@ -29,3 +29,11 @@ def few_programs():
     """Forget what a module has compiled: a process that keeps all programs runs out of memory maps."""
     yield
     jax.clear_caches()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Count the notebook that looks at every cell among the slow tests."""
+    for item in items:
+        if item.path.name == "03_the_zoo.ipynb":
+            item.add_marker(pytest.mark.slow)

@@ -7,6 +7,7 @@ The state s is the *whole* carry: its leaves flattened and concatenated in pytre
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -98,7 +99,11 @@ def _run(cell: Step, carry: Carry, xs: Any, *, length: int) -> tuple[Carry, Any]
 
 def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
     """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S]."""
-    leaves = [leaf.reshape(*leaf.shape[:leading], -1) for leaf in jax.tree.leaves(carry)]
+
+    def flat(leaf):  # a size of −1 would not do where a leaf is empty
+        return leaf.reshape(*leaf.shape[:leading], math.prod(leaf.shape[leading:]))
+
+    leaves = [flat(leaf) for leaf in jax.tree.leaves(carry)]
     return jnp.concatenate(leaves, axis=-1)
 
 
