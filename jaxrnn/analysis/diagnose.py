@@ -28,10 +28,11 @@ from scipy.special import stdtrit
 from jaxrnn import checks
 from jaxrnn.analysis.bounds import TrajectoryBound, trajectory_bound
 from jaxrnn.analysis.certificates import Certificates, certify
+from jaxrnn.analysis.exponents import Lyapunov, PrecisionWarning
 from jaxrnn.analysis.fixed_points import FixedPoints, candidates_from, fixed_points
 from jaxrnn.analysis.gradient_flow import GradientFlow, flow_along
 from jaxrnn.analysis.jacobians import jacobians
-from jaxrnn.analysis.lyapunov import Lyapunov, PrecisionWarning, lyapunov
+from jaxrnn.analysis.lyapunov import lyapunov
 from jaxrnn.analysis.propagator import Propagator, propagator_of
 from jaxrnn.analysis.sensitivity import (
     InputSensitivity,
@@ -327,9 +328,8 @@ def _exponents(cell: Step, path: Trajectory, start: Carry) -> Lyapunov:
     """Return the leading exponents, all of them where the state is small."""
     k = min(path.states.shape[-1], _EXPONENTS)
     warmup = path.length // 5
-    with (
-        warnings.catch_warnings()
-    ):  # singular directions are no news here: the record has them as −inf
+    with warnings.catch_warnings():
+        # Singular directions are no news here: the record has them as −inf.
         warnings.simplefilter("ignore", PrecisionWarning)
         cell, xs, start = _at_least_single((cell, path.xs, start))
         return lyapunov(cell, xs, carry=start, length=path.length, k=k, warmup=warmup)

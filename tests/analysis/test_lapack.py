@@ -12,9 +12,9 @@ from jax.extend.core import Var
 from jaxrnn.analysis.tangents import Tangents
 from tests.analysis.examples import inputs, make
 
-covariant, lyapunov, propagator, sensitivity, spectrum = (
+benettin, covariant, propagator, sensitivity, spectrum = (
     importlib.import_module(f"jaxrnn.analysis.{name}")  # whose functions are of the same names
-    for name in ("covariant", "lyapunov", "propagator", "sensitivity", "spectrum")
+    for name in ("benettin", "covariant", "propagator", "sensitivity", "spectrum")
 )
 
 CALLS = {
@@ -84,7 +84,7 @@ def cases():
     matrices = jnp.ones((6, 2, 8, 8))
     tangents = Tangents.at(carry, jnp.ones((2, 8, 8)))
     count, blocks = jnp.asarray(2, jnp.int32), jnp.ones(16, jnp.int32)
-    chunk = functools.partial(lyapunov._chunk.bound(cell), xs)
+    chunk = functools.partial(benettin._chunk.bound(cell), xs)
     return {
         "eigenvalues": (spectrum._eigenvalues, matrices),
         "singular values": (spectrum._singular_values, matrices),
@@ -101,7 +101,7 @@ def cases():
         ),
         "exponents": (chunk, tangents, blocks, count),
         "determinants": (
-            functools.partial(lyapunov._determinants.bound(cell), xs),
+            functools.partial(benettin._determinants.bound(cell), xs),
             tangents,
             count,
         ),
