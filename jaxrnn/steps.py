@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrnn import checks
-from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.typing import ArrayLike, Carry, SplitCell, Step
 
 
 def begin(
@@ -86,21 +86,23 @@ def _source(program: Any, var: Any) -> tuple[int, ...]:
 class Compiled:
     """``function(cell, *arrays, **settings)``, compiled for any kind of step; settings are static.
 
-    A module is a pytree and travels as an argument, so new weights do not compile again. A plain function
-    may hold arrays that change between calls, so what is compiled for it lives as long as `bound` is held.
+    A pytree of arrays, such as a module or a list of modules, travels as an argument, so new weights do not
+    compile again; what it holds beside its arrays counts as fixed. Anything else, such as a plain function, may
+    hold arrays that change between calls, so what is compiled for it lives as long as `bound` is held.
     """
 
     def __init__(self, function: Callable[..., Any]):
         parameters = inspect.signature(function).parameters.values()
         self._settings = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         self._function = function
-        self._for_modules = jax.jit(function, static_argnames=self._settings)
+        self._for_pytrees = jax.jit(function, static_argnames=self._settings)
         functools.update_wrapper(self, function)
 
     def bound(self, cell: Any) -> Callable[..., Any]:
         """Return the function of the arrays alone, for many calls with one step."""
-        if isinstance(cell, nnx.Module):
-            return functools.partial(self._for_modules, cell)
+        leaves = jax.tree.leaves(cell)
+        if leaves and all(isinstance(leaf, ArrayLike) for leaf in leaves):
+            return functools.partial(self._for_pytrees, cell)
         return jax.jit(functools.partial(self._function, cell), static_argnames=self._settings)
 
     def __call__(self, cell: Any, *arrays: Any, **chosen: Any) -> Any:

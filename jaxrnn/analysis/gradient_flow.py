@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
@@ -171,7 +170,7 @@ def _flows(
     cells: Sequence[Step], trajectories: Sequence[Trajectory], loss: Loss
 ) -> list[GradientFlow]:
     output_grads = output_gradients(loss, trajectories[-1])
-    sweeps = _sweep(_together(cells), list(trajectories), output_grads)
+    sweeps = _sweep(list(cells), list(trajectories), output_grads)
     if all(_is_nowhere(log_norms) for log_norms, _ in sweeps):
         checks.refuse(
             "loss", "a gradient of zero at every step", "a loss that depends on the state"
@@ -220,25 +219,6 @@ def output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
     return gradients
 
 
-class _Layers(nnx.Module):
-    """Cells as one module, which `compiled` takes as an argument."""
-
-    def __init__(self, cells: Sequence[Any]):
-        self.cells = nnx.List(cells)
-
-
-class _Functions(tuple):
-    """Steps that are not all modules."""
-
-    @property
-    def cells(self) -> Sequence[Any]:
-        return self
-
-
-def _together(cells: Sequence[Any]) -> Any:
-    return (_Layers if all(isinstance(c, nnx.Module) for c in cells) else _Functions)(cells)
-
-
 class _Scaled(NamedTuple):
     """A cotangent e^(scale + low) · direction, scales [*B]; `low` is what rounding took from `scale`."""
 
@@ -248,9 +228,11 @@ class _Scaled(NamedTuple):
 
 
 @compiled
-def _sweep(layers: Any, trajectories: list[Trajectory], output_grads: Any) -> list[tuple[Any, Any]]:
+def _sweep(
+    cells: list[Step], trajectories: list[Trajectory], output_grads: Any
+) -> list[tuple[Any, Any]]:
     """Return, a layer, log ‖g_t‖ and log ‖the part of g_t that came through step t + 1‖, each [T, *B]."""
-    paths = [_Path(cell, path) for cell, path in zip(layers.cells, trajectories, strict=True)]
+    paths = [_Path(cell, path) for cell, path in zip(cells, trajectories, strict=True)]
 
     def back(later, t):
         grad = jax.tree.map(lambda leaf: leaf[t], output_grads)

@@ -122,7 +122,9 @@ def _check_resumed(resume: Lyapunov, cell: Step, carry: Any, k: Any, key: Any) -
         checks.refuse("key", "a key", "None beside resume, which has its directions")
 
 
-def _first_position(carry: Carry, batch: tuple[int, ...], k: Any, key: Key | None) -> Position:
+def _first_position(
+    carry: Carry, batch: tuple[int, ...], k: int | None, key: Key | None
+) -> Position:
     """Return the carry with random directions: axes could stay out of the leading ones for ever."""
     state = flat_state(carry, len(batch))
     size = state.shape[-1]
