@@ -87,8 +87,8 @@ class Compiled:
     """``function(cell, *arrays, **settings)``, compiled for any kind of step; settings are static.
 
     A pytree of arrays, such as a module or a list of modules, travels as an argument, so new weights do not
-    compile again; what it holds beside its arrays counts as fixed. Anything else, such as a plain function, may
-    hold arrays that change between calls, so what is compiled for it lives as long as `bound` is held.
+    compile again; what it holds beside its arrays counts as fixed. Anything else, such as a plain function,
+    may hold arrays that change between calls, so what is compiled for it lives as long as `bound` is held.
     """
 
     def __init__(self, function: Callable[..., Any]):

@@ -20,6 +20,7 @@ One sweep goes back through all layers together; what one hands down keeps its l
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -280,11 +281,11 @@ class _Path:
         What comes through later steps and what enters at this one are divided by the same e^scale, the larger
         of the two, so nothing leaves the range of a float.
         """
-        pulled = _log_norm(later.direction, self._depth) + later.scale + later.low
+        pulled = log_norm(later.direction, self._depth) + later.scale + later.low
         grad = entering.direction
         if self._readout is not None:
             (grad,) = jax.vjp(self._readout, self._carry(t + 1))[1](grad)
-        size = _log_norm(grad, self._depth)
+        size = log_norm(grad, self._depth)
         own = size + entering.scale
         scale = jnp.maximum(later.scale, own)
         scale = jnp.where(jnp.isfinite(scale), scale, 0)
@@ -297,13 +298,13 @@ class _Path:
         else:
             direction = jax.tree.map(jnp.add, direction, grad)
             y_grad = jax.tree.map(lambda y: jnp.zeros_like(y[0]), self._trajectory.outputs)
-        total = _log_norm(direction, self._depth) + scale + low
+        total = log_norm(direction, self._depth) + scale + low
 
         below = self._x(t) if down else None
         step = lambda carry, x: self._cell(carry, x if down else self._x(t))  # noqa: E731
         _, pull_back = jax.vjp(step, self._carry(t), below)
         earlier, d_x = pull_back((direction, y_grad))
-        length = _log_norm(earlier, self._depth)
+        length = log_norm(earlier, self._depth)
         before = _Scaled(_unit(earlier, length), *_exact_sum(scale, length, low))
         return before, _Scaled(d_x, scale, low), (total, pulled)
 
@@ -332,11 +333,11 @@ def _unit(tree: Any, log_norm: Any) -> Any:
     return _scaled(tree, -jnp.where(jnp.isfinite(log_norm), log_norm, 0))
 
 
-def _log_norm(tree: Any, depth: int) -> Any:
-    """Return log ‖tree‖ of each sequence, without squaring anything small."""
-    flat = jnp.abs(flat_state(tree, depth))
-    flat = flat.astype(at_least_float32(flat.dtype))
-    largest = flat.max(axis=-1)
+def log_norm(tree: Any, leading: int = 0) -> Any:
+    """Return log ‖tree‖ over all axes behind the first `leading`, without squaring anything small."""
+    flat = [leaf.reshape(*leaf.shape[:leading], -1) for leaf in jax.tree.leaves(tree)]
+    sizes = [jnp.abs(leaf).astype(at_least_float32(leaf.dtype)) for leaf in flat]
+    largest = functools.reduce(jnp.maximum, [size.max(axis=-1) for size in sizes])
     safe = jnp.where(largest > 0, largest, 1)
-    log = jnp.log(safe) + 0.5 * jnp.log(((flat / safe[..., None]) ** 2).sum(axis=-1))
-    return jnp.where(largest == 0, -jnp.inf, log)
+    squares = sum(((size / safe[..., None]) ** 2).sum(axis=-1) for size in sizes)
+    return jnp.where(largest == 0, -jnp.inf, jnp.log(safe) + 0.5 * jnp.log(squares))

@@ -12,9 +12,9 @@ from jax.extend.core import Var
 from jaxrnn.analysis.tangents import Tangents
 from tests.analysis.examples import inputs, make
 
-benettin, covariant, propagator, sensitivity, spectrum = (
+benettin, covariant, lapack, propagator, sensitivity = (
     importlib.import_module(f"jaxrnn.analysis.{name}")  # whose functions are of the same names
-    for name in ("benettin", "covariant", "propagator", "sensitivity", "spectrum")
+    for name in ("benettin", "covariant", "lapack", "propagator", "sensitivity")
 )
 
 CALLS = {
@@ -86,8 +86,8 @@ def cases():
     count, blocks = jnp.asarray(2, jnp.int32), jnp.ones(16, jnp.int32)
     chunk = functools.partial(benettin._chunk.bound(cell), xs)
     return {
-        "eigenvalues": (spectrum._eigenvalues, matrices),
-        "singular values": (spectrum._singular_values, matrices),
+        "eigenvalues": (lapack.eigenvalues, matrices),
+        "singular values": (lapack.singular_values, matrices),
         "product": (functools.partial(propagator._values, lags=(1, 6)), matrices),
         "its directions": (
             functools.partial(propagator._directions, lags=(1, 6), leading=2),
