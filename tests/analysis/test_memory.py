@@ -248,7 +248,7 @@ def test_the_horizon_is_students(x64):
         found = memory_capacity(recorded(states, xs), lags=60, washout=100)
         assert found.pieces == pieces
         low, high = student.interval(0.95, pieces - 1, found.capacities, found.stderr)
-        for level in np.linspace(0.1, 0.9, 400):
+        for level in np.linspace(0.1, 0.9, 4000):
             horizon = found.horizon(level)
             assert horizon.low == np.argmax(low < level)
             assert horizon.high == np.argmax(high < level)
