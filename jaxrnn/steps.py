@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrnn import checks
-from jaxrnn.typing import Carry, DerivedWeight, SplitCell, Step
+from jaxrnn.typing import ArrayLike, Carry, DerivedWeight, SplitCell, Step
 
 
 def begin(
@@ -105,7 +105,8 @@ def prepared(cell: Any) -> Any:
 class Compiled:
     """``function(cell, *arrays, **settings)``, compiled for any kind of step; settings are static.
 
-    A module is a pytree and travels as an argument, so new weights do not compile again. A plain function
+    A pytree of arrays, such as a module or a list of modules, travels as an argument, so new weights do not
+    compile again; what it holds beside its arrays counts as fixed. Anything else, such as a plain function,
     may hold arrays that change between calls, so what is compiled for it lives as long as `bound` is held.
     """
 
@@ -118,13 +119,14 @@ class Compiled:
             return function(prepared(cell), *arrays, **settings)
 
         self._function = with_prepared
-        self._for_modules = jax.jit(with_prepared, static_argnames=self._settings)
+        self._for_pytrees = jax.jit(with_prepared, static_argnames=self._settings)
         functools.update_wrapper(self, function)
 
     def bound(self, cell: Any) -> Callable[..., Any]:
         """Return the function of the arrays alone, for many calls with one step."""
-        if isinstance(cell, nnx.Module):
-            return functools.partial(self._for_modules, cell)
+        leaves = jax.tree.leaves(cell)
+        if leaves and all(isinstance(leaf, ArrayLike) for leaf in leaves):
+            return functools.partial(self._for_pytrees, cell)
         return jax.jit(functools.partial(self._function, cell), static_argnames=self._settings)
 
     def __call__(self, cell: Any, *arrays: Any, **chosen: Any) -> Any:

@@ -12,6 +12,7 @@ from jaxrnn.analysis.continuation import Bifurcation, Branch, continuation
 from jaxrnn.analysis.covariant import CovariantVectors, covariant_vectors
 from jaxrnn.analysis.cycles import Cycles, cycles
 from jaxrnn.analysis.diagnose import PARTS, Diagnosis, Verdict, diagnose, judge
+from jaxrnn.analysis.exponents import Lyapunov, PrecisionWarning
 from jaxrnn.analysis.fixed_points import FixedPoints, candidates_from, fixed_points
 from jaxrnn.analysis.flows import Flow
 from jaxrnn.analysis.gated_mean_field import GatedMeanField, gated_mean_field
@@ -22,7 +23,7 @@ from jaxrnn.analysis.gradient_flow import (
     stack_gradient_flow,
 )
 from jaxrnn.analysis.jacobians import input_jacobians, jacobians
-from jaxrnn.analysis.lyapunov import Lyapunov, PrecisionWarning, lyapunov
+from jaxrnn.analysis.lyapunov import lyapunov
 from jaxrnn.analysis.mean_field import MeanField, correlation_map, edge_of_chaos, mean_field
 from jaxrnn.analysis.memory import (
     Horizon,

@@ -36,9 +36,9 @@ from scipy.optimize import minimize_scalar
 
 from jaxrnn import checks
 from jaxrnn.analysis.jacobians import jacobians
-from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.analysis.lapack import in_float64, resolution, singular_values
 from jaxrnn.analysis.trajectory import Trajectory
-from jaxrnn.typing import ArrayLike, Step, at_least_float32
+from jaxrnn.typing import ArrayLike, Step
 
 Activation = Callable[[Any], Any]
 """φ, elementwise on an array."""
@@ -176,22 +176,14 @@ def trajectory_bound(cell: Step, trajectory: Trajectory) -> TrajectoryBound:
       >>> trajectory_bound(halving, path).word
       'vanishing for certain'
     """
-    matrices = jacobians(cell, trajectory)
-    if jax.default_backend() == "tpu":
-        return TrajectoryBound(*_extremes(matrices.astype(jnp.float32)))
-    with jax.enable_x64(True):
-        extremes = _extremes(matrices.astype(jnp.float64))
-        kept = at_least_float32(matrices.dtype)
-        return TrajectoryBound(*(logs.astype(kept) for logs in extremes))
+    return trajectory_bound_of(in_float64(singular_values, jacobians(cell, trajectory)))
 
 
-@one_blas_thread
-@jax.jit
-def _extremes(matrices: Float[Array, "T *B S S"]) -> tuple[Any, Any]:
-    sigma = jnp.linalg.svd(matrices, compute_uv=False)
+def trajectory_bound_of(sigma: Float[Array, "T *B S"]) -> TrajectoryBound:
+    """Return the same from the singular values of the step Jacobians, as a `Spectrum` has them."""
     largest, least = sigma[..., 0], sigma[..., -1]
-    noise = matrices.shape[-1] * jnp.finfo(matrices.dtype).eps * largest
-    return jnp.log(largest), jnp.log(jnp.where(least > noise, least, 0))
+    noise = sigma.shape[-1] * resolution() * largest
+    return TrajectoryBound(jnp.log(largest), jnp.log(jnp.where(least > noise, least, 0)))
 
 
 def slope_bound(activation: Activation) -> float:

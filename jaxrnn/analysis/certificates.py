@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.analysis.exponents import Lyapunov
 from jaxrnn.analysis.gradient_flow import GradientFlow, output_gradients
 from jaxrnn.analysis.lapack import one_blas_thread
-from jaxrnn.analysis.lyapunov import Lyapunov
 from jaxrnn.analysis.propagator import Propagator
 from jaxrnn.analysis.sensitivity import LagContributions
 from jaxrnn.analysis.trajectory import Trajectory, carry_of, flat_state

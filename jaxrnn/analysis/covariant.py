@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 from jaxrnn import checks
 from jaxrnn.analysis.flows import time_step_of
 from jaxrnn.analysis.jacobians import jacobians
-from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.analysis.lapack import one_blas_thread, singular_values
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.typing import Key, Step, at_least_float32
 
@@ -66,7 +66,7 @@ class CovariantVectors:
         )
         shared = jnp.swapaxes(one, -1, -2) @ other
         # Near 0 the cosine has no digits left, near a right angle the sine.
-        sines, cosines = (_singular_values(x) for x in (other - one @ shared, shared))
+        sines, cosines = (singular_values(x) for x in (other - one @ shared, shared))
         return jnp.arctan2(sines[..., -1], cosines[..., 0])
 
 
@@ -126,11 +126,6 @@ def covariant_vectors(
 @one_blas_thread
 def _basis(columns: Any) -> Any:
     return jnp.linalg.qr(columns)[0]
-
-
-@one_blas_thread
-def _singular_values(matrices: Any) -> Any:
-    return jnp.linalg.svd(matrices, compute_uv=False)
 
 
 @one_blas_thread

@@ -26,18 +26,21 @@ from flax import nnx
 from scipy.special import stdtrit
 
 from jaxrnn import checks
-from jaxrnn.analysis.bounds import TrajectoryBound, trajectory_bound
+from jaxrnn.analysis.bounds import TrajectoryBound, trajectory_bound_of
 from jaxrnn.analysis.certificates import Certificates, certify
+from jaxrnn.analysis.exponents import Lyapunov, PrecisionWarning
 from jaxrnn.analysis.fixed_points import FixedPoints, candidates_from, fixed_points
 from jaxrnn.analysis.gradient_flow import GradientFlow, flow_along
-from jaxrnn.analysis.jacobians import jacobians
-from jaxrnn.analysis.lyapunov import Lyapunov, PrecisionWarning, lyapunov
+from jaxrnn.analysis.jacobians import input_jacobians, jacobians
+from jaxrnn.analysis.lyapunov import lyapunov
 from jaxrnn.analysis.propagator import Propagator, propagator_of
 from jaxrnn.analysis.sensitivity import (
     InputSensitivity,
     LagContributions,
-    input_sensitivity,
-    lag_contributions,
+    ParameterGradient,
+    contributions_along,
+    has_parameters,
+    input_sensitivity_of,
 )
 from jaxrnn.analysis.spectrum import Spectrum, spectrum_of
 from jaxrnn.analysis.trajectory import Trajectory, trace
@@ -274,17 +277,16 @@ def diagnose(
     product = part("BPTT product", lambda: propagator_of(steps, lags))
     inputs, contributions, points = None, None, None
     if path.xs is not None and _floats(path.xs):
-        inputs = part("input sensitivity", lambda: input_sensitivity(cell, path))
-    if isinstance(cell, nnx.Module):
-        limit = min(path.length - 1, _LONGEST_LAG)
-        contributions = part(
-            "gradient by lag", lambda: _contributions(cell, xs, loss, start, path.length, limit)
+        inputs = part(
+            "input sensitivity", lambda: input_sensitivity_of(steps, input_jacobians(cell, path))
         )
+    if has_parameters(cell):
+        contributions = part("gradient by lag", lambda: _contributions(cell, path, loss))
     exponents = part("Lyapunov exponents", lambda: _exponents(cell, path, start))
     if _floats(path.xs):
         points = part("fixed points", lambda: _fixed_points(cell, path))
     spectra = part("spectra", lambda: spectrum_of(steps))
-    bound = part("bounds", lambda: trajectory_bound(cell, path))
+    bound = part("bounds", lambda: trajectory_bound_of(spectra.singular_values))
     certificates = certify(
         cell, path, steps, product, flow, loss, contributions=contributions, exponents=exponents
     )
@@ -313,23 +315,20 @@ def _floats(tree: Any) -> bool:
     return all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(tree))
 
 
-def _contributions(
-    cell: Step, xs: Any, loss: Loss, start: Carry, length: int, limit: int
-) -> LagContributions | None:
-    """Take the parameter gradient apart; None where it is zero, overflows, or there are no parameters."""
-    try:
-        return lag_contributions(cell, xs, loss, carry=start, length=length, max_lag=limit)
-    except checks.InputError:  # what else could be refused, `trace` has let pass
+def _contributions(cell: nnx.Module, path: Trajectory, loss: Loss) -> LagContributions | None:
+    """Take the parameter gradient apart; None where it is zero or overflows."""
+    gradient = ParameterGradient.of(cell, path, loss)
+    if not gradient.can_be_taken_apart:
         return None
+    return contributions_along(cell, path, gradient, min(path.length - 1, _LONGEST_LAG))
 
 
 def _exponents(cell: Step, path: Trajectory, start: Carry) -> Lyapunov:
     """Return the leading exponents, all of them where the state is small."""
     k = min(path.states.shape[-1], _EXPONENTS)
     warmup = path.length // 5
-    with (
-        warnings.catch_warnings()
-    ):  # singular directions are no news here: the record has them as −inf
+    with warnings.catch_warnings():
+        # Singular directions are no news here: the record has them as −inf.
         warnings.simplefilter("ignore", PrecisionWarning)
         cell, xs, start = _at_least_single((cell, path.xs, start))
         return lyapunov(cell, xs, carry=start, length=path.length, k=k, warmup=warmup)

@@ -311,13 +311,9 @@ def periodic_points(
     rows, orbits = near[~shorter], paths[~shorter, :-1]
     groups = _grouped(orbits, np.lexsort((ends.speeds[rows], ends.outcomes[rows])), apart)
     matrices = at_each(jacobians_at, orbits[groups.first, 0])
-    points, chosen = _linearised(ends, rows, orbits, groups, matrices, like, batch)
-    outliers = jnp.asarray(len(reached) - len(near))
-    return (
-        dataclasses.replace(points, outliers=outliers),
-        jnp.asarray(orbits[chosen]),
-        int(shorter.sum()),
-    )
+    outliers = len(reached) - len(near)
+    points, chosen = _linearised(ends, rows, orbits, groups, matrices, like, batch, outliers)
+    return points, jnp.asarray(orbits[chosen]), int(shorter.sum())
 
 
 def _linearised(
@@ -328,6 +324,7 @@ def _linearised(
     matrices: Any,
     like: Carry,
     batch: Batch,
+    outliers: int,
 ) -> tuple[FixedPoints, Any]:
     """Return the record of the groups, and which orbit stands for each point of it.
 
@@ -349,7 +346,7 @@ def _linearised(
         outcomes=jnp.asarray(ends.outcomes),
         ends_in=jnp.asarray(ends_in),
         iterations=jnp.asarray(ends.iterations),
-        outliers=jnp.zeros((), int),
+        outliers=jnp.asarray(outliers),
     )
     return points, chosen
 

@@ -20,13 +20,13 @@ One sweep goes back through all layers together; what one hands down keeps its l
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
@@ -171,7 +171,7 @@ def _flows(
     cells: Sequence[Step], trajectories: Sequence[Trajectory], loss: Loss
 ) -> list[GradientFlow]:
     output_grads = output_gradients(loss, trajectories[-1])
-    sweeps = _sweep(_together(cells), list(trajectories), output_grads)
+    sweeps = _sweep(list(cells), list(trajectories), output_grads)
     if all(_is_nowhere(log_norms) for log_norms, _ in sweeps):
         checks.refuse(
             "loss", "a gradient of zero at every step", "a loss that depends on the state"
@@ -220,25 +220,6 @@ def output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
     return gradients
 
 
-class _Layers(nnx.Module):
-    """Cells as one module, which `compiled` takes as an argument."""
-
-    def __init__(self, cells: Sequence[Any]):
-        self.cells = nnx.List(cells)
-
-
-class _Functions(tuple):
-    """Steps that are not all modules."""
-
-    @property
-    def cells(self) -> Sequence[Any]:
-        return self
-
-
-def _together(cells: Sequence[Any]) -> Any:
-    return (_Layers if all(isinstance(c, nnx.Module) for c in cells) else _Functions)(cells)
-
-
 class _Scaled(NamedTuple):
     """A cotangent e^(scale + low) · direction, scales [*B]; `low` is what rounding took from `scale`."""
 
@@ -248,9 +229,11 @@ class _Scaled(NamedTuple):
 
 
 @compiled
-def _sweep(layers: Any, trajectories: list[Trajectory], output_grads: Any) -> list[tuple[Any, Any]]:
+def _sweep(
+    cells: list[Step], trajectories: list[Trajectory], output_grads: Any
+) -> list[tuple[Any, Any]]:
     """Return, a layer, log ‖g_t‖ and log ‖the part of g_t that came through step t + 1‖, each [T, *B]."""
-    paths = [_Path(cell, path) for cell, path in zip(layers.cells, trajectories, strict=True)]
+    paths = [_Path(cell, path) for cell, path in zip(cells, trajectories, strict=True)]
 
     def back(later, t):
         grad = jax.tree.map(lambda leaf: leaf[t], output_grads)
@@ -298,11 +281,11 @@ class _Path:
         What comes through later steps and what enters at this one are divided by the same e^scale, the larger
         of the two, so nothing leaves the range of a float.
         """
-        pulled = _log_norm(later.direction, self._depth) + later.scale + later.low
+        pulled = log_norm(later.direction, self._depth) + later.scale + later.low
         grad = entering.direction
         if self._readout is not None:
             (grad,) = jax.vjp(self._readout, self._carry(t + 1))[1](grad)
-        size = _log_norm(grad, self._depth)
+        size = log_norm(grad, self._depth)
         own = size + entering.scale
         scale = jnp.maximum(later.scale, own)
         scale = jnp.where(jnp.isfinite(scale), scale, 0)
@@ -315,13 +298,13 @@ class _Path:
         else:
             direction = jax.tree.map(jnp.add, direction, grad)
             y_grad = jax.tree.map(lambda y: jnp.zeros_like(y[0]), self._trajectory.outputs)
-        total = _log_norm(direction, self._depth) + scale + low
+        total = log_norm(direction, self._depth) + scale + low
 
         below = self._x(t) if down else None
         step = lambda carry, x: self._cell(carry, x if down else self._x(t))  # noqa: E731
         _, pull_back = jax.vjp(step, self._carry(t), below)
         earlier, d_x = pull_back((direction, y_grad))
-        length = _log_norm(earlier, self._depth)
+        length = log_norm(earlier, self._depth)
         before = _Scaled(_unit(earlier, length), *_exact_sum(scale, length, low))
         return before, _Scaled(d_x, scale, low), (total, pulled)
 
@@ -350,11 +333,11 @@ def _unit(tree: Any, log_norm: Any) -> Any:
     return _scaled(tree, -jnp.where(jnp.isfinite(log_norm), log_norm, 0))
 
 
-def _log_norm(tree: Any, depth: int) -> Any:
-    """Return log ‖tree‖ of each sequence, without squaring anything small."""
-    flat = jnp.abs(flat_state(tree, depth))
-    flat = flat.astype(at_least_float32(flat.dtype))
-    largest = flat.max(axis=-1)
+def log_norm(tree: Any, leading: int = 0) -> Any:
+    """Return log ‖tree‖ over all axes behind the first `leading`, without squaring anything small."""
+    flat = [leaf.reshape(*leaf.shape[:leading], -1) for leaf in jax.tree.leaves(tree)]
+    sizes = [jnp.abs(leaf).astype(at_least_float32(leaf.dtype)) for leaf in flat]
+    largest = functools.reduce(jnp.maximum, [size.max(axis=-1) for size in sizes])
     safe = jnp.where(largest > 0, largest, 1)
-    log = jnp.log(safe) + 0.5 * jnp.log(((flat / safe[..., None]) ** 2).sum(axis=-1))
-    return jnp.where(largest == 0, -jnp.inf, log)
+    squares = sum(((size / safe[..., None]) ** 2).sum(axis=-1) for size in sizes)
+    return jnp.where(largest == 0, -jnp.inf, jnp.log(safe) + 0.5 * jnp.log(squares))

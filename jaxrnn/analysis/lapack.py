@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Complex, Inexact
+from jaxtyping import Array, Complex, Float, Inexact
 from threadpoolctl import threadpool_limits
 
 from jaxrnn import checks
@@ -54,6 +54,11 @@ def in_float64(compute: Callable[..., Any], *arrays: Array) -> Any:
         return jax.tree.map(lambda leaf: leaf.astype(_like(leaf, own)), found)
 
 
+def resolution() -> float:
+    """Return the rounding, relative, of what `in_float64` computes."""
+    return float(jnp.finfo(jnp.float32 if jax.default_backend() == "tpu" else np.float64).eps)
+
+
 def _doubled(dtype: Any) -> Any:
     return jnp.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.float64
 
@@ -65,9 +70,16 @@ def _like(leaf: Array, own: Any) -> Any:
     return np.result_type(real, np.complex64) if jnp.iscomplexobj(leaf) else real
 
 
+@one_blas_thread
+@jax.jit
 def eigenvalues(matrices: Inexact[Array, "*B S S"]) -> Complex[Array, "*B S"]:
-    """Return the eigenvalues of general matrices, from the host where the device has no solver."""
-    return jax.lax.platform_dependent(matrices, tpu=_on_the_host, default=jnp.linalg.eigvals)
+    """Return the eigenvalues of general matrices, by falling modulus.
+
+    They come from the host where the device has no solver.
+    """
+    values = jax.lax.platform_dependent(matrices, tpu=_on_the_host, default=jnp.linalg.eigvals)
+    order = jnp.argsort(-jnp.abs(values), axis=-1)
+    return jnp.take_along_axis(values, order, axis=-1)
 
 
 def _on_the_host(matrices: Any) -> Any:
@@ -78,6 +90,13 @@ def _on_the_host(matrices: Any) -> Any:
         return np.linalg.eigvals(np.asarray(matrices)).astype(dtype)
 
     return jax.pure_callback(call, shape, matrices, vmap_method="expand_dims")
+
+
+@one_blas_thread
+@jax.jit
+def singular_values(matrices: Inexact[Array, "*B M N"]) -> Float[Array, "*B R"]:
+    """Return the singular values, falling."""
+    return jnp.linalg.svd(matrices, compute_uv=False)
 
 
 HOST = "LAPACK on the host"

@@ -79,9 +79,10 @@ class MeanField:
       bias_variance: σ_b².
       input_variance: σ_x².
       input_correlation: ρ, of the inputs of the two copies.
-      variance: q*, the variance of a pre-activation, the first fixed point met from 1; infinite where it
-        diverges, and then all below is NaN. At the edge of a ReLU without bias every variance is one, and
-        rounding decides.
+      variance: q*, the variance of a pre-activation: a fixed point found by going from 1 the way the variance
+        moves there, to e, e², e⁴, … times it; a pair of fixed points between two of these goes unseen.
+        Infinite where it diverges, and then all below is NaN. At the edge of a ReLU without bias every
+        variance is one, and rounding decides.
       mean_square: E φ², the mean square of a state.
       chi: χ, the growth of a squared gradient a step.
       fourth: g⁴ E φ'⁴, from which the spread of the singular values follows.
@@ -297,7 +298,11 @@ class _Network:
         _check_correlation("input_correlation", self.input_correlation)
 
     def variance(self) -> float:
-        """Return q*: from 1 in the direction in which the variance moves, to the first crossing."""
+        """Return q*: a crossing within the first stride from 1, the way the variance moves, that shows one.
+
+        Strides double in ln q, and only the sign at their ends is looked at: two crossings within one cancel,
+        and of three any may be found.
+        """
         excess = lambda log: self._excess(math.exp(log))  # noqa: E731
         at_one = excess(0.0)
         if at_one == 0:
@@ -442,9 +447,8 @@ def _means(function: Callable[[Any, Any], Any], count: int, size: float, toleran
     while len(k):
         middle = 0.5 * (left + right)
         first, second = panels(k, left, middle), panels(k, middle, right)
-        off = np.abs(
-            first + second - coarse
-        )  # NaN for a mean that is infinite, and will not get better
+        # NaN for a mean that is infinite, and will not get better.
+        off = np.abs(first + second - coarse)
         done = ~(off > allowed[k]) | (middle - left < 1e-14) | (len(k) > limit)
         total += np.bincount(k[done], (first + second)[done], count)
         rest = ~done

@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Inexact, Int, Shaped
 
 from jaxrnn import checks
 from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
-from jaxrnn.analysis.lapack import eigenvalues, in_float64, one_blas_thread
+from jaxrnn.analysis.lapack import eigenvalues, in_float64
 from jaxrnn.analysis.trajectory import Trajectory, carry_of
 from jaxrnn.steps import compiled
 from jaxrnn.typing import Carry, SplitCell, Step
@@ -428,12 +428,4 @@ def paths_from(cell: Step, x: Any, like: Carry, states: Any, *, period: int) -> 
 
 def eigenvalues_of(matrices: Any) -> Any:
     """Return eigenvalues by falling modulus [N, S] of matrices [N, S, S]; NaN where one is not finite."""
-    return np.asarray(in_float64(_by_falling_modulus, jnp.asarray(matrices)))
-
-
-@one_blas_thread
-@jax.jit
-def _by_falling_modulus(matrices: Any) -> Any:
-    values = eigenvalues(matrices)
-    order = jnp.argsort(-jnp.abs(values), axis=-1)
-    return jnp.take_along_axis(values, order, axis=-1)
+    return np.asarray(in_float64(eigenvalues, jnp.asarray(matrices)))

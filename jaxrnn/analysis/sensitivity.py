@@ -30,7 +30,7 @@ import dataclasses
 import functools
 import numbers
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -40,14 +40,14 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
 from jaxrnn.analysis.graded import left_multiply, log_singular_values
-from jaxrnn.analysis.gradient_flow import output_gradients
+from jaxrnn.analysis.gradient_flow import log_norm, output_gradients
 from jaxrnn.analysis.jacobians import input_jacobians, jacobians
-from jaxrnn.analysis.lapack import in_float64, one_blas_thread
+from jaxrnn.analysis.lapack import in_float64, one_blas_thread, square_matrices
 from jaxrnn.analysis.propagator import checked_lags, each_sequence, transposed_products
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory, trace
 from jaxrnn.steps import compiled
-from jaxrnn.typing import Carry, Loss, Step, at_least_float32
+from jaxrnn.typing import ArrayLike, Carry, Loss, Step, at_least_float32
 
 
 @jax.tree_util.register_dataclass
@@ -122,14 +122,39 @@ def input_sensitivity(
       [3.0, 1.5, 0.75]
     """
     inputs = input_jacobians(cell, trajectory)
-    chosen = checked_lags(lags, 0, trajectory.length - 1)
+    return input_sensitivity_of(jacobians(cell, trajectory), inputs, lags)
+
+
+def input_sensitivity_of(
+    matrices: ArrayLike, inputs: ArrayLike, lags: Sequence[int] | Any = None
+) -> InputSensitivity:
+    """Return the same for given step Jacobians [T, *B, S, S] and derivatives by the inputs [T, *B, S, F].
+
+    Raises:
+      InputError: a lag outside 0 … T − 1, or arrays that do not fit each other or are not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.analysis.sensitivity import input_sensitivity_of
+      >>> halving, entering = jnp.full((9, 1, 1), 0.5), jnp.full((9, 1, 1), 3.0)
+      >>> found = input_sensitivity_of(halving, entering, lags=[0, 1])
+      >>> jnp.exp(found.log_singular_values[:, 0]).round(4).tolist()
+      [3.0, 1.5]
+    """
+    matrices = square_matrices("matrices", matrices, axes=1)
+    checks.floating("inputs", inputs)
+    if np.ndim(inputs) != matrices.ndim or inputs.shape[:-1] != matrices.shape[:-1]:
+        expected = f"shape {[*matrices.shape[:-1], 'F']}, [T, *B, S, F] as in matrices"
+        checks.refuse("inputs", checks.describe(inputs), expected)
+    checks.finite("inputs", inputs)
+    chosen = checked_lags(lags, 0, len(matrices) - 1)
     take = functools.partial(_input_logs, lags=tuple(chosen.tolist()))
     return InputSensitivity(
         lags=jnp.asarray(chosen),
         log_singular_values=in_float64(
             lambda matrices, inputs: take(matrices, _triangles(inputs)),
-            jacobians(cell, trajectory),
-            inputs,
+            matrices,
+            jnp.asarray(inputs),
         ),
     )
 
@@ -201,19 +226,67 @@ def lag_contributions(
       >>> sorted(found.leaf_fractions)
       ['bias', 'kernel', 'recurrent_kernel']
     """
-    names = _parameter_names(cell)
+    if not has_parameters(cell):
+        expected = "an nnx.Module with nnx.Param leaves: nothing else shows parameters"
+        checks.refuse("cell", f"{type(cell).__name__} without nnx.Param", expected)
     trajectory = trace(cell, xs, carry=carry, length=length)
-    last = trajectory.length - 1
-    limit = _limit(max_lag, last)
-    output_grads = output_gradients(loss, trajectory)
-    whole, unit, sizes = _whole_gradient(cell, trajectory, output_grads)
-    checks.finite("cell: its gradient", whole)
-    if not np.isfinite(sizes).any():
+    limit = _limit(max_lag, trajectory.length - 1)
+    gradient = ParameterGradient.of(cell, trajectory, loss)
+    checks.finite("cell: its gradient", gradient.whole)
+    if not gradient.can_be_taken_apart:
         checks.refuse("loss", "a gradient of zero", "a loss that depends on the parameters")
+    return contributions_along(cell, trajectory, gradient, limit)
+
+
+class ParameterGradient(NamedTuple):
+    """The gradient of a loss by a module's parameters through a whole run.
+
+    Attributes:
+      names: of the N parameter arrays.
+      at_outputs: the loss's gradient by the outputs alone, shaped as they are.
+      whole: the gradient, shaped as the module's parameters.
+      unit: the same, each array scaled to length 1, or zero.
+      log_norms: logarithms of their lengths [N].
+    """
+
+    names: list[str]
+    at_outputs: Any
+    whole: Any
+    unit: Any
+    log_norms: Float[Array, "N"]
+
+    @classmethod
+    def of(cls, cell: nnx.Module, trajectory: Trajectory, loss: Loss) -> ParameterGradient:
+        """Take it by BPTT along a trajectory."""
+        names, at_outputs = _parameter_names(cell), output_gradients(loss, trajectory)
+        return cls(names, at_outputs, *_whole_gradient(cell, trajectory, at_outputs))
+
+    @property
+    def can_be_taken_apart(self) -> bool:
+        """Whether it is within the range of floats, and not zero."""
+        finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self.whole))
+        return finite and bool(jnp.isfinite(self.log_norms).any())
+
+
+def has_parameters(cell: Any) -> TypeGuard[nnx.Module]:
+    """Tell whether a step shows parameters: a module with ``nnx.Param`` leaves."""
+    return isinstance(cell, nnx.Module) and bool(jax.tree.leaves(nnx.state(cell, nnx.Param)))
+
+
+def contributions_along(
+    cell: Step, trajectory: Trajectory, gradient: ParameterGradient, max_lag: int
+) -> LagContributions:
+    """Take a gradient that `can_be_taken_apart` apart along the trajectory that it is of."""
     grown, logs, shares, difference = _by_lag(
-        cell, trajectory, output_grads, whole, unit, lags=limit + 1
+        cell,
+        trajectory,
+        gradient.at_outputs,
+        gradient.whole,
+        gradient.unit,
+        lags=max_lag + 1,
     )
-    return _record(names, sizes, grown, logs, shares, difference if limit == last else jnp.nan)
+    complete = max_lag == trajectory.length - 1
+    return _record(gradient, grown, logs, shares, difference if complete else jnp.nan)
 
 
 def _limit(max_lag: Any, last: int) -> int:
@@ -226,11 +299,12 @@ def _limit(max_lag: Any, last: int) -> int:
 
 
 def _record(
-    names: list[str], sizes: Any, grown: Any, logs: Any, shares: Any, difference: Any
+    gradient: ParameterGradient, grown: Any, logs: Any, shares: Any, difference: Any
 ) -> LagContributions:
     """Put together what was measured by lag [K] and parameter array [N], in float64."""
     dtype = np.asarray(logs).dtype
-    sizes, grown, logs, shares = (np.asarray(a, np.float64) for a in (sizes, grown, logs, shares))
+    measured = (gradient.log_norms, grown, logs, shares)
+    sizes, grown, logs, shares = (np.asarray(a, np.float64) for a in measured)
     scales = np.concatenate([[0.0], np.cumsum(grown)[:-1]])[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = logs + scales
@@ -240,7 +314,10 @@ def _record(
     fractions = np.where(parts > 0, leaf_fractions, 0) @ (parts / parts.sum())
 
     def by_name(columns: Any) -> dict[str, Any]:
-        return {n: jnp.asarray(column, dtype) for n, column in zip(names, columns.T, strict=True)}
+        return {
+            n: jnp.asarray(column, dtype)
+            for n, column in zip(gradient.names, columns.T, strict=True)
+        }
 
     return LagContributions(
         lags=jnp.arange(len(logs)),
@@ -252,14 +329,9 @@ def _record(
     )
 
 
-def _parameter_names(cell: Step) -> list[str]:
+def _parameter_names(cell: nnx.Module) -> list[str]:
     """Return the names of a module's parameter arrays, in the order of its state's leaves."""
-    if not isinstance(cell, nnx.Module):
-        expected = "an nnx.Module with nnx.Param leaves: a plain function shows no parameters"
-        checks.refuse("cell", type(cell).__name__, expected)
     paths = jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(nnx.state(cell, nnx.Param)))
-    if not paths:
-        checks.refuse("cell", f"{type(cell).__name__} without nnx.Param", "parameters")
     for path, leaf in paths:
         checks.floating(f"cell{jax.tree_util.keystr(path)}", leaf)
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
@@ -302,21 +374,21 @@ def _by_lag(
         earlier = jax.tree.map(lambda a: jnp.concatenate([a[1:], jnp.zeros_like(a[:1])]), sent)
         wide = jax.tree.map(lambda a: a.astype(at_least_float32(a.dtype)), gradient)
         total = jax.tree.map(lambda a, g: a + (jnp.exp(scale) * g).astype(a.dtype), total, wide)
-        size = _log_norm(jax.tree.leaves(earlier))
+        size = log_norm(earlier)
         grown = jnp.where(jnp.isfinite(size), size, 0)
         earlier = jax.tree.map(lambda a: _shortened(a, grown).astype(a.dtype), earlier)
-        logs = jnp.stack([_log_norm([leaf]) for leaf in jax.tree.leaves(wide)])
+        logs = jnp.stack([log_norm(leaf) for leaf in jax.tree.leaves(wide)])
         shares = jnp.stack([jnp.vdot(*pair) for pair in _pairs(wide, unit)])
         paid = jax.tree.map(jnp.zeros_like, at_outputs)
         return (earlier, paid, scale + grown, total), (grown, logs, shares)
 
     none = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[1:]), trajectory.carries)
     nothing = jax.tree.map(jnp.zeros_like, unit)
-    scale = jnp.zeros((), _log_norm(jax.tree.leaves(none)).dtype)
+    scale = jnp.zeros((), log_norm(none).dtype)
     start = (none, output_grads, scale, nothing)
     (*_, total), by_lag = jax.lax.scan(next_lag, start, length=lags)
     wrong = [t - w.astype(t.dtype) for t, w in _pairs(total, whole)]
-    return *by_lag, jnp.exp(_log_norm(wrong) - _log_norm(jax.tree.leaves(whole)))
+    return *by_lag, jnp.exp(log_norm(wrong) - log_norm(whole))
 
 
 def _apart(cell: Any) -> tuple[Any, Any]:
@@ -328,7 +400,7 @@ def _apart(cell: Any) -> tuple[Any, Any]:
 def _units(tree: Any) -> tuple[Any, Float[Array, "N"]]:
     """Return every leaf scaled to length 1, or zero, and the logarithms of their lengths [N]."""
     leaves, treedef = jax.tree.flatten(tree)
-    logs = [_log_norm([leaf]) for leaf in leaves]
+    logs = [log_norm(leaf) for leaf in leaves]
     scaled = [
         _shortened(leaf, jnp.where(jnp.isfinite(log), log, 0))
         for leaf, log in zip(leaves, logs, strict=True)
@@ -344,12 +416,3 @@ def _shortened(leaf: Array, log: Float[Array, ""]) -> Array:
 
 def _pairs(first: Any, second: Any) -> Any:
     return zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
-
-
-def _log_norm(leaves: Sequence[Array]) -> Float[Array, ""]:
-    """Return log ‖leaves‖ without squaring anything small."""
-    wide = [jnp.abs(leaf).astype(at_least_float32(leaf.dtype)) for leaf in leaves]
-    largest = functools.reduce(jnp.maximum, [leaf.max() for leaf in wide])
-    safe = jnp.where(largest > 0, largest, 1)
-    squares = sum(((leaf / safe) ** 2).sum() for leaf in wide)
-    return jnp.where(largest > 0, jnp.log(safe) + 0.5 * jnp.log(squares), -jnp.inf)

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Array, Complex, Float, Inexact
+from jaxtyping import Array, Complex, Float
 
 from jaxrnn import checks
 from jaxrnn.analysis.jacobians import jacobians, mixing_blocks
@@ -37,6 +37,7 @@ from jaxrnn.analysis.lapack import (
     eigenvalues,
     in_float64,
     one_blas_thread,
+    singular_values,
     solver,
     square_matrices,
 )
@@ -152,10 +153,8 @@ def spectrum(cell: Step, trajectory: Trajectory) -> Spectrum:
       >>> import jaxrnn
       >>> cell = jaxrnn.ElmanCell(3, 8, rngs=nnx.Rngs(0))
       >>> path = jaxrnn.analysis.trace(cell, jnp.zeros((20, 4, 3)))
-      >>> spec = jaxrnn.analysis.spectrum(
-      ...     cell, path
-      ... )  # at 0 an orthogonal tanh net is on the circle
-      >>> bool(jnp.allclose(spec.spectral_radius, 1, atol=1e-5))
+      >>> spec = jaxrnn.analysis.spectrum(cell, path)
+      >>> bool(jnp.allclose(spec.spectral_radius, 1, atol=1e-5))  # an orthogonal tanh net at 0
       True
     """
     return spectrum_of(jacobians(cell, trajectory))
@@ -177,22 +176,8 @@ def spectrum_of(matrices: ArrayLike) -> Spectrum:
       1.443
     """
     matrices = square_matrices("matrices", matrices)
-    values, singular = (in_float64(find, matrices) for find in (_eigenvalues, _singular_values))
+    values, singular = (in_float64(find, matrices) for find in (eigenvalues, singular_values))
     return Spectrum(values, singular, solver())
-
-
-@one_blas_thread
-@jax.jit
-def _eigenvalues(matrices: Inexact[Array, "*L S S"]) -> Array:
-    values = eigenvalues(matrices)
-    order = jnp.argsort(-jnp.abs(values), axis=-1)
-    return jnp.take_along_axis(values, order, axis=-1)
-
-
-@one_blas_thread
-@jax.jit
-def _singular_values(matrices: Inexact[Array, "*L S S"]) -> Array:
-    return jnp.linalg.svd(matrices, compute_uv=False)
 
 
 def modes(cell: Step, trajectory: Trajectory) -> Modes:
@@ -288,12 +273,10 @@ def weight_spectrum(cell: Step) -> WeightSpectrum:
       >>> from flax import nnx
       >>> import jaxrnn
       >>> from jaxrnn.analysis.spectrum import weight_spectrum
-      >>> found = weight_spectrum(
-      ...     jaxrnn.LSTMCell(3, 8, rngs=nnx.Rngs(0))
-      ... )  # orthogonal at the start
+      >>> found = weight_spectrum(jaxrnn.LSTMCell(3, 8, rngs=nnx.Rngs(0)))
       >>> found.gates, found.leaves
       (('input', 'forget', 'cell', 'output'), ('c', 'h'))
-      >>> found.spectrum.spectral_radius.round(3).tolist()
+      >>> found.spectrum.spectral_radius.round(3).tolist()  # orthogonal at the start
       [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
     """
     if not isinstance(cell, SplitCell) or not hasattr(cell, "initialize_carry"):

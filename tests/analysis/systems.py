@@ -11,9 +11,13 @@ def logistic(s, x):
     return 4.0 * s * (1.0 - s), s
 
 
+A, C = 1.4, 0.3
+"""The Hénon map's parameters: bend and contraction."""
+
+
 def henon(s, x):
-    """Hénon 1976, a = 1.4, b = 0.3."""
-    moved = jnp.stack([1.0 - 1.4 * s[..., 0] ** 2 + s[..., 1], 0.3 * s[..., 0]], axis=-1)
+    """Hénon 1976: (u, v) ← (1 − A u² + v, C u)."""
+    moved = jnp.stack([1.0 - A * s[..., 0] ** 2 + s[..., 1], C * s[..., 0]], axis=-1)
     return moved, moved
 
 

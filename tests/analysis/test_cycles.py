@@ -12,6 +12,7 @@ from jaxrnn.analysis.cycles import cycles
 from jaxrnn.analysis.fixed_points import candidates_from, fixed_points
 from jaxrnn.checks import InputError
 from tests.analysis.examples import make
+from tests.analysis.systems import henon
 
 
 def logistic(r):
@@ -20,11 +21,6 @@ def logistic(r):
         return moved, moved
 
     return step
-
-
-def henon(s, x):
-    u, v = s
-    return jnp.stack([1.0 - 1.4 * u**2 + v, 0.3 * u]), x
 
 
 def grid(count, low=0.0, high=1.0):

@@ -12,7 +12,14 @@ from flax import nnx
 from scipy.stats import t as student
 
 import jaxrnn
-from jaxrnn.analysis import diagnose, judge
+from jaxrnn.analysis import (
+    diagnose,
+    input_sensitivity,
+    judge,
+    lag_contributions,
+    trace,
+    trajectory_bound,
+)
 from jaxrnn.checks import InputError
 from tests.zoo import table_of_cells
 
@@ -171,6 +178,36 @@ def test_gradients_beyond_the_range_of_floats_are_diagnosed():
     assert found.contributions is None
     assert found.verdict.word == "exploding"
     assert float(found.flow.rate) == pytest.approx(math.log(4), rel=1e-5)
+
+
+def test_parts_are_the_analyses_by_themselves(inputs):
+    """Bounds come from the spectra, sensitivities from the Jacobians that all parts share."""
+    cell = jaxrnn.make_cell("gru", 3, 8, rngs=nnx.Rngs(0))
+    loss = lambda outputs: outputs[-1].sum()  # noqa: E731
+    found, path = diagnose(cell, inputs, loss), trace(cell, inputs)
+    alone = {
+        "bound": trajectory_bound(cell, path),
+        "inputs": input_sensitivity(cell, path),
+        "contributions": lag_contributions(cell, inputs, loss),
+    }
+    for name, expected in alone.items():
+        for one, other in zip(
+            jax.tree.leaves(getattr(found, name)), jax.tree.leaves(expected), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_parameters_that_have_no_gradient_are_not_passed_over(inputs):
+    class Table(nnx.Module):
+        def __init__(self):
+            self.steps = nnx.Param(jnp.ones((), jnp.int32))
+
+        def __call__(self, carry, x):
+            moved = 0.5 * carry + x
+            return moved, moved
+
+    with pytest.raises(InputError, match=r"^cell\['steps'\]: got int32"):
+        diagnose(Table(), inputs, carry=jnp.zeros((6, 3)))
 
 
 def test_tokens_and_modules_without_parameters_are_diagnosed():

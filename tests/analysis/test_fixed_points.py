@@ -15,6 +15,7 @@ import optax
 import pytest
 from flax import nnx
 from scipy.optimize import root_scalar
+from scipy.special import expit
 
 import jaxrnn
 from jaxrnn.analysis import trace
@@ -43,19 +44,8 @@ from tests.analysis.examples import (
     twins,
     zero_weights,
 )
+from tests.analysis.systems import A, C, henon
 from tests.zoo import every_cell
-
-A, C = 1.4, 0.3
-"""The Hénon map's parameters."""
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
-
-
-def henon(s, x):
-    u, v = s
-    return jnp.stack([1.0 - A * u**2 + v, C * u]), x
 
 
 def uncoupled(s, x):
@@ -133,19 +123,19 @@ def test_lstm_without_weights(x64):
     found = fixed_points(
         zero_weights("lstm", (i, f, g, o)), jnp.ones(F), (drawn(5, H), drawn(5, H))
     )
-    c = sigmoid(i) * np.tanh(g) / (1 - sigmoid(f))
-    h = sigmoid(o) * np.tanh(c)
+    c = expit(i) * np.tanh(g) / (1 - expit(f))
+    h = expit(o) * np.tanh(c)
     assert len(found) == 1
     np.testing.assert_allclose(found.states, [[c] * H + [h] * H], rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.carries[0], [[c] * H], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.eigenvalues, [[sigmoid(f)] * H + [0] * H], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.eigenvalues, [[expit(f)] * H + [0] * H], rtol=0, atol=1e-12)
     assert bool(found.stable[0])
 
 
 def test_gru_without_weights(x64):
     found = fixed_points(zero_weights("gru", (0.3, 1.0, -0.2)), jnp.ones(F), drawn(5, H))
     np.testing.assert_allclose(found.states, [[np.tanh(-0.2)] * H], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.eigenvalues, [[sigmoid(1.0)] * H], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.eigenvalues, [[expit(1.0)] * H], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", [LevenbergMarquardt(), Descent(3000)])

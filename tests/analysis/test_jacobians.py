@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from jaxrnn.analysis import jacobians, trace
 from jaxrnn.analysis.jacobians import (
@@ -40,14 +41,8 @@ from tests.analysis.examples import (
     twins,
     zero_weights,
 )
+from tests.analysis.systems import A, C, henon
 from tests.zoo import every_cell
-
-A, C = 1.4, 0.3
-"""The Hénon map's parameters."""
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
 
 
 def by_complex_steps(name, cell, path):
@@ -158,11 +153,6 @@ def test_plain_step_with_a_tree_for_a_carry(x64):
         np.testing.assert_array_equal(matrix, jnp.array([[2 * u, b, a], [a, u, 0], [b, 0, u]]))
 
 
-def henon(s, x):
-    u, v = s
-    return jnp.stack([1.0 - A * u**2 + v, C * u]), x
-
-
 def test_henon_map_along_its_attractor(x64):
     path = trace(henon, None, carry=jnp.zeros(2), length=30)
     u = np.asarray(path.states[:-1, 0])
@@ -206,7 +196,7 @@ def test_lstm_without_weights_keeps_c_by_its_forget_gate(x64):
     cell = zero_weights("lstm", (0.0, 1.0, 0.0, 0.0))
     xs, carry = inputs(cell, batch=())
     path = trace(cell, xs, carry=carry)
-    keep = sigmoid(1.0)
+    keep = expit(1.0)
     for matrix, c in zip(jacobians(cell, path), path.carries[0][1:], strict=True):
         through = 0.5 * keep / np.cosh(c) ** 2
         expected = np.block(
@@ -219,7 +209,7 @@ def test_gru_without_weights_keeps_h_by_its_update_gate(x64):
     cell = zero_weights("gru", (0.3, 1.0, -0.2))
     xs, carry = inputs(cell, batch=())
     path = trace(cell, xs, carry=carry)
-    expected = np.broadcast_to(sigmoid(1.0) * np.eye(H), (T, H, H))
+    expected = np.broadcast_to(expit(1.0) * np.eye(H), (T, H, H))
     assert_close(jacobians(cell, path), expected, 1e-15)
 
 

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import Var
 
+from jaxrnn.analysis import benettin, covariant, lapack, roots, sensitivity
+from jaxrnn.analysis.exponents import Position
+from jaxrnn.analysis.gated_mean_field import _populate
 from jaxrnn.analysis.tangents import Tangents
 from tests.analysis.examples import inputs, make
 
-covariant, lyapunov, propagator, sensitivity, spectrum = (
+continuation, propagator = (
     importlib.import_module(f"jaxrnn.analysis.{name}")  # whose functions are of the same names
-    for name in ("covariant", "lyapunov", "propagator", "sensitivity", "spectrum")
+    for name in ("continuation", "propagator")
 )
 
 CALLS = {
@@ -78,16 +81,50 @@ def test_two_that_are_independent_are_seen():
     assert not side_by_side(jax.make_jaxpr(in_turn)(a).jaxpr)
 
 
+def factorised(program):
+    """Shapes of what is factorised, in a program and those inside it."""
+    for eqn in program.eqns:
+        if eqn.primitive.name in CALLS:
+            yield eqn.invars[0].aval.shape
+        yield from itertools.chain.from_iterable(map(factorised, programs_in(eqn)))
+
+
+def searches(cell, xs, carry):
+    """Programs of the searches for fixed points: a batch of candidates, and one point of a branch."""
+    like = jax.tree.map(lambda leaf: leaf[0], carry)
+    settings = {"method": roots.LevenbergMarquardt(), "period": 1}
+    set_out = functools.partial(roots._set_out.bound(cell), xs[0, 0], like, **settings)
+    places = jax.eval_shape(set_out, jnp.ones((6, 8)))
+    go_on = functools.partial(roots._go_on.bound(cell), xs[0, 0], like, 1e-5, **settings)
+    path = lambda mu: jnp.broadcast_to(mu, xs.shape[2:])  # noqa: E731
+    corrected = functools.partial(continuation._corrected.bound(cell), like, path=path)
+    return {
+        "search": (go_on, jnp.asarray(3, jnp.int32), places),
+        "correction": (corrected, jnp.ones(9), jnp.ones(9), 1e-5),
+    }
+
+
+def traced_exponents(cell, xs):
+    """The run of exponents that can be a part of other programs, and its gradient."""
+
+    def run(carry):
+        start = Position(carry, jnp.broadcast_to(jnp.eye(8), (2, 8, 8)), 0)
+        return benettin.traced(cell, xs, start, 1, len(xs), 2, 1.0).rates
+
+    return run, jax.grad(lambda carry: run(carry).sum())
+
+
 def cases():
     cell = make("lstm", jnp.float32)
     xs, carry = inputs(cell, dtype=jnp.float32)
     matrices = jnp.ones((6, 2, 8, 8))
     tangents = Tangents.at(carry, jnp.ones((2, 8, 8)))
     count, blocks = jnp.asarray(2, jnp.int32), jnp.ones(16, jnp.int32)
-    chunk = functools.partial(lyapunov._chunk.bound(cell), xs)
+    chunk = functools.partial(benettin._chunk.bound(cell), xs)
+    traced, gradient = traced_exponents(cell, xs)
     return {
-        "eigenvalues": (spectrum._eigenvalues, matrices),
-        "singular values": (spectrum._singular_values, matrices),
+        "eigenvalues": (lapack.eigenvalues, matrices),
+        "singular values": (lapack.singular_values, matrices),
         "product": (functools.partial(propagator._values, lags=(1, 6)), matrices),
         "its directions": (
             functools.partial(propagator._directions, lags=(1, 6), leading=2),
@@ -101,10 +138,13 @@ def cases():
         ),
         "exponents": (chunk, tangents, blocks, count),
         "determinants": (
-            functools.partial(lyapunov._determinants.bound(cell), xs),
+            functools.partial(benettin._determinants.bound(cell), xs),
             tangents,
             count,
         ),
+        "traced exponents": (traced, carry),
+        "gradient of exponents": (gradient, carry),
+        **searches(cell, xs, carry),
         "covariant, forward": (covariant._forward, matrices, jnp.ones((2, 8, 3))),
         "covariant, backward": (covariant._backward, matrices, jnp.ones((2, 8, 8))),
     }
@@ -116,3 +156,13 @@ def test_factorisations_take_turns(name):
     program = jax.make_jaxpr(function)(*arguments)
     assert side_by_side(program.jaxpr) == []
     assert any(factorises(eqn) for eqn in program.jaxpr.eqns)
+
+
+def test_what_may_run_side_by_side_is_no_batch():
+    """The pulls of state and difference are independent, and drawn with one matrix each."""
+    populate = functools.partial(
+        _populate.bound(make("lstm", jnp.float32)), memory=3, steps=4, units=5
+    )
+    settings = [jnp.ones(4)] * 3
+    program = jax.make_jaxpr(populate)(jax.random.key(0), *settings).jaxpr
+    assert list(factorised(program)) == [(3, 3), (3, 3)]

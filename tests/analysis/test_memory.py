@@ -13,6 +13,7 @@ import pytest
 from numpy.polynomial import legendre
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.stats import ortho_group
+from scipy.stats import t as student
 
 from jaxrnn.analysis import Trajectory, trace
 from jaxrnn.analysis.memory import linear_memory, memory_capacity, processing_capacity
@@ -93,6 +94,16 @@ def test_directions_that_the_input_does_not_reach_hold_nothing():
     W = np.diag([0.5, 0.7, 0.5])
     assert linear_memory(W, np.ones(3), lags=200).sum() == pytest.approx(2, abs=1e-12)
     assert linear_memory(W, np.zeros(3) + np.eye(3)[1], lags=200).sum() == pytest.approx(1)
+
+
+def test_a_memory_that_hardly_fades_is_refused():
+    """0.9996^100 000 is below rounding, 0.9999^100 000 is not."""
+    found = linear_memory(np.diag([0.9996]), np.ones(1), lags=2)
+    assert_close(found, (1 - 0.9996**2) * np.array([1, 0.9996**2]), 1e-14)
+    with pytest.raises(
+        InputError, match=r"^kernel: got an impulse response of which 5e-05 is left"
+    ):
+        linear_memory(np.diag([0.9999]), np.ones(1), lags=2)
 
 
 # Measured.
@@ -224,6 +235,23 @@ def test_horizon_is_where_the_curve_falls():
     assert memory_capacity(
         recorded(delay_line(uniform(500), 6), uniform(500)), lags=4
     ).horizon().lag == (np.inf)
+
+
+def test_the_horizon_is_students(x64):
+    """Ten pieces: nine degrees of freedom. Three sequences are cut into four pieces each."""
+    W, v = ring(4, 0.9)
+    for batch, pieces in (((), 10), ((3,), 12)):
+        xs = uniform(600, *batch)
+        columns = xs.reshape(600, -1)
+        runs = [linear_run(W, v, column[:, None]) for column in columns.T]
+        states = np.stack(runs, axis=1).reshape(600, *batch, 4)
+        found = memory_capacity(recorded(states, xs), lags=60, washout=100)
+        assert found.pieces == pieces
+        low, high = student.interval(0.95, pieces - 1, found.capacities, found.stderr)
+        for level in np.linspace(0.1, 0.9, 4000):
+            horizon = found.horizon(level)
+            assert horizon.low == np.argmax(low < level)
+            assert horizon.high == np.argmax(high < level)
 
 
 # Processing.

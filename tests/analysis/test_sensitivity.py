@@ -17,7 +17,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.analysis import trace
-from jaxrnn.analysis.sensitivity import input_sensitivity, lag_contributions
+from jaxrnn.analysis.sensitivity import input_sensitivity, input_sensitivity_of, lag_contributions
 from jaxrnn.cells import CELLS
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (
@@ -362,6 +362,21 @@ def test_other_input_lags_are_refused(lags):
     cell, path = travelled("gru", dtype=jnp.float32)
     with pytest.raises(InputError, match=r"^lags: got"):
         input_sensitivity(cell, path, lags)
+
+
+@pytest.mark.parametrize(
+    ("matrices", "inputs_", "argument"),
+    [
+        (jnp.ones((5, 2, 2)), jnp.ones((5, 3, 2)), "inputs"),
+        (jnp.ones((5, 2, 2)), jnp.ones((5, 2)), "inputs"),
+        (jnp.ones((5, 2, 2)), jnp.ones((5, 2, 3), int), "inputs"),
+        (jnp.ones((5, 2, 2)), jnp.full((5, 2, 3), jnp.nan), "inputs"),
+        (jnp.ones((5, 2, 3)), jnp.ones((5, 2, 3)), "matrices"),
+    ],
+)
+def test_matrices_that_do_not_fit_are_refused(matrices, inputs_, argument):
+    with pytest.raises(InputError, match=rf"^{argument}: got"):
+        input_sensitivity_of(matrices, inputs_)
 
 
 def test_float32_products_are_taken_in_float64():

@@ -1,0 +1,314 @@
+"""A run that measures Lyapunov exponents: directions carried along, made orthogonal as often as they must be.
+
+    J_t Q_{t−1} = Q_t R_t ,        λ_i = ⟨ln (R_t)_ii⟩ ,        J_t = ∂s_t/∂s_{t−1}
+
+(Benettin, Galgani, Giorgilli & Strelcyn 1980). The factorisation need not follow every step: between two of
+them the directions may grow apart by a factor that costs six tenths of the digits of their precision and no
+more. How many steps that is, is measured as the run goes on; where a block of steps turns out to have lost a
+direction, it is taken again with half the interval.
+
+Steps are taken in blocks, blocks in chunks, and a chunk is one call of one compiled program, whatever its
+length: so a run of any number of steps compiles once, keeps no trajectory, and can be watched and resumed.
+From every chunk one interval is taken again with its determinants, Σ λ = ⟨ln|det J|⟩, where all exponents
+are asked for.
+
+`traced` does the same in loops of fixed length, for ``jax.grad`` and ``jax.jit``: nothing can be measured
+there, so its interval is given, and nothing is taken again.
+
+Weakness: the interval follows what was seen; a step that parts the directions more than any before costs a
+chunk that is thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn import checks
+from jaxrnn.analysis.exponents import GROUPS, Lyapunov, Position, per_block
+from jaxrnn.analysis.flows import time_step_of
+from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.analysis.tangents import (
+    Tangents,
+    advance,
+    log_determinants,
+    nearly_orthonormal,
+    spread_and_reach,
+)
+from jaxrnn.steps import compiled
+from jaxrnn.typing import Step
+
+_BLOCKS = 256  # blocks in a long run; in a short one they are of a few steps
+_SHORT_BLOCK = 16
+_CHUNK = 16  # blocks that one compiled call takes
+_LONGEST_INTERVAL = 256
+_DIGITS = 0.6  # share of a float's digits by which directions may grow apart between factorisations
+
+
+class _Outcome(NamedTuple):
+    """What blocks of steps gave: sums of logarithms [N, *B, K], and of any interval in them the extremes."""
+
+    sums: Any
+    spread: float
+    reach: float
+    interval: int
+
+
+class Run:
+    """A run in progress."""
+
+    def __init__(
+        self,
+        cell: Step,
+        xs: Any,
+        position: Position,
+        renorm_every: int | None,
+        resume: Lyapunov | None,
+    ):
+        self._program = _chunk.bound(cell)
+        self._checks = _interval.bound(cell), _determinants.bound(cell)
+        self._xs = xs
+        self._adapts = renorm_every is None
+        self._every = renorm_every or 1
+        self._time_step = time_step_of(cell)
+        self._first = position.steps
+        carry, directions, _ = position
+        self._state = Tangents.at(carry, directions)
+        # Directions are carried in the carry's own precision, and made orthogonal in float32 at least.
+        self._eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(carry))
+        self._limit = -_DIGITS * math.log(float(jnp.finfo(directions.dtype).eps))
+        self._range = 0.8 * math.log(float(jnp.finfo(directions.dtype).max))
+        self._block = None if resume is None else int(np.max(resume.block_steps))
+        self._rates = [] if resume is None else [np.asarray(resume.rates, np.float64)]
+        self._steps = [] if resume is None else [np.asarray(resume.block_steps)]
+        self._determinants = [] if resume is None else [float(resume.determinant)]
+        self._rounding = 0.0 if resume is None else float(resume.rounding)
+
+    @one_blas_thread
+    def through(
+        self, warmup: int, steps: int, progress: Callable[[Lyapunov], None] | None
+    ) -> Lyapunov:
+        """Take the steps, of which the first `warmup` are not counted, and return the record."""
+        if self._adapts:
+            self._try_out(steps)
+        size = self._block or _block_length(steps - warmup)
+        for counted, plan in (
+            (False, _blocks(warmup, size)),
+            (True, _blocks(steps - warmup, size)),
+        ):
+            for start in range(0, len(plan), _CHUNK):
+                self._take(plan[start : start + _CHUNK], counted)
+                if progress is not None and counted:
+                    progress(self.record)
+        return self.record
+
+    @property
+    def record(self) -> Lyapunov:
+        """The result so far."""
+        carry, directions, t, _ = self._state
+        dtype = directions.dtype
+        return Lyapunov(
+            rates=np.concatenate(self._rates).astype(dtype),
+            block_steps=np.concatenate(self._steps),
+            position=Position(carry, directions, self._first + int(t)),
+            determinant=_largest(self._determinants),
+            rounding=self._rounding,
+            renorm_every=self._every,
+            time_step=self._time_step,
+        )
+
+    def _try_out(self, steps: int) -> None:
+        """Take a few steps that are not kept, to see how fast the directions part."""
+        plan = np.ones(min(_CHUNK, steps), np.int32)
+        start = self._state
+        outcome = self._ran(plan)
+        self._state = start
+        self._adapt(outcome)
+
+    def _take(self, plan: Any, counted: bool) -> None:
+        start = self._state
+        outcome = self._ran(plan)
+        while self._adapts and outcome.interval > 1 and self._failed(outcome):
+            self._every = outcome.interval // 2
+            self._state = start
+            outcome = self._ran(plan)
+        if not self._adapts and outcome.interval > 1 and not np.isfinite(outcome.sums).all():
+            outcome = self._confirmed(plan, start, outcome)
+        if np.isnan(outcome.sums).any():
+            steps = f"{int(start.t) + 1} to {int(self._state.t)}"
+            got = f"non-finite values within steps {steps}"
+            checks.refuse("cell: its derivative", got, "finite values")
+        if counted:
+            self._keep(plan, outcome, start)
+        if self._adapts:
+            self._adapt(outcome)
+
+    def _ran(self, plan: Any) -> _Outcome:
+        """Take blocks of steps, and say how the directions fared."""
+        blocks = self._padded(plan)
+        self._state, (sums, spreads, reaches) = self._program(self._xs, self._state, *blocks)
+        _refuse_if_broken(self._state.broken)
+        return _Outcome(
+            sums=np.asarray(sums, np.float64)[: len(plan)],
+            spread=float(np.max(spreads)),
+            reach=float(np.max(reaches)),
+            interval=min(self._every, int(plan.max())),
+        )
+
+    def _failed(self, outcome: _Outcome) -> bool:
+        """Tell whether directions were lost, or came near to it, in an interval that was too long."""
+        lost = not np.isfinite(outcome.sums).all()
+        return lost or outcome.spread > 1.15 * self._limit or outcome.reach > self._range
+
+    def _confirmed(self, plan: Any, start: Tangents, lost: _Outcome) -> _Outcome:
+        """Take blocks again, step by step: what is lost there too is singular in itself."""
+        given, self._every, self._state = self._every, 1, start
+        outcome = self._ran(plan)
+        if np.isfinite(outcome.sums).all():
+            grown = np.isnan(lost.sums).any()
+            fate = "grew beyond the range of floats" if grown else "shrank to rounding"
+            expected = f"fewer steps: between two factorisations a direction {fate}"
+            checks.refuse("renorm_every", given, expected)
+        self._every = given
+        return outcome
+
+    def _keep(self, plan: Any, outcome: _Outcome, start: Tangents) -> None:
+        rates = outcome.sums / per_block(plan, outcome.sums)
+        self._rates.append(rates / self._time_step)
+        self._steps.append(plan)
+        loss = self._eps * math.exp(min(outcome.spread, 80.0)) / outcome.interval
+        self._rounding = max(self._rounding, loss)
+        self._determinants.append(self._determinant_difference(start, outcome.interval))
+
+    def _determinant_difference(self, start: Tangents, steps: int) -> float:
+        """Compare all logarithms of one interval with its determinants, nats a step.
+
+        Two programs: side by side in one, their factorisations could wait for each other (`lapack`).
+        """
+        *_, count, size = start.directions.shape
+        if count < size:
+            return math.nan
+        interval = jnp.asarray(steps, jnp.int32)
+        logs, dets = (np.asarray(f(self._xs, start, interval)) for f in self._checks)
+        regular = np.isfinite(logs).all(axis=-1)
+        differences = np.abs(logs.sum(axis=-1)[regular] - dets[regular])
+        return float(differences.max()) / steps if differences.size else math.nan
+
+    def _adapt(self, outcome: _Outcome) -> None:
+        """Set the interval by how far the directions have parted, and how far they reached, within one."""
+        if not np.isfinite(outcome.sums).all():
+            self._every = 1  # steps are singular, and nothing is known of the directions below
+            return
+        spread, reach = max(outcome.spread, 1e-3), max(outcome.reach, 1e-3)
+        longer = outcome.interval * min(self._limit / spread, self._range / reach)
+        self._every = int(np.clip(int(longer), 1, min(4 * outcome.interval, _LONGEST_INTERVAL)))
+
+    def _padded(self, plan: Any) -> tuple[Any, Any]:
+        blocks = np.zeros(_CHUNK, np.int32)
+        blocks[: len(plan)] = plan
+        return jnp.asarray(blocks), jnp.asarray(self._every, jnp.int32)
+
+
+def _block_length(steps: int) -> int:
+    short = min(_SHORT_BLOCK, max(1, steps // _SHORT_BLOCK))
+    return max(short, math.ceil(steps / _BLOCKS))
+
+
+def _blocks(steps: int, size: int) -> Any:
+    """Cut steps into blocks of `size`, the last one shorter where they do not divide."""
+    whole, rest = divmod(steps, size)
+    return np.array([size] * whole + [rest] * (rest > 0), np.int32)
+
+
+def _refuse_if_broken(broken: Any) -> None:
+    broken = np.asarray(broken)
+    if (broken >= 0).any():
+        first = int(broken[broken >= 0].min())
+        where = [int(i) for i in np.argwhere(broken == first)[0]]
+        sequence = f" of sequence {where}" if where else ""
+        checks.refuse(
+            "cell: its states", f"non-finite values at step {first + 1}{sequence}", "finite values"
+        )
+
+
+def _largest(differences: list[float]) -> float:
+    known = [d for d in differences if not math.isnan(d)]
+    return max(known) if known else math.nan
+
+
+# What is compiled.
+
+
+@compiled
+def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any) -> Any:
+    """Take blocks of steps; return the state, sums of logarithms [N, *B, K], spreads and reaches [N]."""
+
+    def take(state, steps):
+        def interval(i, running):
+            state, sums, widest, furthest = running
+            count = jnp.minimum(every, steps - i * every)
+            state, logs = advance(cell, xs, state, count, nearly_orthonormal)
+            apart, reach = spread_and_reach(logs)
+            return state, sums + logs, jnp.maximum(widest, apart), jnp.maximum(furthest, reach)
+
+        nothing = jnp.zeros(state.directions.shape[:-1], state.directions.dtype)
+        none = jnp.zeros((), nothing.dtype)
+        intervals = (steps + every - 1) // every
+        found = jax.lax.fori_loop(0, intervals, interval, (state, nothing, none, none))
+        return found[0], found[1:]
+
+    return jax.lax.scan(take, state, blocks)
+
+
+@compiled
+def _interval(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
+    """Return the logarithms of one interval alone."""
+    return advance(cell, xs, state, count, nearly_orthonormal)[1]
+
+
+_determinants = compiled(log_determinants)
+
+
+def traced(
+    cell: Step, xs: Any, position: Position, warmup: int, steps: int, every: int, time_step: float
+) -> Lyapunov:
+    """Take all steps in loops of fixed length, which can be differentiated and compiled into others."""
+    carry, directions, _ = position
+    state = Tangents.at(carry, directions)
+
+    def stretch(state, count):
+        def interval(_, running):
+            state, sums = running
+            state, logs = advance(cell, xs, state, every)
+            return state, sums + logs
+
+        whole, rest = divmod(count, every)
+        start = (state, jnp.zeros(directions.shape[:-1], directions.dtype))
+        state, sums = jax.lax.fori_loop(0, whole, interval, start)
+        if rest:
+            state, logs = advance(cell, xs, state, rest)
+            sums = sums + logs
+        return state, sums
+
+    plan = _blocks(steps - warmup, max(1, (steps - warmup) // GROUPS))
+    size, whole = int(plan[0]), int((plan == plan[0]).sum())
+    state, _ = stretch(state, warmup)
+    state, sums = jax.lax.scan(lambda s, _: stretch(s, size), state, None, length=whole)
+    for rest in plan[whole:].tolist():
+        state, last = stretch(state, rest)
+        sums = jnp.concatenate([sums, last[None]])
+    broken = (state.broken >= 0)[..., None]
+    return Lyapunov(
+        rates=jnp.where(broken, jnp.nan, sums / per_block(plan, sums) / time_step),
+        block_steps=plan,
+        position=Position(state.carry, state.directions, position.steps + steps),
+        determinant=math.nan,
+        rounding=math.nan,
+        renorm_every=every,
+        time_step=time_step,
+    )
