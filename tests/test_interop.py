@@ -204,13 +204,26 @@ def test_our_weights_come_back_to_the_bit(there_and_back, name):
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
 
+def aligned(shape):
+    """An array of ones as JAX on a CPU takes it without a copy, if allowed to: on a boundary of 64 bytes."""
+    size = 4 * int(np.prod(shape))
+    memory = np.zeros(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    array = memory[start : start + size].view(np.float32).reshape(shape)
+    array[...] = 1
+    return array
+
+
 def test_an_imported_layer_has_memory_of_its_own():
-    weights, _ = recorded("pytorch", "gru", np.float32)
-    layer = interop.from_pytorch(weights)
-    before = jax.tree.map(np.array, layer)
-    for array in weights.values():
+    theirs = [aligned(shape) for shape in ((16, F), (16, H), (16,), (16,))]
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    pytorch = {n: a.reshape(a.shape[::-1]).T for n, a in zip(names, theirs, strict=True)}
+    keras = [aligned(shape) for shape in ((F, 16), (H, 16), (16,))]
+    imported = interop.from_pytorch(pytorch), interop.from_keras(keras)
+    before = jax.tree.map(np.array, imported)
+    for array in (*theirs, *keras):
         array[...] = 0
-    assert_same(layer, before)
+    assert_same(imported, before)
 
 
 def test_relu_goes_to_pytorch_and_sigmoid_does_not():
@@ -288,6 +301,13 @@ def own_cell():
     return made(lambda: OwnCell(F, H, rngs=nnx.Rngs(0)))
 
 
+class BareCell:
+    """A cell that says nothing of its size."""
+
+    def initialize_carry(self, input_shape, rngs=None):
+        return jnp.zeros((*input_shape[:-1], H))
+
+
 def refused_layers():
     """What neither PyTorch nor Keras has, with what is said of it."""
     lstm, other, backward = cells("lstm", [(F, H), (F, H), (F, H)])
@@ -295,6 +315,7 @@ def refused_layers():
     return {
         "layer.*: got LSTMCell; expected an RNN": lstm,
         "layer.*: got OwnCell; expected ElmanCell": RNN(own_cell()),
+        "layer.*: got BareCell; expected ElmanCell": RNN(BareCell()),
         "got a layer with a learnt initial carry": Bidirectional(RNN(other), learnt),
         "got an RNN that reads in reverse": RNN(backward, reverse=True),
     }
@@ -610,6 +631,8 @@ def test_every_difference_between_file_and_module_is_named(file):
     interop.save(file, elman())
     with pytest.raises(InputError, match="where recurrent_bias is missing; bias is float32"):
         interop.load(file, gru)
+    with pytest.raises(InputError, match=r"where bias is float32\[4\], not bfloat16\[4\]"):
+        interop.load(file, half)
 
 
 @pytest.mark.parametrize(

@@ -128,11 +128,8 @@ def read(path: PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         checks.refuse("path", f"{path} ({error.strerror or error})", "a safetensors file")
-    except (
-        SafetensorError,
-        AttributeError,
-        TypeError,
-    ) as error:  # the last two: NumPy lacks a dtype
+    except (SafetensorError, AttributeError, TypeError) as error:
+        # The last two come of dtypes that NumPy lacks.
         with open(path, "rb") as file:
             start = file.read(16)
         kinds = (kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning))

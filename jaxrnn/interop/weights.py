@@ -81,7 +81,7 @@ def device_array(argument: str, array: np.ndarray) -> Shaped[Array, "..."]:
             f"{array.dtype}, of which JAX keeps {jnp.result_type(array)}",
             "that dtype, or jax.config.update('jax_enable_x64', True)",
         )
-    return jnp.array(array)  # not asarray: on CPU that may share the memory of the source
+    return jnp.array(array)  # a copy: on CPU JAX can share the memory of the source
 
 
 def to_cell(
