@@ -6,7 +6,7 @@ Carry any cell through time (`unroll`), take its BPTT gradient apart into the st
 
 import importlib.metadata
 
-from jaxrnn import analysis, cells, devices, models, plot, tasks, training
+from jaxrnn import analysis, cells, devices, interop, models, plot, tasks, training
 from jaxrnn.cells import (
     AntisymmetricCell,
     ClockworkCell,
@@ -96,6 +96,7 @@ __all__ = [
     "analysis",
     "cells",
     "devices",
+    "interop",
     "make_cell",
     "models",
     "plot",

@@ -27,7 +27,8 @@ def _python_blocks(name: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (_ROOT / name).read_text("utf-8"), flags=re.DOTALL)
 
 
-def test_the_tour_of_the_readme_runs(capsys):
+def test_the_tour_of_the_readme_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     *tour, _ = _python_blocks("README.md")
     with jax.numpy_dtype_promotion("standard"):
         exec(compile("".join(tour), "README.md", "exec"), {})

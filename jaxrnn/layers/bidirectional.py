@@ -50,7 +50,7 @@ class Bidirectional(nnx.Module):
             )
         self.forward_rnn = forward_rnn
         self.backward_rnn = backward_rnn
-        self.merge_fn = merge_fn or _side_by_side
+        self.merge_fn = merge_fn or side_by_side
         self.time_major = time_major
         self.return_carry = return_carry
 
@@ -89,5 +89,6 @@ class Bidirectional(nnx.Module):
         return ((first, last), outputs) if wanted else outputs
 
 
-def _side_by_side(ahead: Any, back: Any) -> Any:
+def side_by_side(ahead: Any, back: Any) -> Any:
+    """Return both outputs [*B, T, 2·H], the forward one first."""
     return jnp.concatenate([ahead, back], axis=-1)

@@ -1,0 +1,22 @@
+"""Weights in and out: PyTorch, Keras and Flax by array, every module of ours by safetensors file.
+
+Nothing here imports another framework than Flax, and no file that is read can run code.
+"""
+
+from jaxrnn.interop.files import load, save
+from jaxrnn.interop.flax import from_linen, from_nnx, to_linen, to_nnx
+from jaxrnn.interop.keras import from_keras, to_keras
+from jaxrnn.interop.pytorch import from_pytorch, to_pytorch
+
+__all__ = [
+    "from_keras",
+    "from_linen",
+    "from_nnx",
+    "from_pytorch",
+    "load",
+    "save",
+    "to_keras",
+    "to_linen",
+    "to_nnx",
+    "to_pytorch",
+]

@@ -1,0 +1,167 @@
+"""Parameters in safetensors files: named arrays and a header, nothing that could run.
+
+    layers.0.cell.kernel    float32[3, 32]
+
+A name is the path by which the parameter is reached in the module. The header says `format: jaxrnn` and the
+version of this naming. A file is written under another name and renamed when it is whole, so a crash leaves
+the old one.
+
+Pickles (``.pt``, ``.pth``, ``.pkl``, ``.npy`` of objects) run code when they are opened, so no file is ever
+handed to `pickle`, whatever its name: what is not safetensors is refused, and the message says how to convert
+it.
+
+Format: https://huggingface.co/docs/safetensors. Weakness: a file holds parameters alone, not the module
+around them; `load` needs one of the same make.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+from safetensors import SafetensorError, safe_open
+
+from jaxrnn import checks
+from jaxrnn.interop.weights import device_array
+
+_Module = TypeVar("_Module", bound=nnx.Module)
+PathLike = str | os.PathLike[str]
+
+_METADATA = {"format": "jaxrnn", "version": "1"}
+_BEGINNINGS = {
+    b"PK\x03\x04": "a zip archive, as torch.save and np.savez write",
+    b"\x93NUMPY": "an array of NumPy's",
+    b"\x89HDF": "an HDF5 file, as Keras writes",
+    b"\x80": "a pickle",
+}
+_EXPECTED = (
+    "a safetensors file; pickles are not opened, for they run code: where the source is trusted, "
+    "convert with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+)
+
+
+def save(path: PathLike, module: nnx.Module | Any) -> None:
+    """Write the parameters of a module into a safetensors file, whole or not at all.
+
+    Args:
+      path: the file; one that is there is replaced.
+      module: any module of arrays: a cell, a layer, a `SequenceClassifier`, a Flax module.
+
+    Raises:
+      InputError: the module holds something else than arrays, or the file cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> from flax import nnx
+      >>> import jaxrnn
+      >>> cell = jaxrnn.GRUCell(3, 8, rngs=nnx.Rngs(0))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     jaxrnn.interop.save(f"{folder}/gru.safetensors", cell)
+      ...     same = jaxrnn.interop.load(f"{folder}/gru.safetensors", cell)
+      >>> bool((same.kernel[...] == cell.kernel[...]).all())
+      True
+    """
+    arrays = {}
+    for name, leaf in _named("module", module).items():
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            checks.refuse("module", f"{name}, {checks.describe(leaf)}", "arrays of numbers alone")
+        arrays[name] = np.asarray(leaf, order="C")
+    try:
+        content = safetensors.numpy.save(arrays, metadata=_METADATA)
+    except SafetensorError as error:
+        checks.refuse("module", str(error), "dtypes that safetensors has")
+    _replace(Path(path), content)
+
+
+def load(path: PathLike, like: _Module) -> _Module:
+    """Return a module with the parameters of a file that `save` wrote.
+
+    Args:
+      path: the file.
+      like: a module of the same make; it stays as it is. ``jax.eval_shape(make)`` will do, which spends
+        nothing on initialising.
+
+    Raises:
+      InputError: the file is no safetensors file of ours, is damaged, or holds other names, shapes or dtypes
+        than `like`; the message says which.
+
+    Example:
+      See `save`.
+    """
+    metadata, arrays = read(path)
+    written = {key: metadata.get(key, "none") for key in _METADATA}
+    if written != _METADATA:
+        got, expected = (
+            ", ".join(f"{k} {v}" for k, v in each.items()) for each in (written, _METADATA)
+        )
+        checks.refuse("path", f"{path} ({got})", f"a file of jaxrnn.interop.save ({expected})")
+    wanted = _named("like", like)
+    differences = [
+        *(f"{name} is missing" for name in wanted if name not in arrays),
+        *(f"{name} is unexpected" for name in arrays if name not in wanted),
+        *(
+            f"{name} is {checks.describe(arrays[name])}, not {checks.describe(leaf)}"
+            for name, leaf in wanted.items()
+            if name in arrays and checks.describe(arrays[name]) != checks.describe(leaf)
+        ),
+    ]
+    if differences:
+        checks.refuse("path", f"{path}, where {'; '.join(differences)}", "the parameters of `like`")
+    leaves = [device_array(f"path ({name})", arrays[name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def read(path: PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """Return the metadata and the arrays of any safetensors file.
+
+    Raises:
+      InputError: there is no such file, it is damaged, or it is of another kind, such as a pickle.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except OSError as error:
+        checks.refuse("path", f"{path} ({error.strerror or error})", "a safetensors file")
+    except (SafetensorError, AttributeError, TypeError) as error:
+        # The last two come of dtypes that NumPy lacks.
+        with open(path, "rb") as file:
+            start = file.read(16)
+        kinds = (kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning))
+        checks.refuse("path", f"{path}, {next(kinds, f'unreadable ({error})')}", _EXPECTED)
+
+
+def _named(argument: str, module: Any) -> dict[str, Any]:
+    """Name the leaves of a module by their paths, in pytree order."""
+    if not isinstance(module, nnx.Module):
+        checks.refuse(argument, type(module).__name__, "a module of Flax NNX")
+    leaves = jax.tree_util.tree_leaves_with_path(module)
+    named = {
+        # A parameter is a node of its own, with its value below it.
+        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf
+        for path, leaf in leaves
+    }
+    if len(named) < len(leaves):
+        checks.refuse(argument, "two parameters of one name", "names without dots")
+    return named
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file under another name and rename it."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        try:
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        checks.refuse("path", f"{path} ({error.strerror})", "a file that can be written")

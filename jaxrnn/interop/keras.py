@@ -1,0 +1,142 @@
+"""Keras 3's `SimpleRNN`, `LSTM` and `GRU`, by the list of arrays that `layer.get_weights()` gives.
+
+    kernel [F, G·H]    recurrent_kernel [H, G·H]    bias [G·H]; of a GRU [2, G·H]: b and v
+
+LSTM gates stand in our order (i, f, c, o); the GRU's z and r change places. `Bidirectional` gives the forward
+layer's arrays, then the backward layer's.
+
+Layout: https://keras.io/api/layers/recurrent_layers. Weakness: a list says little. `GRU(reset_after=False)`,
+another cell, shows in its bias alone, so without biases a GRU is taken for Keras's default,
+``reset_after=True``; activations and `merge_mode` do not show at all and are taken to be the defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrnn import checks
+from jaxrnn.interop.weights import Weights, cell_of_rnn, count_gates, host_array, of_cell, to_cell
+from jaxrnn.layers import RNN, Bidirectional
+
+_GRU = 3
+"""The number of gates of a GRU, the one layer whose gates and bias Keras lays out otherwise."""
+
+
+def from_keras(
+    weights: Sequence[Any], *, activation_fn: Callable[[Any], Any] | None = None
+) -> RNN | Bidirectional:
+    """Return the layer that computes what a recurrent layer of Keras computes.
+
+    Args:
+      weights: ``layer.get_weights()`` of a `SimpleRNN`, an `LSTM`, a `GRU`, or a `Bidirectional` of one.
+      activation_fn: the `SimpleRNN`'s ``activation``, which the weights do not show; tanh by default.
+
+    Returns:
+      An `RNN`, or a `Bidirectional` with its outputs side by side (for another ``merge_mode``, set its
+      `merge_fn`). Several layers of Keras make ``Stack([from_keras(w) for w in ...])``.
+
+    Raises:
+      InputError: arrays that are not those of such a layer; a GRU with ``reset_after=False``.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxrnn import interop
+      >>> lstm = [np.ones((3, 32), "f"), np.ones((8, 32), "f"), np.zeros(32, "f")]
+      >>> interop.from_keras(lstm)(np.ones((4, 20, 3), "f")).shape
+      (4, 20, 8)
+    """
+    if len(weights) not in (2, 3, 4, 6):  # without biases and with, one direction and two
+        checks.refuse(
+            "weights", f"{len(weights)} arrays", "2 or 3, or twice as many from a Bidirectional"
+        )
+    arrays = [host_array(f"weights[{i}]", array) for i, array in enumerate(weights)]
+    if len(arrays) < 4:
+        return RNN(to_cell("weights", _weights(arrays, 0), activation_fn))
+    half = len(arrays) // 2
+    forward, backward = (
+        RNN(to_cell("weights", _weights(arrays[i : i + half], i), activation_fn)) for i in (0, half)
+    )
+    return Bidirectional(forward, backward)
+
+
+def to_keras(layer: RNN | Bidirectional | Any) -> list[np.ndarray]:
+    """Return what ``set_weights`` of the Keras layer takes that computes what a layer of ours computes.
+
+    Args:
+      layer: an `RNN` or a `Bidirectional` over `ElmanCell`, `GRUCell` or `LSTMCell`.
+
+    Returns:
+      The arrays, for a layer with ``use_bias=True`` and the same activation and `merge_mode`; of a GRU's two
+      biases the second is zero, except for the candidate. `from_keras` brings the same weights back, to the
+      bit.
+
+    Raises:
+      InputError: Keras has no such layer; the message says what it lacks.
+
+    Example:
+      >>> from flax import nnx
+      >>> from jaxrnn import RNN, GRUCell, interop
+      >>> arrays = interop.to_keras(RNN(GRUCell(3, 8, rngs=nnx.Rngs(0))))
+      >>> [array.shape for array in arrays]
+      [(3, 24), (8, 24), (2, 24)]
+    """
+    if isinstance(layer, Bidirectional):
+        rnns = (layer.forward_rnn, layer.backward_rnn)
+        return [array for rnn in rnns for array in _arrays(cell_of_rnn("layer", rnn))]
+    cell = cell_of_rnn("layer", layer)
+    if layer.reverse:  # theirs would turn the order of the outputs, too
+        checks.refuse("layer", "an RNN that reads in reverse", "one that reads forwards")
+    return _arrays(cell)
+
+
+def _weights(arrays: Sequence[np.ndarray], offset: int) -> Weights:
+    """Return the weights of one direction, whose first array is ``weights[offset]``."""
+    kernel, recurrent_kernel = arrays[:2]
+    hidden, pull = recurrent_kernel.shape if recurrent_kernel.ndim == 2 else (0, 0)
+    gates = count_gates(hidden, pull)
+    if gates is None:
+        checks.refuse(
+            f"weights[{offset + 1}]",
+            checks.describe(recurrent_kernel),
+            "[H, G·H], with G = 1 (SimpleRNN), 3 (GRU) or 4 (LSTM)",
+        )
+    features = kernel.shape[0] if kernel.ndim else 0
+    checks.shape(f"weights[{offset}]", kernel, (features, pull), "[F, G·H]")
+    biases = np.zeros((2, pull), kernel.dtype)
+    if len(arrays) > 2:
+        biases = _biases(f"weights[{offset + 2}]", arrays[2], gates, pull)
+    each = (kernel, recurrent_kernel, *biases)
+    return Weights(*(_exchanged(array) for array in each) if gates == _GRU else each)
+
+
+def _biases(argument: str, bias: np.ndarray, gates: int, pull: int) -> np.ndarray:
+    """Return the bias at the inputs and the one at the recurrent product, [2, P]."""
+    if gates != _GRU:
+        checks.shape(argument, bias, (pull,), "[G·H]")
+        return np.stack([bias, np.zeros_like(bias)])
+    if bias.shape == (pull,):
+        checks.refuse(
+            argument,
+            f"{checks.describe(bias)}, the bias of a GRU with reset_after=False",
+            f"[2, {pull}], of reset_after=True: ours resets after the recurrent product",
+        )
+    checks.shape(argument, bias, (2, pull), "[2, G·H]")
+    return bias
+
+
+def _arrays(cell: Any) -> list[np.ndarray]:
+    weights = of_cell("layer", cell)
+    each = [weights.kernel, weights.recurrent_kernel, weights.bias]
+    if len(cell.gates) == _GRU:
+        each[2] = np.stack([weights.bias, weights.recurrent_bias])
+        each = [_exchanged(array) for array in each]
+    return each
+
+
+def _exchanged(array: np.ndarray) -> np.ndarray:
+    """Exchange the first two gates of three: r, z, n here is z, r, h there."""
+    first, second, third = np.split(array, 3, axis=-1)
+    return np.concatenate([second, first, third], axis=-1)
