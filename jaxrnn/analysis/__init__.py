@@ -33,6 +33,7 @@ from jaxrnn.analysis.memory import (
     memory_capacity,
     processing_capacity,
 )
+from jaxrnn.analysis.product_spectrum import ProductSpectrum, product_spectrum
 from jaxrnn.analysis.propagator import (
     Propagator,
     PropagatorDirections,
@@ -85,6 +86,7 @@ __all__ = [
     "Outcome",
     "PrecisionWarning",
     "ProcessingCapacity",
+    "ProductSpectrum",
     "Propagator",
     "PropagatorDirections",
     "Pseudospectrum",
@@ -117,6 +119,7 @@ __all__ = [
     "modes",
     "modes_of",
     "processing_capacity",
+    "product_spectrum",
     "propagator",
     "propagator_directions",
     "pseudospectrum",
