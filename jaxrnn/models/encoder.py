@@ -50,7 +50,7 @@ class SequenceEncoder(nnx.Module, abc.ABC):
 
     @final
     def __call__(
-        self, xs: Float[ArrayLike, "T *B F"], *, seq_lengths: Lengths | Any = None
+        self, xs: Float[ArrayLike, "T *B F"] | Any, *, seq_lengths: Lengths | Any = None
     ) -> Float[Array, "U *B Y"]:
         """Encode sequences.
 
@@ -117,9 +117,7 @@ class EncoderClassifier(nnx.Module):
       (32, 10)
     """
 
-    def __init__(
-        self, encoder: SequenceEncoder, classes: int, *, pool: Pool = last_step, rngs: nnx.Rngs
-    ):
+    def __init__(self, encoder: Any, classes: int, *, pool: Pool = last_step, rngs: nnx.Rngs):
         if not isinstance(encoder, SequenceEncoder):
             checks.refuse("encoder", type(encoder).__name__, "a SequenceEncoder")
         checks.count("classes", classes)
@@ -131,7 +129,7 @@ class EncoderClassifier(nnx.Module):
         )
 
     def __call__(
-        self, xs: Float[ArrayLike, "T *B F"], *, seq_lengths: Lengths | Any = None
+        self, xs: Float[ArrayLike, "T *B F"] | Any, *, seq_lengths: Lengths | Any = None
     ) -> Float[Array, "*B C"]:
         """Map sequences [T, *B, F] to logits [*B, C]."""
         outputs = self.encoder(xs, seq_lengths=seq_lengths)

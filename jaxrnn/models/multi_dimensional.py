@@ -16,9 +16,9 @@ is one row, and one scan of depth rows + columns − 1 takes the place of rows �
 directions together. Each step computes as many pixels as there are rows, so the recurrence over a square
 image costs about twice its pixels.
 
-Weakness: a cell is summed over all paths from a pixel to another, C(Δr + Δs, Δr) of them. With forget gates at
-σ(f↓) + σ(f→) > 1 it grows exponentially (Leifert et al. 2016), so their biases start at 0, where the sum is 1,
-and not at 1 as in `LSTMCell`.
+Weakness: a cell is summed over all paths from a pixel to another, C(Δr + Δs, Δr) of them. With forget gates
+at σ(f↓) + σ(f→) > 1 it grows exponentially (Leifert et al. 2016), so their biases start at 0, where the sum
+is 1, and not at 1 as in `LSTMCell`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class MultiDimensionalLSTM(nnx.Module):
             )
         )(jax.random.split(rngs.params(), len(_CORNERS)))
 
-    def __call__(self, images: Float[ArrayLike, "*B R S F"]) -> Float[Array, "*B R S Y"]:
+    def __call__(self, images: Float[ArrayLike, "*B R S F"] | Any) -> Float[Array, "*B R S Y"]:
         """Map images [*B, rows, columns, F] to features [*B, rows, columns, 4·H].
 
         Raises:
@@ -180,7 +180,7 @@ class ImageClassifier(nnx.Module):
             network.out_features, classes, dtype=dtype, param_dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, images: Float[ArrayLike, "*B R S F"]) -> Float[Array, "*B C"]:
+    def __call__(self, images: Float[ArrayLike, "*B R S F"] | Any) -> Float[Array, "*B C"]:
         """Map images [*B, rows, columns, F] to logits [*B, C]."""
         return self.readout(jnp.mean(self.network(images), axis=(_ROWS, _COLUMNS)))
 

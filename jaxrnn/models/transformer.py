@@ -33,7 +33,7 @@ from jaxrnn import checks
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
 from jaxrnn.models.encoder import SequenceEncoder
-from jaxrnn.typing import Key, Lengths, at_least_float32
+from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
 from jaxrnn.unroll import padding_mask
 from jaxrnn.unroll.record import seen
 
@@ -185,7 +185,7 @@ class TokenTransformer(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((vocabulary,), dtype))
 
     def __call__(
-        self, tokens: Int[Any, "T *B"], *, seq_lengths: Lengths | Any = None
+        self, tokens: Int[ArrayLike, "T *B"] | Any, *, seq_lengths: Lengths | Any = None
     ) -> Float[Array, "T *B V"]:
         """Map tokens [T, *B] to logits [T, *B, V], zeros at padded steps.
 
@@ -289,14 +289,14 @@ def attention(
       visible: which steps each step sees, broadcast to [B, N, Q, T]; None for all. A step that sees none gets
         the mean of all values.
     """
-    if query.dtype != jnp.float64:
-        return jax.nn.dot_product_attention(query, key, value, mask=visible)
-    # JAX's own takes its softmax in float32, whatever comes.
-    scores = jnp.einsum("bqnd,btnd->bnqt", query, key) / math.sqrt(query.shape[-1])
+    # jax.nn.dot_product_attention runs the same two products, but takes the softmax of float64 in float32.
+    wide = at_least_float32(query.dtype)
+    scores = jnp.einsum("bqnd,btnd->bnqt", query, key, preferred_element_type=wide)
+    scores = scores / math.sqrt(query.shape[-1])
     if visible is not None:
-        hidden = jnp.finfo(scores.dtype).min
-        scores = jnp.where(jnp.broadcast_to(visible, scores.shape), scores, hidden)
-    return jnp.einsum("bnqt,btnd->bqnd", jax.nn.softmax(scores, axis=-1), value)
+        scores = jnp.where(jnp.broadcast_to(visible, scores.shape), scores, jnp.finfo(wide).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bnqt,btnd->bqnd", weights, value)
 
 
 def sinusoidal_positions(
@@ -328,13 +328,13 @@ class MaskedTokens(NamedTuple):
 
 
 def mask_tokens(
-    tokens: Int[Any, "T *B"],
+    tokens: Int[ArrayLike, "T *B"] | Any,
     *,
     key: Key,
     mask_id: int,
     vocabulary: int,
     rate: float = 0.15,
-    eligible: Bool[Any, "T *B"] | None = None,
+    eligible: Bool[ArrayLike, "T *B"] | Any = None,
 ) -> MaskedTokens:
     """Choose tokens to be asked for, and hide most of them (Devlin et al. 2019).
 
@@ -385,7 +385,7 @@ def mask_tokens(
 
 def masked_token_loss(
     model: TokenTransformer,
-    tokens: Int[Any, "T *B"],
+    tokens: Int[ArrayLike, "T *B"] | Any,
     *,
     key: Key,
     mask_id: int,
@@ -400,7 +400,10 @@ def masked_token_loss(
 
 
 def next_token_loss(
-    model: TokenTransformer, tokens: Int[Any, "T *B"], *, seq_lengths: Lengths | Any = None
+    model: TokenTransformer,
+    tokens: Int[ArrayLike, "T *B"] | Any,
+    *,
+    seq_lengths: Lengths | Any = None,
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy of tokens 2 … T, each given those before it, in nats a token.
 
@@ -416,7 +419,7 @@ def next_token_loss(
 
 
 def _cross_entropy(
-    logits: Float[Array, "T *B V"], targets: Int[Array, "T *B"], counted: Bool[Array, "T *B"]
+    logits: Float[Array, "T *B V"], targets: Any, counted: Bool[Array, "T *B"]
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy over the targets that count; 0 where none does."""
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
@@ -435,6 +438,9 @@ def _check_tokens(tokens: Any, vocabulary: int) -> None:
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         checks.refuse("tokens", checks.describe(tokens), "integers")
     if checks.concrete(tokens) and tokens.size:
-        low, high = int(np.min(tokens)), int(np.max(tokens))
+        numbers = np.asarray(
+            tokens
+        )  # a reduction of JAX's would be traced inside jit, constants too
+        low, high = int(numbers.min()), int(numbers.max())
         if low < 0 or high >= vocabulary:
             checks.refuse("tokens", f"values from {low} to {high}", f"0 to {vocabulary - 1}")
