@@ -113,7 +113,17 @@ def test_a_causal_encoder_does_not_see_what_is_to_come(name):
     assert np.any(np.diagonal(by_lag) > 0)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "windowed",
+        "causal transformer",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("tcn", "transformer", "hierarchical")
+        ),
+    ],
+)
 def test_encoders_train_as_plain_trees(name):
     """`jax.grad`, `jit`, `vmap` and optax take an ensemble of classifiers as it is."""
 

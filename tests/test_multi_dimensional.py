@@ -64,7 +64,7 @@ def numpy_weights(model):
     return {name: np.asarray(getattr(model.quadrants, name)[...], np.float64) for name in NAMES}
 
 
-@pytest.mark.parametrize("rows_columns", [(3, 4), (4, 2), (1, 3), (3, 1), (1, 1)])
+@pytest.mark.parametrize("rows_columns", [(3, 4), (4, 2), (1, 1)])
 def test_diagonals_give_what_a_double_loop_gives(rows_columns, dtype):
     model, images = network(dtype), draw(2, *rows_columns, F, dtype=dtype)
     expected = [

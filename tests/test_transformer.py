@@ -246,7 +246,7 @@ def cross_entropy(logits, target):
 def test_the_loss_of_next_tokens_is_their_mean_surprise():
     model = tokeniser(causal=True)
     tokens, lengths = jnp.array([[3, 1, 4], [0, 2, -1], [5, 77, 8], [6, 4, 9]]), [4, 2, 1]
-    logits = run(model, tokens, np.array(lengths))
+    logits = np.asarray(run(model, tokens, np.array(lengths)))
     terms = [
         cross_entropy(logits[t, b], tokens[t + 1, b])
         for b, length in enumerate(lengths)
@@ -266,7 +266,7 @@ def test_the_loss_of_masked_tokens_is_the_mean_surprise_of_the_chosen():
     inputs, chosen = mask_tokens(
         jnp.where(valid, tokens, 0), key=key, mask_id=V - 1, vocabulary=V, eligible=valid
     )
-    logits = run(model, inputs, lengths)
+    logits = np.asarray(run(model, inputs, lengths))
     terms = [cross_entropy(logits[t, b], tokens[t, b]) for t, b in np.argwhere(chosen)]
     assert len(terms) > 2
     hidden = functools.partial(masked_token_loss, mask_id=V - 1)

@@ -110,13 +110,11 @@ class TransformerStack(nnx.Module):
         self, valid: Bool[Array, "T *B"] | None, steps: int
     ) -> Bool[Array, "N 1 Q T"] | None:
         """Return which steps each step sees, for all sequences or each; None where it is all of them."""
-        visible = None
-        if self.causal:
-            visible = jnp.tri(steps, dtype=bool)[None, None]
-        if valid is not None:
-            keys = valid.reshape(steps, math.prod(valid.shape[1:])).T[:, None, None, :]
-            visible = keys if visible is None else keys & visible
-        return visible
+        if self.causal:  # padding stands on the right, where no valid step looks
+            return jnp.tri(steps, dtype=bool)[None, None]
+        if valid is None:
+            return None
+        return valid.reshape(steps, math.prod(valid.shape[1:])).T[:, None, None, :]
 
 
 class TransformerEncoder(SequenceEncoder):
@@ -438,9 +436,8 @@ def _check_tokens(tokens: Any, vocabulary: int) -> None:
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         checks.refuse("tokens", checks.describe(tokens), "integers")
     if checks.concrete(tokens) and tokens.size:
-        numbers = np.asarray(
-            tokens
-        )  # a reduction of JAX's would be traced inside jit, constants too
+        # Inside jit a reduction of JAX's would be traced, even of a constant.
+        numbers = np.asarray(tokens)
         low, high = int(numbers.min()), int(numbers.max())
         if low < 0 or high >= vocabulary:
             checks.refuse("tokens", f"values from {low} to {high}", f"0 to {vocabulary - 1}")
