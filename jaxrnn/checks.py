@@ -70,6 +70,15 @@ def floating(argument: str, x: Any) -> None:
         refuse(argument, describe(x), "a floating-point array (convert it with .astype)")
 
 
+def features(argument: str, x: Any, in_features: int, dtype: Any, owner: str) -> None:
+    """Refuse anything but floats of the owner's dtype, with `in_features` of them in the last axis."""
+    floating(argument, x)
+    if jnp.ndim(x) < 1 or x.shape[-1] != in_features:
+        refuse(argument, describe(x), f"{in_features} features (in_features) in the last axis")
+    if x.dtype != dtype:
+        refuse(argument, f"dtype {x.dtype}", f"the {owner}'s own, {dtype} (cast one of the two)")
+
+
 def finite(argument: str, tree: Any) -> None:
     """Refuse NaN and infinity, and say where the first one stands."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

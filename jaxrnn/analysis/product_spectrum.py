@@ -10,8 +10,8 @@ follow: how far apart they are is the measure of "the largest eigenvalue decides
 The product is held as Q · diag(e^d) · V (`jaxrnn.analysis.graded`), so its eigenvalues are those of the
 row-graded matrix diag(e^d) V Q. LAPACK's balanced QR algorithm finds eigenvalues of such matrices to high
 relative accuracy over twenty orders of magnitude and more, as a rule and without a guarantee. Whether it did
-shows in their product, which must be the determinant: where it is not, only the eigenvalues above the rounding
-of the largest are given.
+shows in their product, which must be the determinant: where it is not, only the eigenvalues above the
+rounding of the largest are given.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class RecurrentCell(nnx.Module, abc.ABC):
         Raises:
           InputError: `x` or `carry` has another size, structure or dtype than the cell.
         """
-        self._check_input(x)
+        checks.features("x", x, self.in_features, self.dtype, "cell")
         self._check_carry(carry, x.shape[:-1])
         return self.step(carry, x)
 
@@ -126,21 +126,6 @@ class RecurrentCell(nnx.Module, abc.ABC):
     def num_feature_axes(self) -> int:
         """Number of trailing axes of an input that are not batch (Flax's protocol)."""
         return 1
-
-    def _check_input(self, x: Any) -> None:
-        checks.floating("x", x)
-        if jnp.ndim(x) < 1 or x.shape[-1] != self.in_features:
-            checks.refuse(
-                "x",
-                checks.describe(x),
-                f"{self.in_features} features (in_features) in the last axis",
-            )
-        if x.dtype != self.dtype:
-            checks.refuse(
-                "x",
-                f"dtype {x.dtype}",
-                f"the cell's own, {self.dtype} (cast one of the two)",
-            )
 
     def _check_carry(self, carry: Carry, batch: tuple[int, ...]) -> None:
         like = jax.eval_shape(lambda: self.initialize_carry((*batch, self.in_features)))

@@ -1,0 +1,140 @@
+"""Sequence encoders: what stands beside a recurrent network in a comparison, and one readout for all of them.
+
+    Y = encoder(X)                 X [T, *B, F], Y [T', *B, Y]
+    logits = V pool(Y) + d
+
+An encoder maps a sequence to a sequence, with time first and padding on the right, as `unroll` does; a
+windowed network, a convolution and a Transformer keep T' = T, a hierarchy of subsampling layers shrinks it.
+Two poolings lead to one vector: `last_step`, which asks a causal encoder what it remembers, and `mean_step`,
+for encoders that read both ways and have no last step that has seen everything.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, final
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxrnn import checks
+from jaxrnn.typing import ArrayLike, Lengths
+from jaxrnn.unroll import padding_mask
+from jaxrnn.unroll.record import seen
+
+Pool = Callable[[Any, Any], Any]
+"""``(outputs [T, *B, Y], lengths [*B] or None) -> [*B, Y]``; outputs are zero at padded steps."""
+
+
+class SequenceEncoder(nnx.Module, abc.ABC):
+    """A map from sequences to sequences; an encoder writes `encode` and names its sizes.
+
+    Attributes:
+      in_features: size F of a step's input.
+      out_features: size Y of a step's output.
+    """
+
+    in_features: int
+    out_features: int
+
+    @abc.abstractmethod
+    def encode(self, xs: Any, seq_lengths: Any) -> Any:
+        """Map sequences [T, *B, F], zero at padded steps, to outputs [T', *B, Y], there anything."""
+
+    def output_lengths(self, seq_lengths: Any) -> Any:
+        """Return the valid steps of each output sequence [*B]; None for None."""
+        return seq_lengths
+
+    @final
+    def __call__(
+        self, xs: Float[ArrayLike, "T *B F"] | Any, *, seq_lengths: Lengths | Any = None
+    ) -> Float[Array, "U *B Y"]:
+        """Encode sequences.
+
+        Args:
+          xs: sequences [T, *B, F].
+          seq_lengths: valid steps of each sequence [*B], 0 to T; the rest is padding, which changes nothing.
+
+        Returns:
+          Outputs [T', *B, Y], zero at padded steps.
+
+        Raises:
+          InputError: inputs or lengths that do not fit.
+        """
+        checks.features("xs", xs, self.in_features, self.dtype, "encoder")
+        if xs.ndim < 2 or xs.shape[0] < 1:
+            checks.refuse(
+                "xs", checks.describe(xs), "at least 1 step in the first axis, [T, *B, F]"
+            )
+        xs = jnp.asarray(xs)
+        # What stands in the padding goes no further: NaN there would reach the gradients.
+        outputs = self.encode(seen(xs, _valid(seq_lengths, xs)), seq_lengths)
+        return seen(outputs, _valid(self.output_lengths(seq_lengths), outputs))
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of parameters and arithmetic."""
+        return jax.tree.leaves(self)[0].dtype
+
+
+def last_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
+    """Return the output of each sequence's last valid step, zeros for an empty sequence."""
+    if lengths is None:
+        return outputs[-1]
+    last = jnp.maximum(jnp.asarray(lengths), 1) - 1
+    chosen = jnp.take_along_axis(outputs, last[None, ..., None], axis=0)
+    return chosen[0]
+
+
+def mean_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
+    """Return the mean output over each sequence's valid steps, zeros for an empty sequence."""
+    if lengths is None:
+        return jnp.mean(outputs, axis=0)
+    counts = jnp.maximum(jnp.asarray(lengths), 1).astype(outputs.dtype)
+    total = jnp.sum(outputs, axis=0)
+    return total / jnp.broadcast_to(counts[..., None], total.shape)
+
+
+class EncoderClassifier(nnx.Module):
+    """An encoder and a linear readout; called as `SequenceClassifier` is.
+
+    Args:
+      encoder: the encoder, with Y output features.
+      classes: number of classes C.
+      pool: from outputs to one vector a sequence: `last_step` or `mean_step`.
+      rngs: ``nnx.Rngs`` whose ``params`` stream draws the readout's weights.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.models import TCN, EncoderClassifier
+      >>> rngs = nnx.Rngs(0)
+      >>> model = EncoderClassifier(TCN(1, 8, depth=5, rngs=rngs), 10, rngs=rngs)
+      >>> model(jnp.ones((64, 32, 1))).shape
+      (32, 10)
+    """
+
+    def __init__(self, encoder: Any, classes: int, *, pool: Pool = last_step, rngs: nnx.Rngs):
+        if not isinstance(encoder, SequenceEncoder):
+            checks.refuse("encoder", type(encoder).__name__, "a SequenceEncoder")
+        checks.count("classes", classes)
+        self.encoder = encoder
+        self.pool = pool
+        dtype = encoder.dtype
+        self.readout = nnx.Linear(
+            encoder.out_features, classes, dtype=dtype, param_dtype=dtype, rngs=rngs
+        )
+
+    def __call__(
+        self, xs: Float[ArrayLike, "T *B F"] | Any, *, seq_lengths: Lengths | Any = None
+    ) -> Float[Array, "*B C"]:
+        """Map sequences [T, *B, F] to logits [*B, C]."""
+        outputs = self.encoder(xs, seq_lengths=seq_lengths)
+        return self.readout(self.pool(outputs, self.encoder.output_lengths(seq_lengths)))
+
+
+def _valid(seq_lengths: Any, steps: Any) -> Any:
+    return padding_mask(seq_lengths, None, steps.shape[0], steps.shape[1:-1])

@@ -1,0 +1,443 @@
+"""The Transformer encoder, over features or tokens: attention in place of recurrence.
+
+    Attention(Q, K, V) = softmax(Q Kᵀ/√d) V,    d features a head
+    x ← x + W_O [head_1; …; head_N](LN(x))
+    x ← x + W_2 ReLU(W_1 LN(x) + b_1) + b_2
+
+Vaswani et al. 2017, "Attention Is All You Need", with the norm before each sublayer and one more at the top
+(pre-norm, Xiong et al. 2020: it trains without warm-up) where the paper has it after. Sinusoidal positions,
+projections of attention without biases, embeddings times √D and tied to the output, as in the paper; no
+dropout. With ``causal=True`` step t sees steps ≤ t. Any two steps are one layer apart, whatever their lag, so
+gradients have no product of Jacobians to vanish in; the price is T² scores a layer and head, and a memory
+that is the whole past. Without positions nothing tells the order of the steps: permuted inputs give permuted
+outputs.
+
+`TokenTransformer` is a causal language model (`next_token_loss`) or, bidirectional, a masked one
+(`mask_tokens`, `masked_token_loss`) after Devlin et al. 2019, "BERT", without its second task of sentence
+pairs and the extra layer before its output.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Required, TypedDict, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn import checks
+from jaxrnn.cells import initializers
+from jaxrnn.cells.base import affine
+from jaxrnn.models.encoder import SequenceEncoder
+from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
+from jaxrnn.unroll import padding_mask
+from jaxrnn.unroll.record import seen
+
+
+class TransformerOptions(TypedDict, total=False):
+    """Keyword arguments of every Transformer; `TransformerStack` says what they mean."""
+
+    depth: Required[int]
+    heads: Required[int]
+    mlp_features: int
+    causal: bool
+    positions: bool
+    param_dtype: Any
+    rngs: Required[nnx.Rngs]
+
+
+class TransformerStack(nnx.Module):
+    """Positions, blocks of attention and MLP, and a last norm: [T, *B, D] -> [T, *B, D].
+
+    Args:
+      features: size D of a step, a multiple of `heads`; even where there are positions.
+      depth: number of blocks.
+      heads: number N of heads, of D/N features each.
+      mlp_features: units of the MLPs; 4·D by default.
+      causal: each step sees itself and what came before; otherwise all steps.
+      positions: add `sinusoidal_positions` to the inputs.
+      param_dtype: dtype of parameters and arithmetic.
+      rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        depth: int,
+        heads: int,
+        mlp_features: int | None = None,
+        causal: bool = False,
+        positions: bool = True,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        checks.count("features", features)
+        checks.count("depth", depth)
+        checks.count("heads", heads)
+        mlp_features = 4 * features if mlp_features is None else mlp_features
+        checks.count("mlp_features", mlp_features)
+        if features % heads:
+            checks.refuse("heads", heads, f"a divisor of features, {features}")
+        if positions and features % 2:
+            checks.refuse("features", features, "an even number, for a sine and a cosine each")
+        self.causal = causal
+        self.positions = positions
+        self.blocks = nnx.List(
+            Block(features, heads, mlp_features, param_dtype, rngs) for _ in range(depth)
+        )
+        self.norm = LayerNorm(features, param_dtype)
+
+    def __call__(
+        self, xs: Float[Array, "T *B D"], seq_lengths: Any = None
+    ) -> Float[Array, "T *B D"]:
+        """Return what each step has gathered; at padded steps anything."""
+        steps, *batch, features = xs.shape
+        if self.positions:
+            waves = sinusoidal_positions(steps, features, xs.dtype)
+            waves = waves.reshape(steps, *(1 for _ in batch), features)
+            xs = xs + jnp.broadcast_to(waves, xs.shape)
+        visible = self._visible(padding_mask(seq_lengths, None, steps, tuple(batch)), steps)
+        for block in self.blocks:
+            xs = block(xs, visible)
+        return self.norm(xs)
+
+    def _visible(
+        self, valid: Bool[Array, "T *B"] | None, steps: int
+    ) -> Bool[Array, "N 1 Q T"] | None:
+        """Return which steps each step sees, for all sequences or each; None where it is all of them."""
+        if self.causal:  # padding stands on the right, where no valid step looks
+            return jnp.tri(steps, dtype=bool)[None, None]
+        if valid is None:
+            return None
+        return valid.reshape(steps, math.prod(valid.shape[1:])).T[:, None, None, :]
+
+
+class TransformerEncoder(SequenceEncoder):
+    """A linear embedding of real inputs, and a `TransformerStack` over it.
+
+    Args:
+      in_features: size F of the input.
+      features: size D of a step inside, and of the output.
+      options: as in `TransformerStack`.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.models import TransformerEncoder
+      >>> encoder = TransformerEncoder(3, 16, depth=2, heads=4, causal=True, rngs=nnx.Rngs(0))
+      >>> encoder(jnp.ones((20, 5, 3)), seq_lengths=jnp.array([20, 7, 2, 1, 0])).shape
+      (20, 5, 16)
+    """
+
+    def __init__(self, in_features: int, features: int, **options: Unpack[TransformerOptions]):
+        checks.count("in_features", in_features)
+        self.in_features = in_features
+        self.out_features = features
+        self.stack = TransformerStack(features, **options)
+        dtype, key = self.stack.norm.scale.dtype, options["rngs"].params()
+        self.kernel = nnx.Param(initializers.glorot()(key, (in_features, features), dtype))
+        self.bias = nnx.Param(jnp.zeros((features,), dtype))
+
+    def encode(self, xs: Float[Array, "T *B F"], seq_lengths: Any) -> Float[Array, "T *B D"]:
+        """Return what each step has gathered from those it sees."""
+        return self.stack(affine(xs, self.kernel[...], self.bias[...]), seq_lengths)
+
+
+class TokenTransformer(nnx.Module):
+    """A Transformer from tokens to logits over the vocabulary, its embedding tied to its output.
+
+        logits_t = E y_t + b
+
+    Args:
+      vocabulary: number V of tokens; a mask token, where there is one, is one of them.
+      features: size D of a step.
+      options: as in `TransformerStack`; ``causal=True`` for a language model.
+
+    Attributes:
+      embedding: E [V, D].
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.models import TokenTransformer, masked_token_loss
+      >>> model = TokenTransformer(101, 16, depth=2, heads=4, rngs=nnx.Rngs(0))
+      >>> tokens = jnp.arange(60).reshape(20, 3)
+      >>> model(tokens).shape
+      (20, 3, 101)
+      >>> masked_token_loss(model, tokens, key=jax.random.key(0), mask_id=100).shape
+      ()
+    """
+
+    def __init__(self, vocabulary: int, features: int, **options: Unpack[TransformerOptions]):
+        checks.count("vocabulary", vocabulary)
+        self.stack = TransformerStack(features, **options)
+        dtype, key = self.stack.norm.scale.dtype, options["rngs"].params()
+        draw = jax.nn.initializers.normal(features**-0.5)
+        self.embedding = nnx.Param(draw(key, (vocabulary, features), dtype))
+        self.bias = nnx.Param(jnp.zeros((vocabulary,), dtype))
+
+    def __call__(
+        self, tokens: Int[ArrayLike, "T *B"] | Any, *, seq_lengths: Lengths | Any = None
+    ) -> Float[Array, "T *B V"]:
+        """Map tokens [T, *B] to logits [T, *B, V], zeros at padded steps.
+
+        Args:
+          tokens: token numbers 0 … V − 1; at padded steps any.
+          seq_lengths: valid steps of each sequence [*B].
+
+        Raises:
+          InputError: tokens that are not integers or not in the vocabulary, lengths that do not fit.
+        """
+        tokens, valid = _unpadded(tokens, seq_lengths)
+        _check_tokens(tokens, self.vocabulary)
+        E = self.embedding[...]
+        xs = E[tokens] * math.sqrt(E.shape[1])
+        return seen(affine(self.stack(xs, seq_lengths), E.T, self.bias[...]), valid)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number V of tokens."""
+        return self.embedding.shape[0]
+
+
+class Block(nnx.Module):
+    """Attention and an MLP, each behind a norm and beside a way round it."""
+
+    def __init__(
+        self, features: int, heads: int, mlp_features: int, param_dtype: Any, rngs: nnx.Rngs
+    ):
+        draw = initializers.glorot()
+        self.attention_norm = LayerNorm(features, param_dtype)
+        self.attention = SelfAttention(features, heads, param_dtype, rngs)
+        self.mlp_norm = LayerNorm(features, param_dtype)
+        self.kernel_in = nnx.Param(draw(rngs.params(), (features, mlp_features), param_dtype))
+        self.bias_in = nnx.Param(jnp.zeros((mlp_features,), param_dtype))
+        self.kernel_out = nnx.Param(draw(rngs.params(), (mlp_features, features), param_dtype))
+        self.bias_out = nnx.Param(jnp.zeros((features,), param_dtype))
+
+    def __call__(
+        self, xs: Float[Array, "T *B D"], visible: Bool[Array, "N 1 Q T"] | None
+    ) -> Float[Array, "T *B D"]:
+        """Return xs with what both sublayers add."""
+        xs = xs + self.attention(self.attention_norm(xs), visible)
+        units = jax.nn.relu(affine(self.mlp_norm(xs), self.kernel_in[...], self.bias_in[...]))
+        return xs + affine(units, self.kernel_out[...], self.bias_out[...])
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention of a sequence to itself.
+
+    Attributes:
+      kernel: [D, 3·D], queries, keys and values side by side, each with its heads side by side.
+      out_kernel: [D, D].
+    """
+
+    def __init__(self, features: int, heads: int, param_dtype: Any, rngs: nnx.Rngs):
+        draw, shape = initializers.glorot(), (features, features)
+        self.heads = heads
+        self.kernel = nnx.Param(initializers.per_gate(draw, rngs.params(), shape, 3, param_dtype))
+        self.out_kernel = nnx.Param(draw(rngs.params(), shape, param_dtype))
+
+    def __call__(
+        self, xs: Float[Array, "T *B D"], visible: Bool[Array, "N 1 Q T"] | None
+    ) -> Float[Array, "T *B D"]:
+        """Return the heads' findings, mixed by the output weights."""
+        steps, *batch, features = xs.shape
+        heads = (steps, math.prod(batch), self.heads, features // self.heads)
+        parts = jnp.split(xs @ self.kernel[...], 3, axis=-1)
+        query, key, value = (jnp.swapaxes(part.reshape(heads), 0, 1) for part in parts)
+        found = jnp.swapaxes(attention(query, key, value, visible), 0, 1)
+        return found.reshape(xs.shape) @ self.out_kernel[...]
+
+
+class LayerNorm(nnx.Module):
+    """scale · (x − mean)/√(variance + 10⁻⁶) + bias over the features; Flax's is in float32 whatever comes."""
+
+    def __init__(self, features: int, param_dtype: Any):
+        self.scale = nnx.Param(jnp.ones((features,), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((features,), param_dtype))
+
+    def __call__(self, xs: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """Return xs, normed."""
+        wide = xs.astype(at_least_float32(xs.dtype))
+        wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-6)
+        scale, bias = (jnp.broadcast_to(p[...], xs.shape) for p in (self.scale, self.bias))
+        return scale * wide.astype(xs.dtype) + bias
+
+
+def attention(
+    query: Float[Array, "B Q N D"],
+    key: Float[Array, "B T N D"],
+    value: Float[Array, "B T N D"],
+    visible: Bool[Array, "#B #N #Q T"] | None = None,
+) -> Float[Array, "B Q N D"]:
+    """Return softmax(Q Kᵀ/√D) V for each head.
+
+    Args:
+      query: what each step asks for [B, Q, N, D], N heads.
+      key: what each step offers itself as [B, T, N, D].
+      value: what each step gives [B, T, N, D].
+      visible: which steps each step sees, broadcast to [B, N, Q, T]; None for all. A step that sees none gets
+        the mean of all values.
+    """
+    # jax.nn.dot_product_attention runs the same two products, but takes the softmax of float64 in float32.
+    wide = at_least_float32(query.dtype)
+    scores = jnp.einsum("bqnd,btnd->bnqt", query, key, preferred_element_type=wide)
+    scores = scores / math.sqrt(query.shape[-1])
+    if visible is not None:
+        scores = jnp.where(jnp.broadcast_to(visible, scores.shape), scores, jnp.finfo(wide).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bnqt,btnd->bqnd", weights, value)
+
+
+def sinusoidal_positions(
+    steps: int, features: int, dtype: Any = jnp.float32
+) -> Float[Array, "T D"]:
+    """Return sin(t ω_k) and cos(t ω_k) side by side, entries 2k and 2k + 1, with ω_k = 10000^(−2k/D).
+
+    Example:
+      >>> from jaxrnn.models.transformer import sinusoidal_positions
+      >>> sinusoidal_positions(3, 4).shape
+      (3, 4)
+    """
+    # In NumPy's float64: a large t in float32 has lost the digits that its sine depends on.
+    angles = np.arange(steps)[:, None] * 10_000.0 ** (-np.arange(0, features, 2) / features)
+    waves = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
+    return jnp.asarray(waves.reshape(steps, features), dtype)
+
+
+class MaskedTokens(NamedTuple):
+    """Tokens, some of them hidden.
+
+    Attributes:
+      inputs: what the model reads [T, *B].
+      chosen: True where it is asked for the token that stood there [T, *B].
+    """
+
+    inputs: Int[Array, "T *B"]
+    chosen: Bool[Array, "T *B"]
+
+
+def mask_tokens(
+    tokens: Int[ArrayLike, "T *B"] | Any,
+    *,
+    key: Key,
+    mask_id: int,
+    vocabulary: int,
+    rate: float = 0.15,
+    eligible: Bool[ArrayLike, "T *B"] | Any = None,
+) -> MaskedTokens:
+    """Choose tokens to be asked for, and hide most of them (Devlin et al. 2019).
+
+    Each token is chosen with probability `rate`, each by itself, where BERT draws a fixed number. Of the
+    chosen, 80 % become `mask_id`, 10 % a token drawn evenly from the vocabulary without the mask, and 10 %
+    stay: so the model cannot trust what it reads where nothing is masked.
+
+    Args:
+      tokens: token numbers [T, *B].
+      key: what to choose and draw with.
+      mask_id: the token that hides others.
+      vocabulary: number V of tokens, the mask among them.
+      rate: share of tokens to choose.
+      eligible: False where a token must not be chosen (padding, separators) [T, *B].
+
+    Raises:
+      InputError: a token, mask or rate that does not fit.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.models import mask_tokens
+      >>> tokens = jnp.arange(1000) % 10
+      >>> inputs, chosen = mask_tokens(tokens, key=jax.random.key(0), mask_id=10, vocabulary=11)
+      >>> bool((inputs == tokens)[~chosen].all())
+      True
+    """
+    checks.count("vocabulary", vocabulary)
+    if vocabulary < 2 or not 0 <= mask_id < vocabulary:
+        checks.refuse(
+            "mask_id", mask_id, f"one of {vocabulary} tokens (vocabulary), and not the only"
+        )
+    if not 0 < rate <= 1:
+        checks.refuse("rate", rate, "a share above 0 and up to 1")
+    _check_tokens(tokens, vocabulary)
+    tokens = jnp.asarray(tokens)
+    for_choice, for_fate, for_draw = jax.random.split(key, 3)
+    chosen = jax.random.bernoulli(for_choice, rate, tokens.shape)
+    if eligible is not None:
+        checks.shape("eligible", eligible, tokens.shape, "[T, *B], as tokens")
+        chosen = chosen & eligible
+    fate = jax.random.uniform(for_fate, tokens.shape)
+    drawn = jax.random.randint(for_draw, tokens.shape, 0, vocabulary - 1, tokens.dtype)
+    drawn = drawn + (drawn >= mask_id).astype(tokens.dtype)  # passes over the mask
+    hidden = jnp.where(fate < 0.8, mask_id, jnp.where(fate < 0.9, drawn, tokens))
+    return MaskedTokens(jnp.where(chosen, hidden, tokens), chosen)
+
+
+def masked_token_loss(
+    model: TokenTransformer,
+    tokens: Int[ArrayLike, "T *B"] | Any,
+    *,
+    key: Key,
+    mask_id: int,
+    seq_lengths: Lengths | Any = None,
+) -> Float[Array, ""]:
+    """Return the mean cross-entropy of the tokens that `mask_tokens` chooses, in nats a token; 0 if none."""
+    tokens, valid = _unpadded(tokens, seq_lengths)
+    inputs, chosen = mask_tokens(
+        tokens, key=key, mask_id=mask_id, vocabulary=model.vocabulary, eligible=valid
+    )
+    return _cross_entropy(model(inputs, seq_lengths=seq_lengths), tokens, chosen)
+
+
+def next_token_loss(
+    model: TokenTransformer,
+    tokens: Int[ArrayLike, "T *B"] | Any,
+    *,
+    seq_lengths: Lengths | Any = None,
+) -> Float[Array, ""]:
+    """Return the mean cross-entropy of tokens 2 … T, each given those before it, in nats a token.
+
+    Raises:
+      InputError: the model is not causal: it would read what it is asked for.
+    """
+    if not model.stack.causal:
+        checks.refuse("model", "a bidirectional Transformer", "one with causal=True")
+    tokens, valid = _unpadded(tokens, seq_lengths)
+    logits = model(tokens, seq_lengths=seq_lengths)
+    counted = jnp.ones(tokens.shape, bool) if valid is None else valid
+    return _cross_entropy(logits[:-1], tokens[1:], counted[1:])
+
+
+def _cross_entropy(
+    logits: Float[Array, "T *B V"], targets: Any, counted: Bool[Array, "T *B"]
+) -> Float[Array, ""]:
+    """Return the mean cross-entropy over the targets that count; 0 where none does."""
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return jnp.sum(seen(losses, counted)) / jnp.maximum(jnp.sum(counted), 1).astype(losses.dtype)
+
+
+def _unpadded(tokens: Any, seq_lengths: Any) -> tuple[Any, Any]:
+    """Return tokens [T, *B], 0 at padded steps, and which steps are valid (None: all)."""
+    if jnp.ndim(tokens) < 1 or tokens.shape[0] < 1:
+        checks.refuse("tokens", checks.describe(tokens), "at least 1 step, [T, *B]")
+    valid = padding_mask(seq_lengths, None, tokens.shape[0], tokens.shape[1:])
+    return seen(jnp.asarray(tokens), valid), valid
+
+
+def _check_tokens(tokens: Any, vocabulary: int) -> None:
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        checks.refuse("tokens", checks.describe(tokens), "integers")
+    if checks.concrete(tokens) and tokens.size:
+        # Inside jit a reduction of JAX's would be traced, even of a constant.
+        numbers = np.asarray(tokens)
+        low, high = int(numbers.min()), int(numbers.max())
+        if low < 0 or high >= vocabulary:
+            checks.refuse("tokens", f"values from {low} to {high}", f"0 to {vocabulary - 1}")
