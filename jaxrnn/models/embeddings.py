@@ -89,7 +89,7 @@ class Embedding(nnx.Module):
         """Size F of a vector."""
         return self.table.shape[1]
 
-    def __call__(self, tokens: Int[ArrayLike, "*N"]) -> Float[Array, "*N F"]:
+    def __call__(self, tokens: Int[ArrayLike, "*N"] | Any) -> Float[Array, "*N F"]:
         """Map token numbers to their vectors.
 
         Raises:
@@ -132,7 +132,8 @@ def check_tokens(argument: str, tokens: Any, vocabulary: int) -> None:
     if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
         checks.refuse(argument, checks.describe(tokens), "token numbers, which are integers")
     if checks.concrete(tokens) and jnp.size(tokens):
-        low, high = int(np.min(tokens)), int(np.max(tokens))
+        values = np.asarray(tokens)  # NumPy's minimum of a JAX array would be traced under jit
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high >= vocabulary:
             expected = f"token numbers from 0 to {vocabulary - 1}"
             checks.refuse(argument, f"values from {low} to {high}", expected)

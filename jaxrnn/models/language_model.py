@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -220,8 +221,9 @@ def _prompt_lengths(prompt: Any, seq_lengths: Any) -> Any:
     if seq_lengths is None:
         return None
     lengths = jnp.asarray(seq_lengths)
-    if checks.concrete(lengths) and lengths.size and int(lengths.min()) < 1:
-        checks.refuse("seq_lengths", f"values from {int(lengths.min())}", "at least 1 token each")
+    if checks.concrete(lengths) and lengths.size and np.asarray(lengths).min() < 1:
+        low = np.asarray(lengths).min()
+        checks.refuse("seq_lengths", f"values from {low}", "at least 1 token each")
     return lengths
 
 

@@ -17,7 +17,7 @@ N·(window + 1) of them, which is for texts of millions of words, not billions.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,7 +75,7 @@ class SkipGram:
 
 
 def train_skip_gram(
-    tokens: Int[ArrayLike, "N"],
+    tokens: Int[ArrayLike, "N"] | Sequence[int] | Any,
     vocabulary_size: int,
     config: SkipGram,
     *,
@@ -107,8 +107,9 @@ def train_skip_gram(
     """
     config.check()
     checks.count("vocabulary_size", vocabulary_size)
-    check_tokens("tokens", tokens, vocabulary_size)
     text = np.asarray(tokens)
+    check_tokens("tokens", text, vocabulary_size)
+    checks.shape("tokens", text, (text.size,), "one text [N]")
     first, order, draws = jax.random.split(key, 3)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(order)))
     optimizer = optax.adam(config.learning_rate)
@@ -145,6 +146,16 @@ def noise(counts: Int[np.ndarray, "V"]) -> Float[np.ndarray, "V"]:
     """Return the distribution of negatives, count^¾ / Σ count^¾."""
     weights = counts.astype(np.float64) ** 0.75
     return weights / weights.sum()
+
+
+def draw_negatives(
+    key: Key, cumulative: Float[Array, "V"], shape: tuple[int, ...]
+) -> Int[Array, "..."]:
+    """Draw words from a distribution that is given by its running sums, in log V a word."""
+    # The last sum is 1 but for rounding; what is drawn must stay below it.
+    height = jax.random.uniform(key, shape, cumulative.dtype) * cumulative[-1]
+    drawn = jnp.searchsorted(cumulative, height, side="right")
+    return jnp.minimum(drawn, len(cumulative) - 1)
 
 
 def kept_share(counts: Int[np.ndarray, "V"], threshold: float) -> Float[np.ndarray, "V"]:
@@ -193,14 +204,11 @@ def _step(
     negatives: int,
 ) -> Callable[..., Any]:
     """Return the function that takes one step: ``(state, pairs, key) -> (state, loss)``."""
-    # Inverse of the distribution function: a draw costs log V, not V as a categorical one does.
     cumulative = jnp.asarray(np.cumsum(distribution), jnp.float32)
 
     def step(state, pairs, key):
         tables, moments = state
-        uniform = jax.random.uniform(key, (len(pairs), negatives), jnp.float32)
-        drawn = jnp.searchsorted(cumulative, uniform * cumulative[-1], side="right")
-        false = jnp.minimum(drawn, len(cumulative) - 1)
+        false = draw_negatives(key, cumulative, (len(pairs), negatives))
         loss, gradient = jax.value_and_grad(skip_gram_loss)(tables, pairs[:, 0], pairs[:, 1], false)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats with integers
             change, moments = optimizer.update(gradient, moments, tables)

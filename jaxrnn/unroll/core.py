@@ -166,7 +166,8 @@ def padding_mask(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         checks.refuse("seq_lengths", checks.describe(lengths), "integers")
     if checks.concrete(lengths) and lengths.size:
-        low, high = int(np.min(lengths)), int(np.max(lengths))
+        values = np.asarray(lengths)  # NumPy's minimum of a JAX array would be traced under jit
+        low, high = int(values.min()), int(values.max())
         if low < 0 or high > steps:
             checks.refuse(
                 "seq_lengths", f"values from {low} to {high}", f"0 to {steps}, the steps in xs"
