@@ -30,7 +30,7 @@ from jaxrnn.tasks import Vocabulary
 
 
 def test_words_are_numbered_by_how_often_they_come():
-    text = "b a c a b d <unk> <unk> <unk> <pad>".split()
+    text = [*"bacabd", "<unk>", "<unk>", "<unk>", "<pad>"]
     assert Vocabulary.of(text).words == ("<pad>", "<unk>", "a", "b", "c", "d")
     assert Vocabulary.of(text, least=2).words == ("<pad>", "<unk>", "a", "b")
     assert Vocabulary.of(text, largest=1).words == ("<pad>", "<unk>", "a")
@@ -102,7 +102,9 @@ def test_files_are_read_as_they_occur_in_the_wild(tmp_path, name):
     (tmp_path / "vectors.txt").write_bytes((b"3 2\n" if name == "word2vec" else b"") + text)
     found = FORMATS[name][0](tmp_path / "vectors.txt")
     assert found.words == ("the", ". . .", "at name@domain.com")
-    np.testing.assert_array_equal(found.vectors, np.float32([[0.5, -1e-3], [1, 2], [3, 4]]))
+    np.testing.assert_array_equal(
+        found.vectors, np.array([[0.5, -1e-3], [1, 2], [3, 4]], np.float32)
+    )
 
 
 def test_the_lines_of_both_formats_are_those_of_the_field(tmp_path):

@@ -382,8 +382,8 @@ def test_a_second_call_compiles_nothing(make_cell, caplog):
 def test_lengths_may_be_constants_of_a_compiled_function():
     cell, xs = make("gru"), draw(T, B, F)
     for lengths in (LENGTHS, jnp.asarray(LENGTHS)):
-        compiled = jax.jit(lambda xs, n=lengths: jaxrnn.unroll(cell, xs, seq_lengths=n).carry)(xs)
-        assert_close(compiled, jaxrnn.unroll(cell, xs, seq_lengths=LENGTHS).carry)
+        jitted = jax.jit(lambda xs, n=lengths: jaxrnn.unroll(cell, xs, seq_lengths=n).carry)
+        assert_close(jitted(xs), jaxrnn.unroll(cell, xs, seq_lengths=LENGTHS).carry)
 
 
 def test_lengths_may_be_traced(caplog):

@@ -119,9 +119,11 @@ class Forced(NamedTuple):
 
 def forced(model: Any, source: np.ndarray, target: np.ndarray) -> Forced:
     """Teacher forcing."""
-    decoder, rows = Decoder(model, source), []
-    for token in [model.start, *target[:-1]]:
-        rows.append((decoder(token), decoder.context, decoder.attention))
+    decoder = Decoder(model, source)
+    rows = [
+        (decoder(token), decoder.context, decoder.attention)
+        for token in [model.start, *target[:-1]]
+    ]
     return Forced(*(np.array(part) for part in zip(*rows, strict=True)))
 
 
