@@ -97,13 +97,13 @@ def test_what_is_written_reads_back(tmp_path, name):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_files_are_read_as_they_occur_in_the_wild(tmp_path, name):
-    """Spaces and carriage returns at line ends, words that hold spaces, exponents."""
-    text = b"the 0.5 -1e-3 \r\n. . . 1 2\nat name@domain.com 3 4\n"
-    (tmp_path / "vectors.txt").write_bytes((b"3 2\n" if name == "word2vec" else b"") + text)
+    """Spaces and carriage returns at line ends, words that hold spaces or a return, exponents."""
+    text = b"the 0.5 -1e-3 \r\n. . . 1 2\nat name@domain.com 3 4\na\rb 5 6\n"
+    (tmp_path / "vectors.txt").write_bytes((b"4 2\n" if name == "word2vec" else b"") + text)
     found = FORMATS[name][0](tmp_path / "vectors.txt")
-    assert found.words == ("the", ". . .", "at name@domain.com")
+    assert found.words == ("the", ". . .", "at name@domain.com", "a\rb")
     np.testing.assert_array_equal(
-        found.vectors, np.array([[0.5, -1e-3], [1, 2], [3, 4]], np.float32)
+        found.vectors, np.array([[0.5, -1e-3], [1, 2], [3, 4], [5, 6]], np.float32)
     )
 
 

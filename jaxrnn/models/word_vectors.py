@@ -148,7 +148,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the numbered lines of a file, without the spaces that the word2vec tool leaves at their ends."""
     if not path.is_file():
         checks.refuse("path", str(path), "a file of word vectors")
-    # Only a line feed ends a line: words hold other characters that Python takes for line ends.
+    # Only a line feed ends a line: a carriage return within a word is a part of it.
     with path.open(encoding="utf-8", newline="\n") as file:
         number = 0
         try:
