@@ -6,7 +6,9 @@ Axis legend, used in every shape of this package:
     F  input features         H  hidden features (units)
     S  state size: the whole carry, its leaves flattened and concatenated in pytree order
     G  gates of a cell        P  pull size, G·H
-    Y  output features        K  kept entries: lags, exponents
+    Y  output features        K  kept entries: lags, exponents, hypotheses of a beam
+    V  tokens of a vocabulary L  steps of a source that a decoder attends to
+    C  classes
 
 Two contracts, and a small third, hold the house together.
 

@@ -379,6 +379,13 @@ def test_a_second_call_compiles_nothing(make_cell, caplog):
             assert bool(compiled(caplog)) == (call == 0)
 
 
+def test_lengths_may_be_constants_of_a_compiled_function():
+    cell, xs = make("gru"), draw(T, B, F)
+    for lengths in (LENGTHS, jnp.asarray(LENGTHS)):
+        jitted = jax.jit(lambda xs, n=lengths: jaxrnn.unroll(cell, xs, seq_lengths=n).carry)
+        assert_close(jitted(xs), jaxrnn.unroll(cell, xs, seq_lengths=LENGTHS).carry)
+
+
 def test_lengths_may_be_traced(caplog):
     cell, xs = make("gru"), draw(T, B, F, seed=1)
     carry = initial(cell, (B,))

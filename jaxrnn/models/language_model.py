@@ -1,0 +1,286 @@
+"""A language model: what token comes next, given all that came before.
+
+    x_t = E[token_t]        y_t = body(x_1 … x_t)        log p(token_t+1 = v) = log softmax(V y_t + d)_v
+
+Mikolov et al. 2010, "Recurrent neural network based language model". With tied weights V = Eᵀ (Press & Wolf
+2017; Inan et al. 2017): a token that reads alike is predicted alike, and the larger of the two tables is
+saved. The body reads forwards only, so the whole past is in its carry, and generation costs one step a
+token however long the text is. The first token of a sequence has no past and is not predicted; put a start
+token before it where its probability matters.
+
+Weakness: the full softmax costs V products a token. Generation has no memory of what it has said but the
+carry, and at temperature 0 falls into loops (Holtzman et al. 2020).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from jaxrnn import checks
+from jaxrnn.cells import initializers
+from jaxrnn.cells.base import affine
+from jaxrnn.layers import RNN, Stack
+from jaxrnn.models.bodies import reads_forwards, sizes
+from jaxrnn.models.embeddings import Embedding, check_embedding, check_tokens
+from jaxrnn.models.readouts import cross_entropy
+from jaxrnn.steps import compiled
+from jaxrnn.typing import ArrayLike, Carry, Key, Lengths
+from jaxrnn.unroll import padding_mask
+
+
+class LanguageModel(nnx.Module):
+    """An embedding, a body that reads forwards, and a readout over the vocabulary.
+
+    Args:
+      embedding: the table [V, F] of the tokens; F is the body's number of input features.
+      body: `RNN` or `Stack`, of any cells.
+      tied: read the outputs with the embedding's own table; the body must then give F features.
+      rngs: ``nnx.Rngs`` whose ``params`` stream draws the readout.
+
+    Attributes:
+      kernel: the readout's weights [Y, V]; None where they are tied.
+      bias: the readout's biases [V].
+
+    Raises:
+      InputError: a body that reads backwards, or sizes that do not fit.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> from jaxrnn.models import Embedding, LanguageModel, generate
+      >>> rngs = nnx.Rngs(0)
+      >>> body = jaxrnn.RNN(jaxrnn.LSTMCell(16, 16, rngs=rngs))
+      >>> model = LanguageModel(Embedding(50, 16, rngs=rngs), body, tied=True, rngs=rngs)
+      >>> text = jnp.ones((20, 4), int)
+      >>> model(text).shape, model.loss(text).shape
+      ((20, 4, 50), ())
+      >>> generate(model, text, 30, key=jax.random.key(0), top_k=5).tokens.shape
+      (30, 4)
+    """
+
+    def __init__(
+        self,
+        embedding: Embedding | Any,
+        body: RNN | Stack | Any,
+        *,
+        tied: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        in_features, features, _, dtype = sizes("body", body)
+        if not reads_forwards(body):
+            checks.refuse("body", "a layer that reads backwards", "layers that read forwards alone")
+        check_embedding("embedding", embedding, in_features, dtype)
+        if tied and features != embedding.features:
+            expected = f"a body that gives {embedding.features} features, those of the embedding"
+            checks.refuse("tied", f"True, for a body that gives {features} features", expected)
+        self.embedding = embedding
+        self.body = body
+        shape = (features, embedding.tokens)
+        draw = initializers.glorot()
+        self.kernel = None if tied else nnx.Param(draw(rngs.params(), shape, dtype))
+        self.bias = nnx.Param(jnp.zeros(embedding.tokens, dtype))
+
+    def __call__(
+        self,
+        tokens: Int[ArrayLike, "T *B"],
+        *,
+        seq_lengths: Lengths | Any = None,
+        dropout_key: Key | None = None,
+    ) -> Float[Array, "T *B V"]:
+        """Map tokens [T, *B] to the logits of the token after each; those of padded steps mean nothing."""
+        _, logits = self.read(tokens, seq_lengths=seq_lengths, dropout_key=dropout_key)
+        return logits
+
+    def read(
+        self,
+        tokens: Int[ArrayLike, "T *B"],
+        *,
+        carry: Carry | None = None,
+        seq_lengths: Lengths | Any = None,
+        dropout_key: Key | None = None,
+    ) -> tuple[Carry, Float[Array, "T *B V"]]:
+        """Read on from `carry`; return the carry after each sequence's last valid token, and the logits.
+
+        To train on one long text piece by piece (truncated BPTT), hand the carry on, through
+        ``jax.lax.stop_gradient``.
+        """
+        carry, outputs = self.body(
+            self.embedding(tokens),
+            initial_carry=carry,
+            seq_lengths=seq_lengths,
+            dropout_key=dropout_key,
+            time_major=True,
+            return_carry=True,
+        )
+        return carry, self.logits(outputs)
+
+    def logits(self, outputs: Float[Array, "*B Y"]) -> Float[Array, "*B V"]:
+        """Read the logits from outputs of the body."""
+        kernel = self.embedding.table[...].T if self.kernel is None else self.kernel[...]
+        return affine(outputs, kernel, self.bias[...])
+
+    def loss(
+        self,
+        tokens: Int[ArrayLike, "T *B"],
+        *,
+        seq_lengths: Lengths | Any = None,
+        dropout_key: Key | None = None,
+    ) -> Float[Array, ""]:
+        """Return the mean of −log p(token_t | tokens before it) over t from 2, in nats a token.
+
+        Every valid token counts the same, whichever sequence it stands in; ``perplexity(loss)`` is its
+        exponential.
+
+        Raises:
+          InputError: sequences of fewer than two tokens.
+        """
+        steps = tokens.shape[0]
+        if steps < 2:
+            checks.refuse("tokens", checks.describe(tokens), "at least 2 steps, [T, *B]")
+        valid = padding_mask(seq_lengths, None, steps, tokens.shape[1:])
+        # The body must not read a shorter sequence's last token either: nothing after it is predicted.
+        lengths = None if seq_lengths is None else jnp.maximum(jnp.asarray(seq_lengths) - 1, 0)
+        logits = self(tokens[:-1], seq_lengths=lengths, dropout_key=dropout_key)
+        return cross_entropy(logits, tokens[1:], None if valid is None else valid[1:])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """Tokens that a language model wrote.
+
+    Attributes:
+      tokens: [steps, *B], without the prompt.
+      carry: the carry before the last of these tokens is read. To go on:
+        ``generate(model, generated.tokens[-1:], more, carry=generated.carry, key=...)``.
+    """
+
+    tokens: Int[Array, "T *B"]
+    carry: Carry
+
+
+def generate(
+    model: LanguageModel,
+    prompt: Int[ArrayLike, "T *B"],
+    steps: int,
+    *,
+    key: Key | None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    carry: Carry | None = None,
+    seq_lengths: Lengths | Any = None,
+) -> Generated:
+    """Write on from a prompt: read it once, then one step a token, in one compiled loop.
+
+    Args:
+      model: the language model.
+      prompt: what stands before, at least one token.
+      steps: number of tokens to write.
+      key: draws the tokens; may be None at temperature 0, where nothing is drawn.
+      temperature: what the logits are divided by; 0 takes the most probable token (the first of equals).
+      top_k: draw from the k most probable tokens alone (Fan et al. 2018).
+      carry: the body's carry before the prompt; by default that of a beginning.
+      seq_lengths: valid tokens of each prompt [*B], 1 to T.
+
+    Returns:
+      The tokens, and the carry from which to go on.
+
+    Raises:
+      InputError: an argument out of its range; the message names it.
+    """
+    checks.count("steps", steps)
+    check_tokens("prompt", prompt, model.embedding.tokens)
+    if not 0 <= temperature < math.inf:
+        checks.refuse("temperature", temperature, "0 or more")
+    if key is None and temperature > 0:
+        checks.refuse("key", "None", "a random key, or temperature=0")
+    if top_k is not None:
+        checks.count("top_k", top_k)
+        if top_k > model.embedding.tokens:
+            checks.refuse("top_k", top_k, f"at most the {model.embedding.tokens} tokens")
+    if prompt.shape[0] < 1:
+        checks.refuse("prompt", checks.describe(prompt), "at least 1 token, [T, *B]")
+    lengths = _prompt_lengths(prompt, seq_lengths)
+    settings = {"steps": steps, "top_k": top_k, "greedy": temperature == 0}
+    return _generate(model, jnp.asarray(prompt), lengths, carry, key, temperature, **settings)
+
+
+def _prompt_lengths(prompt: Any, seq_lengths: Any) -> Any:
+    steps, *batch = prompt.shape
+    padding_mask(seq_lengths, None, steps, tuple(batch))  # refuses what does not fit
+    if seq_lengths is None:
+        return None
+    lengths = jnp.asarray(seq_lengths)
+    if checks.concrete(lengths) and lengths.size and np.asarray(lengths).min() < 1:
+        low = np.asarray(lengths).min()
+        checks.refuse("seq_lengths", f"values from {low}", "at least 1 token each")
+    return lengths
+
+
+@compiled
+def _generate(
+    model: LanguageModel,
+    prompt: Any,
+    lengths: Any,
+    carry: Any,
+    key: Any,
+    temperature: Any,
+    *,
+    steps: int,
+    top_k: int | None,
+    greedy: bool,
+) -> Generated:
+    keys = None if greedy else jax.random.split(key, steps)
+
+    def pick(logits, key):
+        return jnp.argmax(logits, -1) if greedy else sample(logits, key, temperature, top_k)
+
+    def write(state, key):
+        carry, token = state
+        carry, logits = model.read(token[None], carry=carry)
+        token = pick(logits[0], key)
+        return (carry, token), token
+
+    carry, logits = model.read(prompt, carry=carry, seq_lengths=lengths)
+    last = logits[-1] if lengths is None else _at_last(logits, lengths)
+    first = pick(last, None if keys is None else keys[0])
+    rest = None if keys is None else keys[1:]
+    (carry, _), tokens = jax.lax.scan(write, (carry, first), rest, length=steps - 1)
+    return Generated(jnp.concatenate([first[None], tokens]), carry)
+
+
+def _at_last(logits: Float[Array, "T *B V"], lengths: Int[Array, "*B"]) -> Float[Array, "*B V"]:
+    """Return the logits after each sequence's last valid token."""
+    return jnp.take_along_axis(logits, (lengths - 1)[None, ..., None], axis=0)[0]
+
+
+def sample(
+    logits: Float[Array, "*B V"],
+    key: Key,
+    temperature: float | Float[Array, ""] = 1.0,
+    top_k: int | None = None,
+) -> Int[Array, "*B"]:
+    """Draw tokens with p ∝ exp(logits / temperature), among the `top_k` most probable where it is given.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.models import sample
+      >>> sample(jnp.array([0.0, 3.0, 2.0]), jax.random.key(0), top_k=1).item()
+      1
+    """
+    if top_k is None:
+        return jax.random.categorical(key, logits / temperature)
+    kept, tokens = jax.lax.top_k(logits, top_k)
+    chosen = jax.random.categorical(key, kept / temperature)
+    return jnp.take_along_axis(tokens, chosen[..., None], axis=-1)[..., 0]

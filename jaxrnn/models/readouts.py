@@ -1,0 +1,122 @@
+"""From the outputs of a body to what is asked for: one answer a sequence, a step or a token, and its loss.
+
+    a sequence   logits   = V y_T + d      `SequenceClassifier`
+    a step       logits_t = V y_t + d      `SequenceLabeller`, also called a tagger
+    a token      logits_t = V y_t + d      `LanguageModel`, over the next token
+
+All answers are judged by the same number, the mean cross-entropy −log p(target) over what counts, in nats;
+its exponential is the perplexity, the number of equally likely choices that would leave one as unsure.
+Readouts start as Glorot & Bengio (2010) have it. Weakness: labels of neighbouring steps are taken as
+independent given the inputs; a grammar of labels (a CRF above the readout) is not modelled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn import checks
+from jaxrnn.cells import initializers
+from jaxrnn.models.bodies import Body, sizes
+from jaxrnn.typing import ArrayLike, Key, Lengths
+
+
+def linear(in_features: int, out_features: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+    """Return a linear map whose weights start as Glorot & Bengio have it, and whose biases start at 0."""
+    return nnx.Linear(
+        in_features,
+        out_features,
+        kernel_init=initializers.glorot(),
+        dtype=dtype,
+        param_dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class SequenceLabeller(nnx.Module):
+    """A body and a linear readout of each of its outputs: one label a step.
+
+    Args:
+      body: `RNN`, `Bidirectional` or `Stack`.
+      classes: number of labels C.
+      rngs: ``nnx.Rngs`` whose ``params`` stream draws the readout's weights.
+
+    Raises:
+      InputError: a body that is no layer, or a number of classes below 1.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import Bidirectional, GRUCell, RNN
+      >>> from jaxrnn.models import SequenceLabeller
+      >>> rngs = nnx.Rngs(0)
+      >>> body = Bidirectional(RNN(GRUCell(3, 8, rngs=rngs)), RNN(GRUCell(3, 8, rngs=rngs)))
+      >>> SequenceLabeller(body, 5, rngs=rngs)(jnp.ones((20, 4, 3))).shape
+      (20, 4, 5)
+    """
+
+    def __init__(self, body: Body | Any, classes: int, *, rngs: nnx.Rngs):
+        _, features, _, dtype = sizes("body", body)
+        checks.count("classes", classes)
+        self.body = body
+        self.readout = linear(features, classes, dtype, rngs)
+
+    def __call__(
+        self,
+        xs: Float[ArrayLike, "T *B F"],
+        *,
+        seq_lengths: Lengths | Any = None,
+        dropout_key: Key | None = None,
+    ) -> Float[Array, "T *B C"]:
+        """Map sequences [T, *B, F] to the logits of every step; those of padded steps mean nothing."""
+        outputs = self.body(
+            xs,
+            seq_lengths=seq_lengths,
+            dropout_key=dropout_key,
+            time_major=True,
+            return_carry=False,
+        )
+        return self.readout(outputs)
+
+
+def cross_entropy(
+    logits: Float[Array, "*B C"],
+    targets: Int[ArrayLike, "*B"],
+    mask: Bool[ArrayLike, "*B"] | None = None,
+) -> Float[Array, ""]:
+    """Return the mean of −log p(target), in nats.
+
+    Args:
+      logits: unnormalised log-probabilities; the axes before the last are any: steps, batch.
+      targets: class or token numbers.
+      mask: False where a target does not count; what stands there changes neither value nor gradient.
+
+    Returns:
+      The mean over what counts; 0 where nothing does.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.models import cross_entropy, perplexity
+      >>> loss = cross_entropy(jnp.zeros((20, 4, 10)), jnp.ones((20, 4), int))
+      >>> round(float(perplexity(loss)), 4)
+      10.0
+    """
+    if mask is None:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+    # Padding is replaced before the logarithm: zero times the gradient of NaN is NaN.
+    mask = jnp.asarray(mask)
+    targets = jnp.where(mask, targets, 0)
+    each = optax.softmax_cross_entropy_with_integer_labels(
+        jnp.where(mask[..., None], logits, 0), targets
+    )
+    count = jnp.maximum(mask.sum(), 1).astype(logits.dtype)
+    return jnp.where(mask, each, 0).sum() / count
+
+
+def perplexity(nats: Float[ArrayLike, "..."] | float) -> Float[Array, "..."]:
+    """Return exp(nats): the number of equally likely tokens that would cost as much each."""
+    return jnp.exp(jnp.asarray(nats))

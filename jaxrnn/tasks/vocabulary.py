@@ -1,0 +1,93 @@
+"""Words and their numbers.
+
+Number 0 is `<pad>`, which fills a batch up and is never a word; number 1 is `<unk>`, which stands for every
+word that the vocabulary does not know. The other words follow in the order in which they were given.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxrnn import checks
+from jaxrnn.typing import ArrayLike
+
+PAD, UNKNOWN = "<pad>", "<unk>"
+
+
+class Vocabulary:
+    """A list of words, each with its number.
+
+    Args:
+      words: without `<pad>` and `<unk>`, which every vocabulary begins with.
+
+    Attributes:
+      words: all V words, `<pad>` and `<unk>` first.
+
+    Raises:
+      InputError: a word that comes twice, or is `<pad>` or `<unk>`.
+
+    Example:
+      >>> from jaxrnn.tasks import Vocabulary
+      >>> vocabulary = Vocabulary.of("the cat and the dog".split())
+      >>> vocabulary.words
+      ('<pad>', '<unk>', 'the', 'and', 'cat', 'dog')
+      >>> vocabulary.encode("the old dog".split()).tolist()
+      [2, 1, 5]
+      >>> vocabulary.decode([2, 1, 5])
+      ['the', '<unk>', 'dog']
+    """
+
+    pad = 0
+    unknown = 1
+
+    def __init__(self, words: Iterable[str]):
+        self.words = (PAD, UNKNOWN, *words)
+        self._numbers = {word: number for number, word in enumerate(self.words)}
+        if len(self._numbers) < len(self.words):
+            twice = next(w for w, n in collections.Counter(self.words).items() if n > 1)
+            checks.refuse("words", f"{twice!r} twice", "every word once, without <pad> and <unk>")
+
+    @classmethod
+    def of(cls, text: Iterable[str], *, least: int = 1, largest: int | None = None) -> Vocabulary:
+        """Return the vocabulary of a text, the commonest word first, equals in alphabetical order.
+
+        Args:
+          text: the words as they come; `<pad>` and `<unk>` among them are passed over.
+          least: how often a word must come to be taken.
+          largest: how many words to take at most, beside `<pad>` and `<unk>`.
+        """
+        checks.count("least", least)
+        if largest is not None:
+            checks.count("largest", largest)
+        counts = collections.Counter(text)
+        words = sorted(
+            (word for word, n in counts.items() if n >= least and word not in (PAD, UNKNOWN)),
+            key=lambda word: (-counts[word], word),
+        )
+        return cls(words[:largest])
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._numbers
+
+    def encode(self, words: Iterable[str]) -> Int[np.ndarray, "T"]:
+        """Return the numbers of words; that of `<unk>` for those that are not known."""
+        return np.array([self._numbers.get(word, self.unknown) for word in words], np.int32)
+
+    def decode(self, numbers: Iterable[int] | Int[ArrayLike, "T"]) -> list[str]:
+        """Return the words of numbers.
+
+        Raises:
+          InputError: a number that is no word's.
+        """
+        found = [int(number) for number in numbers]
+        wrong = [number for number in found if not 0 <= number < len(self)]
+        if wrong:
+            checks.refuse("numbers", wrong[0], f"word numbers from 0 to {len(self) - 1}")
+        return [self.words[number] for number in found]

@@ -1,0 +1,396 @@
+"""Labellers and language models against loops; what they generate against the softmax."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+from flax import nnx
+
+from jaxrnn import RNN, Bidirectional, GRUCell, InputError, LSTMCell, Stack
+from jaxrnn.models import (
+    Embedded,
+    Embedding,
+    LanguageModel,
+    SequenceClassifier,
+    SequenceLabeller,
+    cross_entropy,
+    generate,
+    perplexity,
+    sample,
+)
+from tests.oracles import numpy_models
+from tests.oracles.numpy_models import log_softmax
+
+V, F, H, T, B = 7, 4, 5, 6, 3
+LENGTHS = np.array([0, 2, 6])
+
+assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
+
+
+def draw_tokens(*shape, seed=0, tokens=V):
+    return jnp.asarray(np.random.default_rng(seed).integers(0, tokens, shape))
+
+
+def make(*, tied=False, dtype: Any = jnp.float64, seed=0, stack=False):
+    rngs = nnx.Rngs(seed)
+    out = F if tied else H
+    layers = [RNN(LSTMCell(F, H, param_dtype=dtype, rngs=rngs))] if stack else []
+    layers.append(RNN(GRUCell(H if stack else F, out, param_dtype=dtype, rngs=rngs)))
+    # A wide table gives logits far enough apart that no argmax is a matter of rounding.
+    wide = jax.nn.initializers.normal(1.0)
+    embedding = Embedding(V, F, table_init=wide, param_dtype=dtype, rngs=rngs)
+    body = Stack(layers) if stack else layers[0]
+    return LanguageModel(embedding, body, tied=tied, rngs=rngs)
+
+
+def read_by_hand(model, tokens):
+    return numpy_models.language_model(model, np.asarray(tokens))
+
+
+def decided(model):
+    """The same model, with biases and with logits far apart."""
+    model.bias[...] = jnp.linspace(-0.5, 0.5, V, dtype=model.bias.dtype)
+    if model.kernel is not None:
+        model.kernel[...] = 6 * model.kernel[...]
+    return model
+
+
+# Language models.
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.usefixtures("x64")
+def test_logits_and_loss_are_those_of_the_cells_step_by_step(tied):
+    model, tokens = decided(make(tied=tied, stack=True)), draw_tokens(T, B)
+    logits, losses = model(tokens, seq_lengths=LENGTHS), []
+    for b, length in enumerate(LENGTHS):
+        expected = read_by_hand(model, tokens[:, b])
+        assert_close(logits[:length, b], expected[:length])
+        losses += [-log_softmax(expected)[t, tokens[t + 1, b]] for t in range(length - 1)]
+    assert_close(model.loss(tokens, seq_lengths=LENGTHS), np.mean(losses))
+    assert_close(perplexity(model.loss(tokens, seq_lengths=LENGTHS)), np.exp(np.mean(losses)))
+    full = [
+        -log_softmax(read_by_hand(model, tokens[:, b]))[t, tokens[t + 1, b]]
+        for b in range(B)
+        for t in range(T - 1)
+    ]
+    assert_close(model.loss(tokens), np.mean(full))
+
+
+def test_a_model_of_either_precision_stays_in_it(dtype):
+    model, tokens = make(dtype=dtype), draw_tokens(T, B)
+    gradient = jax.grad(lambda model: model.loss(tokens, seq_lengths=LENGTHS))(model)
+    assert model(tokens).dtype == dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {dtype}
+
+
+def test_tied_weights_are_one_table(x64):
+    tied, free = make(tied=True), make(tied=False)
+    assert len(jax.tree.leaves(free)) == len(jax.tree.leaves(tied)) + 1
+    tokens = draw_tokens(T, B)
+    # A token that is only ever predicted, never read, has a gradient in a tied table alone.
+    tokens = jnp.where(tokens == 6, 0, tokens)
+
+    def of_unread(model):
+        gradient: Any = jax.grad(lambda model: model.loss(tokens))(model)
+        return np.abs(gradient.embedding.table[...][6]).max()
+
+    assert of_unread(tied) > 1e-3
+    assert of_unread(free) == 0
+
+
+@pytest.mark.usefixtures("x64")
+def test_padding_changes_neither_values_nor_gradients():
+    model = make()
+    valid = np.arange(T)[:, None] < LENGTHS
+    one = jnp.where(valid, draw_tokens(T, B), 0)
+    other = jnp.where(valid, one, draw_tokens(T, B, seed=1))
+    assert (one != other).any()
+    by_padding = [
+        jax.value_and_grad(lambda model, t=t: model.loss(t, seq_lengths=LENGTHS))(model)
+        for t in (one, other)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *by_padding)
+    first, second = (np.asarray(model(t, seq_lengths=LENGTHS))[valid] for t in (one, other))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.usefixtures("x64")
+def test_no_logit_knows_of_later_tokens():
+    model, tokens = make(), draw_tokens(T, B)
+    for t in range(T - 1):
+        changed = tokens.at[t + 1 :].set((tokens[t + 1 :] + 1) % V)
+        np.testing.assert_array_equal(model(changed)[: t + 1], model(tokens)[: t + 1])
+        assert np.abs(model(changed)[t + 1] - model(tokens)[t + 1]).max() > 1e-3
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_text_can_be_read_piece_by_piece():
+    model, tokens = make(stack=True), draw_tokens(T, B)
+    carry, first = model.read(tokens[:4])
+    _, second = model.read(tokens[4:], carry=carry)
+    assert_close(jnp.concatenate([first, second]), model(tokens))
+
+
+def test_of_nothing_the_loss_is_zero():
+    model, tokens = make(dtype=jnp.float32), draw_tokens(T, B)
+    value, gradient = jax.value_and_grad(
+        lambda model: model.loss(tokens, seq_lengths=np.array([0, 1, 1]))
+    )(model)
+    assert value == 0
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient))
+
+
+def test_masked_logits_may_be_anything(x64):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(T, V)))
+    targets, mask = draw_tokens(T), np.arange(T) < 4
+    spoilt = logits.at[4:].set(jnp.nan)
+    value, gradient = jax.value_and_grad(cross_entropy)(spoilt, targets, mask)
+    expected = -np.mean([log_softmax(np.asarray(logits))[t, targets[t]] for t in range(4)])
+    assert_close(value, expected)
+    assert np.all(np.isfinite(gradient))
+    assert np.all(np.asarray(gradient[4:]) == 0)
+
+
+def test_a_language_model_learns_a_periodic_text():
+    text = jnp.asarray(np.tile([0, 1, 2, 1, 3], 8))[
+        :, None
+    ]  # after 1 comes 2 or 3: one must remember
+    rngs = nnx.Rngs(0)
+    body = RNN(GRUCell(8, 16, rngs=rngs))
+    model: Any = LanguageModel(Embedding(4, 8, rngs=rngs), body, rngs=rngs)
+    assert 3 < perplexity(model.loss(text)) < 6
+    model = trained(model, lambda model: model.loss(text), steps=150)
+    assert perplexity(model.loss(text[5:])) < 1.05
+    written = generate(model, text[:5], 20, key=None, temperature=0)
+    np.testing.assert_array_equal(written.tokens, text[5:25])
+
+
+def trained(model: Any, loss: Any, steps: int) -> Any:
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def run(model):
+        def step(state, _):
+            model, moments = state
+            with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats with integers
+                change, moments = optimizer.update(jax.grad(loss)(model), moments)
+            return (optax.apply_updates(model, change), moments), None
+
+        return jax.lax.scan(step, (model, optimizer.init(model)), length=steps)[0][0]
+
+    return run(model)
+
+
+# Generation.
+
+
+@pytest.mark.usefixtures("x64")
+def test_at_temperature_zero_every_token_is_the_argmax_of_the_whole_text():
+    model, prompt = decided(make(seed=5)), draw_tokens(4, B)
+    lengths = np.array([1, 4, 3])
+    written = np.asarray(
+        generate(model, prompt, 6, key=None, temperature=0, seq_lengths=lengths).tokens
+    )
+    for b, length in enumerate(lengths):
+        text = list(np.asarray(prompt)[:length, b])
+        for t in range(6):
+            text.append(int(np.argmax(read_by_hand(model, np.array(text))[-1])))
+            assert written[t, b] == text[-1]
+    assert len(np.unique(written)) > 1  # a constant would be no test
+
+
+@pytest.mark.usefixtures("x64")
+def test_generation_goes_on_from_the_carry():
+    model, prompt = decided(make(stack=True)), draw_tokens(4, 2, B)
+    write = functools.partial(generate, model, key=None, temperature=0)
+    whole = write(prompt, 9)
+    first = write(prompt, 4)
+    second = write(first.tokens[-1:], 5, carry=first.carry)
+    np.testing.assert_array_equal(jnp.concatenate([first.tokens, second.tokens]), whole.tokens)
+    jax.tree.map(assert_close, second.carry, whole.carry)
+    one = write(prompt, 1)
+    jax.tree.map(assert_close, one.carry, model.read(prompt)[0])
+
+
+def test_a_prompt_needs_no_batch():
+    model, prompt = make(dtype=jnp.float32), draw_tokens(4)
+    one = generate(model, prompt, 5, key=None, temperature=0).tokens
+    many = generate(model, prompt[:, None], 5, key=None, temperature=0).tokens
+    np.testing.assert_array_equal(one, many[:, 0])
+
+
+def test_the_same_key_writes_the_same_text_and_another_another():
+    model, prompt = make(dtype=jnp.float32), draw_tokens(2, 8)
+    one, again, other = (
+        generate(model, prompt, 12, key=jax.random.key(seed)).tokens for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert np.any(np.asarray(one) != np.asarray(other))
+
+
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.6, 3), (2.0, None), (1.0, V)])
+def test_tokens_come_as_often_as_the_softmax_says(x64, temperature, top_k):
+    """The second token of a text, given the first, against p ∝ exp(logits / temperature), by chi-square."""
+    model, count = decided(make()), 50_000
+    prompt = jnp.full((1, count), 2)
+    written = generate(
+        model, prompt, 2, key=jax.random.key(5), temperature=temperature, top_k=top_k
+    )
+    first, second = np.asarray(written.tokens)
+    likeliest = np.bincount(first).argmax()
+    for seen, past in ((first, [2]), (second[first == likeliest], [2, likeliest])):
+        logits = read_by_hand(model, np.array(past))[-1] / temperature
+        if top_k is not None:
+            logits = np.where(logits >= np.sort(logits)[-top_k], logits, -np.inf)
+        share = np.exp(log_softmax(logits))
+        counts = np.bincount(seen, minlength=V)
+        assert np.all(counts[share == 0] == 0)
+        likely = share > 0
+        test = scipy.stats.chisquare(counts[likely], share[likely] * len(seen))
+        assert test.pvalue > 1e-3
+        wrong = np.exp(log_softmax(logits * 0.5))  # what another temperature would give is seen
+        assert scipy.stats.chisquare(counts[likely], wrong[likely] * len(seen)).pvalue < 1e-3
+
+
+def test_of_equals_top_k_keeps_k():
+    drawn = sample(jnp.zeros((1000, 5)), jax.random.key(0), top_k=2)
+    assert len(np.unique(drawn)) == 2
+
+
+def test_new_weights_do_not_compile_again(caplog):
+    prompt = draw_tokens(4, B)
+    models = [make(dtype=jnp.float32, seed=seed) for seed in (0, 1)]
+    with jax.log_compiles():
+        for call, model in enumerate(models):
+            caplog.clear()
+            generate(model, prompt, 7, key=jax.random.key(call), top_k=3, temperature=0.5 + call)
+            assert any("Compiling" in line for line in caplog.messages) == (call == 0)
+
+
+# Labellers, and models of tokens.
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_labeller_reads_every_output():
+    rngs = nnx.Rngs(0)
+    ahead, back = (RNN(GRUCell(F, H, param_dtype=jnp.float64, rngs=rngs)) for _ in range(2))
+    model = SequenceLabeller(Bidirectional(ahead, back), 3, rngs=rngs)
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, F)))
+    logits = model(xs, seq_lengths=LENGTHS)
+    kernel, bias = model.readout.kernel, model.readout.bias
+    assert kernel is not None
+    assert bias is not None
+    for b, length in enumerate(LENGTHS):
+        valid = np.asarray(xs[:length, b])
+        left, _ = numpy_models.read(ahead.cell, valid)
+        right, _ = numpy_models.read(back.cell, valid[::-1])
+        for t in range(length):
+            joined = np.concatenate([left[t], right[::-1][t]])
+            assert_close(logits[t, b], joined @ np.asarray(kernel[...]) + np.asarray(bias[...]))
+
+
+def test_an_embedding_makes_a_model_of_vectors_one_of_tokens(dtype):
+    rngs = nnx.Rngs(0)
+    embedding = Embedding(V, F, param_dtype=dtype, rngs=rngs)
+    cell = GRUCell(F, H, param_dtype=dtype, rngs=rngs)
+    classifier = SequenceClassifier(cell, 3, rngs=rngs)
+    tokens = draw_tokens(T, B)
+    logits = Embedded(embedding, classifier)(tokens, seq_lengths=jnp.asarray(LENGTHS))
+    vectors = embedding.table[...][tokens]
+    np.testing.assert_array_equal(logits, classifier(vectors, seq_lengths=jnp.asarray(LENGTHS)))
+
+
+# Refusals.
+
+
+@functools.cache
+def small():
+    return make(dtype=jnp.float32)
+
+
+def body(**options):
+    return RNN(GRUCell(F, H, rngs=nnx.Rngs(0)), **options)
+
+
+def embedding(features=F, **options):
+    return Embedding(V, features, rngs=nnx.Rngs(0), **options)
+
+
+def model_of(embedding, body, **options):
+    return LanguageModel(embedding, body, rngs=nnx.Rngs(0), **options)
+
+
+def both_ways():
+    return Bidirectional(body(), body())
+
+
+PROMPT = np.zeros((2, B), np.int32)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: model_of(embedding(), body().cell), "body: got GRUCell; expected an RNN"),
+        (lambda: model_of(embedding(), both_ways()), "body: got a layer that reads backwards"),
+        (lambda: model_of(embedding(), body(reverse=True)), "body: got a layer that reads backw"),
+        (lambda: model_of(embedding(), Stack([both_ways()])), "body: got a layer that reads backw"),
+        (lambda: model_of(body(), body()), "embedding: got RNN; expected an Embedding"),
+        (
+            lambda: model_of(embedding(9), body()),
+            "embedding: got vectors of 9 features; expected 4",
+        ),
+        (
+            lambda: model_of(embedding(param_dtype=jnp.bfloat16), body()),
+            "embedding: got dtype bfloat16; expected float32",
+        ),
+        (
+            lambda: model_of(embedding(), body(), tied=True),
+            "tied: got True, for a body that gives 5 features; expected a body that gives 4",
+        ),
+        (lambda: small()(np.full((T, B), V)), "tokens: got values from 7 to 7; expected .* 0 to 6"),
+        (lambda: small()(np.full((T, B), -1)), "tokens: got values from -1 to -1"),
+        (lambda: small().loss(PROMPT[:1]), r"tokens: got int32\[1, 3\]; expected at least 2 steps"),
+        (
+            lambda: small().loss(PROMPT, seq_lengths=[3, 1, 1]),
+            "seq_lengths: got values from 1 to 3",
+        ),
+        (lambda: generate(small(), PROMPT, 0, key=None, temperature=0), "steps: got 0"),
+        (lambda: generate(small(), PROMPT + V, 1, key=None, temperature=0), "prompt: got values"),
+        (lambda: generate(small(), PROMPT[:0], 1, key=None, temperature=0), "prompt: got int32.0,"),
+        (lambda: generate(small(), PROMPT, 1, key=None, temperature=-1.0), "temperature: got -1.0"),
+        (
+            lambda: generate(small(), PROMPT, 1, key=None, temperature=float("nan")),
+            "temperature: got nan",
+        ),
+        (lambda: generate(small(), PROMPT, 1, key=None), "key: got None; expected a random key"),
+        (lambda: generate(small(), PROMPT, 1, key=jax.random.key(0), top_k=0), "top_k: got 0"),
+        (
+            lambda: generate(small(), PROMPT, 1, key=jax.random.key(0), top_k=V + 1),
+            "top_k: got 8; expected at most the 7 tokens",
+        ),
+        (
+            lambda: generate(small(), PROMPT, 1, key=None, temperature=0, seq_lengths=[0, 1, 2]),
+            "seq_lengths: got values from 0; expected at least 1 token each",
+        ),
+        (
+            lambda: generate(small(), PROMPT, 1, key=None, temperature=0, seq_lengths=[1, 2]),
+            r"seq_lengths: got int32\[2\]; expected shape \[3\]",
+        ),
+        (lambda: SequenceLabeller(body(), 0, rngs=nnx.Rngs(0)), "classes: got 0"),
+        (
+            lambda: SequenceLabeller(embedding(), 2, rngs=nnx.Rngs(0)),
+            "body: got Embedding; expected an RNN, a Bidirectional or a Stack",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(build, message):
+    with pytest.raises(InputError, match=message):
+        build()
