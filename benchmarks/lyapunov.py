@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import jaxrnn
 from benchmarks.timing import quartiles, take_turns, turn
 from jaxrnn.analysis import lyapunov
 
@@ -27,7 +28,7 @@ def lyapunov_spectra(cores: int, cases: list[list[int]]) -> Iterator[dict[str, A
 
 
 def _row(size: int, count: int, steps: int) -> dict[str, Any]:
-    step, start = TanhMap(size), jnp.asarray(np.random.default_rng(1).normal(size=size))
+    step, start = _tanh_map(size), jnp.asarray(np.random.default_rng(1).normal(size=size))
     runs = {"lyapunov": functools.partial(_ours, step, start, count, steps)}
     if importlib.util.find_spec("lyapax"):
         runs["lyapax"] = functools.partial(_lyapax(step, count, steps), start)
@@ -47,29 +48,24 @@ def _row(size: int, count: int, steps: int) -> dict[str, Any]:
     }
 
 
-class TanhMap(nnx.Module):
-    """h ← J tanh h, J ~ N(0, g²/N): a module, so that nothing is compiled twice."""
-
-    def __init__(self, size: int):
-        coupling = _GAIN / np.sqrt(size) * np.random.default_rng(0).normal(size=(size, size))
-        self.coupling = nnx.Param(jnp.asarray(coupling))
-
-    def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
-        """Take one step."""
-        del x
-        moved = jnp.tanh(carry) @ self.coupling[...]
-        return moved, moved
+def _tanh_map(size: int) -> Any:
+    """Return h ← tanh(J h), J ~ N(0, g²/N): an Elman cell whose input is zero."""
+    coupling = _GAIN / np.sqrt(size) * np.random.default_rng(0).normal(size=(size, size))
+    cell = jaxrnn.ElmanCell(1, size, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    cell.recurrent_kernel[...] = jnp.asarray(coupling)
+    return cell
 
 
 def _ours(step: Any, start: Any, count: int, steps: int) -> Any:
-    return lyapunov(step, carry=start, length=steps + _SETTLE, warmup=_SETTLE, k=count).exponents
+    xs = jnp.zeros((steps + _SETTLE, 1))
+    return lyapunov(step, xs, carry=start, warmup=_SETTLE, k=count).exponents
 
 
 def _lyapax(step: Any, count: int, steps: int) -> Any:
     import lyapax  # pyright: ignore[reportMissingImports]
 
     def spectrum(start: Any) -> Any:
-        advance = lambda s: step(s, None)[0]  # noqa: E731
+        advance = lambda s: step(s, jnp.zeros(1))[0]  # noqa: E731
         settle = float(_SETTLE)
         found = lyapax.lyapunov_spectrum(advance, start, 1.0, steps, k=count, t_transient=settle)
         return jnp.sort(found.exponents, descending=True)

@@ -3,18 +3,20 @@
     J_t Q_{t−1} = Q_t R_t
 
 This is what the Lyapunov exponents are made of (`jaxrnn.analysis.lyapunov`). No Jacobian is formed: a step is
-linearised once, and all directions go through the linear map together.
+linearised once, and all directions go through the linear map together; where a cell is split, the state goes
+through its recurrent weights with them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn.analysis.trajectory import carry_of, flat_state
-from jaxrnn.typing import Carry, Step
+from jaxrnn.typing import Carry, SplitCell, Step
 
 
 class Tangents(NamedTuple):
@@ -86,13 +88,14 @@ def _lengths(columns: Any, r: Any) -> tuple[Any, Any]:
 def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tuple[Tangents, Any]:
     """Take `count` steps, and rows [*B, K, S] along with them; return them as columns [*B, S, K]."""
     depth = rows.ndim - 2
+    push_on = _split_push(cell, state.carry) if isinstance(cell, SplitCell) else _general_push(cell)
 
     def step(_, running):
         carry, tangents, t, broken = running
         x = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, t, keepdims=False), xs)
-        moved, push = jax.linearize(lambda carry: cell(carry, x)[0], carry)
+        moved, tangents = push_on(carry, tangents, x)
         lost = (broken < 0) & ~jnp.isfinite(flat_state(moved, depth)).all(axis=-1)
-        return moved, jax.vmap(push)(tangents), t + 1, jnp.where(lost, t, broken)
+        return moved, tangents, t + 1, jnp.where(lost, t, broken)
 
     tangents = jax.vmap(carry_of, in_axes=(0, None))(jnp.moveaxis(rows, -2, 0), state.carry)
     start = (state.carry, tangents, state.t, state.broken)
@@ -100,6 +103,39 @@ def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tupl
     flat = jax.vmap(lambda tangent: flat_state(tangent, depth))(tangents)
     columns = jnp.moveaxis(flat, 0, -1).astype(rows.dtype)
     return state._replace(carry=carry, t=t, broken=broken), columns
+
+
+_Push = Callable[[Carry, Any, Any], tuple[Carry, Any]]
+"""A carry, tangents at it (leaves [K, *B, H]) and an input -> the next carry, and the tangents there."""
+
+
+def _general_push(cell: Step) -> _Push:
+    """Push tangents through any step: it is linearised once, and they go through the linear map together."""
+
+    def push_on(carry, tangents, x):
+        moved, push = jax.linearize(lambda carry: cell(carry, x)[0], carry)
+        return moved, jax.vmap(push)(tangents)
+
+    return push_on
+
+
+def _split_push(cell: SplitCell, carry: Carry) -> _Push:
+    """Push tangents through a split step, whose recurrent weights are read once for them and the state.
+
+    With few tangents a step is a walk through the weights, and two walks take twice as long.
+    """
+    constant, linear = jax.linearize(cell.mix, jax.tree.map(jnp.zeros_like, carry))
+
+    def push_on(carry, tangents, x):
+        together = jax.tree.map(lambda c, v: jnp.concatenate([c[None], v]), carry, tangents)
+        pulls = jax.vmap(linear)(together)
+        drive = cell.project(x)
+        moved, push = jax.linearize(
+            lambda carry, pull: cell.update(carry, drive, pull), carry, constant + pulls[0]
+        )
+        return moved, jax.vmap(push)(tangents, pulls[1:])
+
+    return push_on
 
 
 def spread_and_reach(logs: Any) -> tuple[Any, Any]:
