@@ -83,7 +83,7 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
         f"parentheses the worst); above 1, `unroll` is the faster. The last column: Flax's own cell inside "
         f"`unroll`, against the same in `nnx.RNN`. {about['processor']}, {about['machine']}, float32, "
         f"{versions}. Paired runs, medians, compile time apart; written by `make bench-full`.\n\n"
-        f"{summary(rows)}\n{MARKERS[1]}"
+        f"{summary(rows)}\n\n{_worst_cases(results)}\n{MARKERS[1]}"
     )
     pattern = re.escape(MARKERS[0]) + ".*" + re.escape(MARKERS[1])
     old = readme.read_text()
@@ -91,6 +91,24 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
     if not count:
         raise SystemExit(f"benchmarks: {readme} has no markers {MARKERS[0]} … {MARKERS[1]}")
     readme.write_text(new)
+
+
+def _worst_cases(results: dict[str, Any]) -> str:
+    """Say where `unroll` is behind, on shapes that were chosen and on shapes that were drawn."""
+
+    def worst(part: str, cell: str, work: str, rival: str) -> str:
+        rows = [r for r in results[part] if (r["cell"], r["work"], r["cores"]) == (cell, work, 1)]
+        return f"{min(r['ratios'][rival][1] for r in rows if rival in r['ratios']):.2f}"
+
+    both, drawn = "forward+backward", len({tuple(r["shape"]) for r in results["unseen"]})
+    flax = [worst("unseen", cell, "forward", "nnx.RNN") for cell in CELLS]
+    return (
+        "On one core PyTorch's LSTM, which calls oneDNN, needs "
+        f"{worst('speed', 'lstm', both, 'PyTorch')} of our time, forward and backward, on the worst of these "
+        f"shapes, and {worst('unseen', 'lstm', both, 'PyTorch')} on the worst of {drawn} drawn at random. "
+        f"Forward alone on those, `nnx.RNN` needs {', '.join(flax)} of our time at worst "
+        f"({', '.join(CELLS)})."
+    )
 
 
 def figure(results: dict[str, Any], path: Path) -> None:
