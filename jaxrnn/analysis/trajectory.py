@@ -7,6 +7,7 @@ The state s is the *whole* carry: its leaves flattened and concatenated in pytre
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -98,7 +99,10 @@ def _run(cell: Step, carry: Carry, xs: Any, *, length: int) -> tuple[Carry, Any]
 
 def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
     """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S]."""
-    leaves = [leaf.reshape(*leaf.shape[:leading], -1) for leaf in jax.tree.leaves(carry)]
+    leaves = [
+        leaf.reshape(*leaf.shape[:leading], math.prod(leaf.shape[leading:]))
+        for leaf in jax.tree.leaves(carry)
+    ]
     return jnp.concatenate(leaves, axis=-1)
 
 
