@@ -49,6 +49,10 @@ def elman(**options):
     return ElmanCell(F, H, rngs=nnx.Rngs(0), **options)
 
 
+def made(name, **options):
+    return jaxrnn.make_cell(name, F, H, rngs=nnx.Rngs(0), **options)
+
+
 # Each row: the claim, the call, the argument named, what came, what was expected.
 REFUSED = [
     # Making a cell.
@@ -70,6 +74,61 @@ REFUSED = [
      "rho", "0.0", "a number above 0"),
     ("identity for the inputs", lambda: elman(kernel_init=initializers.identity()),
      "shape", "[3, 4]", "a square matrix"),
+    # Options of one cell.
+    ("leak faster than a step", lambda: made("ctrnn", time_constant=0.5),
+     "time_constant", "0.5", "at least 1 step, or Euler overshoots"),
+    ("time constant of zero", lambda: made("ctrnn", time_constant=0.0),
+     "time_constant", "0.0", "a number above 0"),
+    ("projection on nothing", lambda: made("lstm-projected", projection_features=0),
+     "projection_features", "0", "a whole number above 0"),
+    ("period of zero", lambda: made("clockwork", periods=(0, 2)),
+     "periods", "0", "a whole number above 0"),
+    ("no periods", lambda: made("clockwork", periods=()),
+     "periods", "[]", "rising periods, at least one"),
+    ("falling periods", lambda: made("clockwork", periods=(4, 1)),
+     "periods", "[4, 1]", "rising periods, at least one"),
+    ("a period twice", lambda: made("clockwork", periods=(1, 2, 2)),
+     "periods", "[1, 2, 2]", "rising periods, at least one"),
+    ("standing antisymmetric", lambda: made("antisymmetric", step_size=0.0),
+     "step_size", "0.0", "a number above 0"),
+    ("negative diffusion", lambda: made("antisymmetric", diffusion=-0.1),
+     "diffusion", "-0.1", "a number above 0"),
+    ("backward lipschitz", lambda: made("lipschitz", step_size=-0.1),
+     "step_size", "-0.1", "a number above 0"),
+    ("more symmetric than skew", lambda: made("lipschitz", blend=0.4),
+     "blend", "0.4", "0.5 to 1"),
+    ("more than skew", lambda: made("lipschitz", blend=1.1),
+     "blend", "1.1", "0.5 to 1"),
+    ("negative damping of lipschitz", lambda: made("lipschitz", damping=-1.0),
+     "damping", "-1.0", "a number above 0"),
+    ("standing oscillators", lambda: made("cornn", step_size=0.0),
+     "step_size", "0.0", "a number above 0"),
+    ("no restoring force", lambda: made("cornn", frequency=0.0),
+     "frequency", "0.0", "a number above 0"),
+    ("negative damping of oscillators", lambda: made("cornn", damping=-1.0),
+     "damping", "-1.0", "a number above 0"),
+    ("standing lem", lambda: made("lem", step_size=0.0),
+     "step_size", "0.0", "a number above 0"),
+    ("too long a step of lem", lambda: made("lem", step_size=1.5),
+     "step_size", "1.5", "at most 1, or states leave ±1"),
+    ("no heads", lambda: made("slstm", heads=0),
+     "heads", "0", "a whole number above 0"),
+    ("heads that do not divide the units", lambda: made("slstm", heads=3),
+     "heads", "3", "a divisor of hidden_features, 4"),
+    ("lru outside the unit circle", lambda: made("lru", radius=(0.5, 1.0)),
+     "radius", "(0.5, 1.0)", "(least, largest) with 0 ≤ least < largest < 1"),
+    ("empty ring of the lru", lambda: made("lru", radius=(0.5, 0.5)),
+     "radius", "(0.5, 0.5)", "(least, largest) with 0 ≤ least < largest < 1"),
+    ("lru that does not turn", lambda: made("lru", largest_phase=0.0),
+     "largest_phase", "0.0", "a number above 0"),
+    ("s5 without a least step", lambda: made("s5", steps=(0.0, 0.1)),
+     "steps", "(0.0, 0.1)", "(least, largest) with 0 < least < largest"),
+    ("s5 with steps the wrong way round", lambda: made("s5", steps=(0.1, 0.01)),
+     "steps", "(0.1, 0.01)", "(least, largest) with 0 < least < largest"),
+    ("rg-lru that keeps all", lambda: made("rg-lru", radius=(0.9, 1.0)),
+     "radius", "(0.9, 1.0)", "(least, largest) with 0 < least < largest < 1"),
+    ("rg-lru that keeps nothing", lambda: made("rg-lru", radius=(0.0, 0.9)),
+     "radius", "(0.0, 0.9)", "(least, largest) with 0 < least < largest < 1"),
     # One step.
     ("wrong features", lambda: gru()(zeros(B, H), zeros(B, 7)),
      "x", "float32[2, 7]", "3 features"),

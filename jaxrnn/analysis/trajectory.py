@@ -99,11 +99,10 @@ def _run(cell: Step, carry: Carry, xs: Any, *, length: int) -> tuple[Carry, Any]
 
 def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
     """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S]."""
-
-    def flat(leaf):  # a size of −1 would not do where a leaf is empty
-        return leaf.reshape(*leaf.shape[:leading], math.prod(leaf.shape[leading:]))
-
-    leaves = [flat(leaf) for leaf in jax.tree.leaves(carry)]
+    leaves = [
+        leaf.reshape(*leaf.shape[:leading], math.prod(leaf.shape[leading:]))
+        for leaf in jax.tree.leaves(carry)
+    ]
     return jnp.concatenate(leaves, axis=-1)
 
 

@@ -165,8 +165,10 @@ class ProjectedLSTMCell(InputWeights):
         **options: Unpack[InputOptions],
     ):
         super().__init__(in_features, hidden_features, **options)
-        self.projection_features = projection_features or max(1, hidden_features // 2)
-        checks.count("projection_features", self.projection_features)
+        if projection_features is None:
+            projection_features = max(1, hidden_features // 2)
+        checks.count("projection_features", projection_features)
+        self.projection_features = projection_features
         rngs, (y, h) = options["rngs"], (self.projection_features, hidden_features)
         self.recurrent_kernel = nnx.Param(
             initializers.per_gate(recurrent_kernel_init, rngs.params(), (y, h), 4, self.dtype)

@@ -125,10 +125,9 @@ def _scaled(h: Any, factors: Any) -> Any:
 
 def _reflected(h: Any, normal: Any) -> Any:
     """Return h − 2 v ⟨v, h⟩ / ‖v‖²."""
-    size = jnp.sqrt(jnp.sum(normal.real**2 + normal.imag**2)).astype(h.dtype)
-    unit = normal / size
-    along = jnp.sum(_scaled(h, unit.conj()), axis=-1, keepdims=True)
-    return h - 2 * along * everywhere(unit, h)
+    along = jnp.sum(_scaled(h, normal.conj()), axis=-1, keepdims=True)
+    square = jnp.sum(normal * normal.conj())
+    return h - (2 / square) * along * everywhere(normal, h)
 
 
 def _permutation(size: int) -> Any:

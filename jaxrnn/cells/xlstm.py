@@ -9,6 +9,7 @@ sLSTM, with a normaliser n beside the cell state c:
 mLSTM, without recurrent weights, a matrix C that stores values v under keys k:
 
     C' = f C + i v kᵀ,   n' = f n + i k,        i = exp(ĩ),  f = σ(f̃)   one number each
+    q = W_q x + b_q,   k = (W_k x + b_k) / √H,   v = W_v x + b_v,   õ = W_o x + b_o
     y  = σ(õ) · C' q / max(|n'ᵀ q|, 1)
 
 Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024. An exponential input gate can outweigh all that
@@ -16,7 +17,8 @@ was stored before, so memory can be revised; c, n and C are kept divided by e^m,
 exponent, so nothing overflows. That m cancels from every output.
 
 Chosen: the forget gate is σ, one of the two that the paper allows; the sLSTM's R is block-diagonal in `heads`
-blocks, the mLSTM has one head; up- and down-projections and norms belong to the blocks around the cells.
+blocks, the mLSTM has one head, and √H divides its keys' bias too, which the paper adds after; up- and
+down-projections and norms belong to the blocks around the cells.
 Weakness: the state of the mLSTM grows with H², and with it the cost of every analysis of it.
 """
 

@@ -103,7 +103,7 @@ def compiles(caplog, call):
 
 def numpy_step(name, cell):
     """Return the NumPy step (state, x) -> (state, y) with the weights of a cell of ours."""
-    params = {k: np.asarray(a) for k, a in nnx.to_pure_dict(nnx.state(cell)).items()}
+    params = oracle.flat(nnx.to_pure_dict(nnx.state(cell)))
     return functools.partial(oracle.STEPS[name], oracle.separate(name, params))
 
 

@@ -13,85 +13,53 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Weights = Mapping[str, np.ndarray]
-State = tuple[np.ndarray, ...]
-Step = Callable[[Weights, State, np.ndarray], tuple[State, np.ndarray]]
+from tests.oracles import elementwise, gated, structured
+from tests.oracles.parts import Cell, State, Step, Weights
 
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
-
-
-def relu(a):
-    return np.where(a.real > 0, a, 0)
-
-
-def elman(phi: Callable[[np.ndarray], np.ndarray]) -> Step:
-    """Elman 1990; state (h,)."""
-
-    def step(w, state, x):
-        (h,) = state
-        h = phi(w["W_h"] @ x + w["U_h"] @ h + w["b_h"])
-        return (h,), h
-
-    return step
-
-
-def lstm(w: Weights, state: State, x: np.ndarray) -> tuple[State, np.ndarray]:
-    """Hochreiter & Schmidhuber 1997 with the forget gate of Gers et al. 2000; state (c, h)."""
-    c, h = state
-    i = sigmoid(w["W_i"] @ x + w["U_i"] @ h + w["b_i"])
-    f = sigmoid(w["W_f"] @ x + w["U_f"] @ h + w["b_f"])
-    g = np.tanh(w["W_g"] @ x + w["U_g"] @ h + w["b_g"])
-    o = sigmoid(w["W_o"] @ x + w["U_o"] @ h + w["b_o"])
-    c = f * c + i * g
-    h = o * np.tanh(c)
-    return (c, h), h
-
-
-def gru(w: Weights, state: State, x: np.ndarray) -> tuple[State, np.ndarray]:
-    """Cho et al. 2014 with the reset gate after the product; state (h,)."""
-    (h,) = state
-    r = sigmoid(w["W_r"] @ x + w["U_r"] @ h + w["b_r"])
-    z = sigmoid(w["W_z"] @ x + w["U_z"] @ h + w["b_z"])
-    n = np.tanh(w["W_n"] @ x + w["b_n"] + r * (w["U_n"] @ h + w["v"]))
-    h = (1 - z) * n + z * h
-    return (h,), h
-
-
-STEPS: dict[str, Step] = {
-    "elman-tanh": elman(np.tanh),
-    "elman-relu": elman(relu),
-    "elman-sigmoid": elman(sigmoid),
-    "lstm": lstm,
-    "gru": gru,
+MAKERS: dict[str, Callable[..., Cell]] = {
+    **gated.MAKERS,
+    **structured.MAKERS,
+    **elementwise.MAKERS,
 }
+"""The cells of the table by their names; each takes the options of ours that its equations know."""
 
-GATES = {
-    "elman-tanh": "h",
-    "elman-relu": "h",
-    "elman-sigmoid": "h",
-    "lstm": "ifgo",
-    "gru": "rzn",
-}
+STEPS: dict[str, Step] = {name: make().step for name, make in MAKERS.items()}
 
 
-def separate(name: str, params: Weights) -> dict[str, np.ndarray]:
-    """Cut weights that hold their gates side by side, [F, G·H], into one matrix a gate, [H, F].
+def separate(name: str, params: Weights, **options: Any) -> Weights:
+    """Return the weights of the paper for a cell of `MAKERS` from the parameters of ours.
 
     Args:
-      name: the cell, a key of `STEPS`.
-      params: ``kernel`` [F, G·H], ``recurrent_kernel`` [H, G·H], ``bias`` [G·H] and, for the GRU,
-        ``recurrent_bias`` [H].
+      name: the cell.
+      params: arrays by their names in our cells, ``recurrent_kernel.upper`` for one inside another (`flat`).
+      options: of the cell, where they are not the default.
     """
-    gates = GATES[name]
-    weights = {}
-    for letter, part in (("W", "kernel"), ("U", "recurrent_kernel"), ("b", "bias")):
-        blocks = np.split(params[part], len(gates), axis=-1)
-        weights |= {f"{letter}_{gate}": block.T for gate, block in zip(gates, blocks, strict=True)}
-    if "recurrent_bias" in params:
-        weights["v"] = params["recurrent_bias"]
-    return weights
+    return MAKERS[name](**options).weights(params)
+
+
+def flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Return nested parameters as arrays with dotted names."""
+    arrays = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            arrays |= flat(value, f"{prefix}{name}.")
+        else:
+            arrays[prefix + name] = np.asarray(value)
+    return arrays
+
+
+def reachable(name: str, state: State, **options: Any) -> State:
+    """Turn random numbers, leaves [..., H], into a state in which the cell can be."""
+    if name == "clockwork":  # its clocks show one time, at which the slowest group soon moves
+        clock, h = state
+        times = 4 + np.arange(clock[..., 0].size)
+        periods = options.get("periods", structured.PERIODS)
+        waits = [structured.waits(time, clock.shape[-1], periods) for time in times]
+        return np.reshape(waits, clock.shape).astype(clock.dtype), h
+    if name == "slstm":  # a normaliser is a sum of exponentials
+        c, n, m, h = state
+        return c, np.exp(n), m, h
+    return state
 
 
 class Run(NamedTuple):
@@ -164,7 +132,7 @@ def _run_sequence(
             state, outputs[t] = step(initial if fresh else state, xs[t])
             fresh = False
         states[t] = state
-    silence = np.zeros_like(initial[-1])
+    silence = np.zeros_like(step(initial, xs[0])[1])
     return Run(
         outputs=np.stack([outputs.get(t, silence) for t in range(len(xs))]),
         last=state,
