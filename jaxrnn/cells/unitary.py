@@ -94,7 +94,8 @@ class UnitaryCell(SplitStep):
         """Return the turned state, real and imaginary part, and b beside them."""
         dtype = at_least_float32(self.dtype)
         re, im = (part.astype(dtype) for part in carry)
-        d1, d2, d3 = jnp.exp(1j * self.phases[...].astype(dtype)).reshape(3, -1)
+        phases = self.phases[...].astype(dtype).reshape(3, -1)
+        d1, d2, d3 = jax.lax.complex(jnp.cos(phases), jnp.sin(phases))
         a1, b1, a2, b2 = self.reflections[...].astype(dtype).reshape(4, -1)
         h = jax.lax.complex(re, im)
         h = _reflected(jnp.fft.fft(_scaled(h, d1), norm="ortho"), jax.lax.complex(a1, b1))
@@ -124,9 +125,10 @@ def _scaled(h: Any, factors: Any) -> Any:
 
 def _reflected(h: Any, normal: Any) -> Any:
     """Return h − 2 v ⟨v, h⟩ / ‖v‖²."""
-    along = jnp.sum(_scaled(h, normal.conj()), axis=-1, keepdims=True)
-    square = jnp.sum(normal.real**2 + normal.imag**2)
-    return h - (2 / square) * along * everywhere(normal, h)
+    size = jnp.sqrt(jnp.sum(normal.real**2 + normal.imag**2)).astype(h.dtype)
+    unit = normal / size
+    along = jnp.sum(_scaled(h, unit.conj()), axis=-1, keepdims=True)
+    return h - 2 * along * everywhere(unit, h)
 
 
 def _permutation(size: int) -> Any:
