@@ -7,7 +7,8 @@
 Chang, Chen, Haber & Chi, "AntisymmetricRNN: A Dynamical System View on Recurrent Neural Networks", ICLR
 2019. The equation's Jacobian is diag(φ')(A − γ I); without diffusion (γ = 0) it is similar to a
 skew-symmetric matrix, and every eigenvalue is imaginary, whatever the weights. The step's Jacobian I + ε
-diag(φ') A then has eigenvalues 1 + iεω, just outside the unit circle, which is what the diffusion γ is for.
+diag(φ') A then has eigenvalues 1 + iεω, just outside the unit circle, which is what the diffusion γ is for:
+it moves the real parts to between −γ max φ' and −γ min φ'.
 
 Weakness: imaginary eigenvalues at every step say nothing of products of different steps; and ε bounds how
 much one step can write.

@@ -4,9 +4,9 @@
     y  = h'
 
 Li, Li, Cook, Zhu & Gao, "Independently Recurrent Neural Network", CVPR 2018. The step Jacobian is the
-diagonal φ' u, so the gradient over T steps of a unit that stays active is exactly uᵀ to the power T: with
-ReLU it is kept by |u| ≤ 2^(1/T), a bound that can be read off and held. Units meet only in the layer above,
-so it takes two layers to do what one Elman layer does.
+diagonal φ' u, so with ReLU the gradient over T steps of a unit that stays active is exactly u to the power T:
+at most 2 where |u| ≤ 2^(1/T), a bound that can be read off and held. Units meet only in the layer above, so
+it takes two layers to do what one Elman layer does.
 
 Chosen: u starts uniform in (0, 1), the paper's draw where all lags matter.
 """

@@ -7,8 +7,10 @@
 
 Rusch, Mishra, Erichson & Mahoney, "Long Expressive Memory for Sequence Modeling", ICLR 2022: an explicit
 step of a pair of equations with many time scales. States stay within ±1 for Δt ≤ 1 (their Proposition 1),
-and the gradient's growth is bounded (Proposition 2): small Δt keep it. It is an LSTM in other clothes, with
-the weight on forgetting moved to the step size. U_y waits for z', so the step does not split.
+and the step Jacobian differs from I by at most C Δt, C from the norms of the weights: over T steps the
+gradient grows no faster than e^(C T Δt), and small Δt keep it (Proposition 2 is of this kind). It is an
+LSTM in other clothes, with the weight on forgetting moved to the step size. U_y waits for z', so the step
+does not split.
 """
 
 from __future__ import annotations

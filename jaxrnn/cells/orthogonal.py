@@ -6,8 +6,9 @@
 Lezcano-Casado & Martínez-Rubio, "Cheap Orthogonal Constraints in Neural Networks", ICML 2019 (expRNN). The
 exponential of a skew-symmetric matrix is orthogonal whatever its entries are, so plain gradient descent
 over them never leaves the orthogonal matrices. A fresh cell has b = 0, where modReLU is the identity
-(`modrelu`): it is a linear network, every singular value of its propagator is 1 at every lag. With b ≠ 0
-the nonlinearity multiplies by something else than 1, and only the recurrent matrix keeps its promise.
+(`modrelu`): it is a linear network, every singular value of its propagator is 1 at every lag. With b > 0
+that remains so, since the slope of a real modReLU is 1 but for its jump at zero; with b < 0 some units are
+dead at some steps, and what they held is lost. No gradient ever grows.
 
 Weakness: exp(A) has determinant 1, so reflections are out of reach; and what is never forgotten fills up: on
 noisy inputs a state of constant norm has no room for what is new.

@@ -8,7 +8,7 @@ phases, R reflections, F the Fourier transform and Π a fixed permutation: seven
 log H) a step, and unitary whatever the numbers are. The state is kept as two real leaves, so its S = 2H
 real coordinates are what every analysis sees. A fresh cell's b is 0 here, where modReLU is the identity
 (the paper draws it near 0): then every singular value of the propagator is 1. With b ≠ 0 only the recurrent
-matrix keeps that.
+matrix keeps that: across the direction of a number the gradient is multiplied by 1 + b/|z| (`modrelu`).
 
 Chosen where the paper leaves it open: the permutation is one fixed draw for each H, and the first state is
 zero rather than learnt (`jaxrnn.RNN` learns one on request).

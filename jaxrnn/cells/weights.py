@@ -64,7 +64,7 @@ class SkewSymmetric(_Derived):
 
 
 class Orthogonal(_Derived):
-    """exp(A), A skew-symmetric: orthogonal to rounding, of determinant 1.
+    """exp(A), A skew-symmetric: orthogonal to 1 + ‖A‖ roundings, of determinant 1.
 
     Lezcano-Casado & Martínez-Rubio 2019.
 

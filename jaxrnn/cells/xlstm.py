@@ -110,6 +110,8 @@ class SLSTMCell(InputWeights, SplitStep):
         c, n, m, _ = carry
         z, log_i, f, o = jnp.split(drive + pull, 4, axis=-1)
         log_f = log_sigmoid(f)
+        # Where nothing is stored yet, m = −∞: the first input gate sets the scale, however small it is.
+        m = jnp.where(n == 0, jnp.finfo(m.dtype).min, m)
         new_m = jnp.maximum(log_f + m, log_i)
         i, f = jnp.exp(log_i - new_m), jnp.exp(log_f + m - new_m)
         c = f * c + i * jnp.tanh(z)
