@@ -258,8 +258,8 @@ def diagnose(
         they return, and return what it kept.
 
     Raises:
-      InputError: inputs that are not finite, arguments that do not fit, or a split cell that breaks its
-        promise to work unit by unit.
+      InputError: inputs that are not finite, parameters that are no floats, arguments that do not fit, or a
+        split cell that breaks its promise to work unit by unit.
 
     Example:
       >>> from flax import nnx

@@ -227,8 +227,9 @@ def lag_contributions(
       ['bias', 'kernel', 'recurrent_kernel']
     """
     if not has_parameters(cell):
-        expected = "an nnx.Module with nnx.Param leaves: nothing else shows parameters"
-        checks.refuse("cell", f"{type(cell).__name__} without nnx.Param", expected)
+        got = type(cell).__name__ + isinstance(cell, nnx.Module) * " without nnx.Param"
+        expected = "an nnx.Module with nnx.Param leaves: a plain function shows no parameters"
+        checks.refuse("cell", got, expected)
     trajectory = trace(cell, xs, carry=carry, length=length)
     limit = _limit(max_lag, trajectory.length - 1)
     gradient = ParameterGradient.of(cell, trajectory, loss)
