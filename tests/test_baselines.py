@@ -15,7 +15,7 @@ from jaxrnn.cells import count_parameters
 from jaxrnn.models import TCN, WindowedMLP
 from jaxrnn.models.convolution import causal_convolution
 from tests.oracles import numpy_cells
-from tests.oracles.numpy_cells import relu
+from tests.oracles.parts import relu
 
 F, H, T = 2, 3, 9
 

@@ -79,5 +79,5 @@ def trained_error(name, seed, *, length, steps, rate):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_learns_to_add(name):
-    """Seen over three seeds: 0.013 to 0.019 with elman-sigmoid, 0.012 to 0.013 with coRNN, others below 0.008."""
+    """Seen over three seeds: 0.013 to 0.019 with elman-sigmoid, 0.012 to 0.013 with coRNN, others < 0.008."""
     assert trained_error(name, 0, length=20, steps=1000, rate=3e-3) < 0.05

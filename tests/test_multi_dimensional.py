@@ -14,7 +14,7 @@ from jaxrnn.cells import count_parameters
 from jaxrnn.models import ImageClassifier, MultiDimensionalLSTM
 from jaxrnn.models.multi_dimensional import QuadrantLSTM
 from tests.oracles import numpy_cells
-from tests.oracles.numpy_cells import sigmoid
+from tests.oracles.parts import sigmoid
 
 F, H = 2, 3
 NAMES = ("kernel", "recurrent_kernel", "bias")

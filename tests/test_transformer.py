@@ -23,7 +23,7 @@ from jaxrnn.models import (
 )
 from jaxrnn.models.transformer import attention, sinusoidal_positions
 from tests.oracles import numpy_cells
-from tests.oracles.numpy_cells import relu
+from tests.oracles.parts import relu
 
 F, D, N, M, T = 2, 4, 2, 6, 5
 V = 7
