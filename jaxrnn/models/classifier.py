@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
 from jaxrnn.cells import CellEntry, RecurrentCell
+from jaxrnn.models.encoder import last_step
 from jaxrnn.typing import ArrayLike, Lengths, SplitCell, Step
 from jaxrnn.unroll import Method, Unrolled, unroll
 
@@ -30,8 +30,7 @@ class SequenceClassifier(nnx.Module):
 
     Example:
       >>> from flax import nnx
-      >>> import jax.numpy as jnp
-      >>> import jaxrnn
+      >>>       >>> import jaxrnn
       >>> rngs = nnx.Rngs(0)
       >>> model = jaxrnn.models.SequenceClassifier(jaxrnn.GRUCell(1, 16, rngs=rngs), 10, rngs=rngs)
       >>> model(jnp.ones((64, 32, 1))).shape
@@ -63,10 +62,7 @@ def last_output(cell: Step, done: Unrolled, seq_lengths: Lengths | None) -> Floa
     """Return the output after each sequence's last valid step."""
     if isinstance(cell, SplitCell):  # from the carry: no output but the last then needs a gradient
         return cell.readout(done.carry)
-    if seq_lengths is None:
-        return done.outputs[-1]
-    last = jnp.maximum(seq_lengths - 1, 0)
-    return jnp.take_along_axis(done.outputs, last[None, ..., None], axis=0)[0]
+    return last_step(done.outputs, seq_lengths)
 
 
 def matched_width(entry: CellEntry, in_features: int, classes: int, parameters: int) -> int:

@@ -25,7 +25,6 @@ from typing import Any, NamedTuple, Required, TypedDict, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -33,6 +32,7 @@ from jaxrnn import checks
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
 from jaxrnn.models.encoder import SequenceEncoder
+from jaxrnn.models.readouts import cross_entropy
 from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
 from jaxrnn.unroll import padding_mask
 from jaxrnn.unroll.record import seen
@@ -394,7 +394,7 @@ def masked_token_loss(
     inputs, chosen = mask_tokens(
         tokens, key=key, mask_id=mask_id, vocabulary=model.vocabulary, eligible=valid
     )
-    return _cross_entropy(model(inputs, seq_lengths=seq_lengths), tokens, chosen)
+    return cross_entropy(model(inputs, seq_lengths=seq_lengths), tokens, chosen)
 
 
 def next_token_loss(
@@ -412,16 +412,7 @@ def next_token_loss(
         checks.refuse("model", "a bidirectional Transformer", "one with causal=True")
     tokens, valid = _unpadded(tokens, seq_lengths)
     logits = model(tokens, seq_lengths=seq_lengths)
-    counted = jnp.ones(tokens.shape, bool) if valid is None else valid
-    return _cross_entropy(logits[:-1], tokens[1:], counted[1:])
-
-
-def _cross_entropy(
-    logits: Float[Array, "T *B V"], targets: Any, counted: Bool[Array, "T *B"]
-) -> Float[Array, ""]:
-    """Return the mean cross-entropy over the targets that count; 0 where none does."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return jnp.sum(seen(losses, counted)) / jnp.maximum(jnp.sum(counted), 1).astype(losses.dtype)
+    return cross_entropy(logits[:-1], tokens[1:], None if valid is None else valid[1:])
 
 
 def _unpadded(tokens: Any, seq_lengths: Any) -> tuple[Any, Any]:
