@@ -49,14 +49,19 @@ def abstract(example, dtype=jnp.float32):
 
 SPLIT = [name for name in CELLS if isinstance(abstract(name), SplitCell)]
 PARALLEL = [name for name, entry in CELLS.items() if entry.parallel]
-CENTRAL = ["elman-tanh", "lstm", "gru", "clockwork", "orthogonal", "unitary", "mlstm", "s5"]
-"""One of each kind: the others go through the same doors, and only under slow through all of them."""
-
 every_cell = pytest.mark.parametrize("name", CELLS)
 split_cells = pytest.mark.parametrize("name", SPLIT)
-central_cells = pytest.mark.parametrize(
-    "name", [n if n in CENTRAL else pytest.param(n, marks=pytest.mark.slow) for n in CELLS]
-)
+
+
+def quick(*names):
+    """Test every cell, but only these outside of the slow tests."""
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "name", [n if n in names else pytest.param(n, marks=slow) for n in CELLS]
+    )
+
+
+one_of_each_kind = quick("elman-tanh", "lstm", "gru", "clockwork", "orthogonal", "mlstm", "s5")
 
 
 def assert_close(actual, expected, dtype):
@@ -171,7 +176,7 @@ def test_options_enter_as_in_the_equations(example, x64):
     assert_gradients_equal_complex_steps(example, dtype)
 
 
-@central_cells
+@one_of_each_kind
 def test_padding_and_resets_are_those_of_the_loop(name, x64):
     lengths, resets = np.array([0, 3, T]), np.zeros((T, 3), bool)
     resets[[2, 3, 0, 4], [1, 1, 2, 2]] = True
@@ -270,7 +275,7 @@ def test_gradient_is_a_cell(name):
     assert jax.tree.structure(by_cell) == jax.tree.structure(cell)
 
 
-@central_cells
+@quick("lstm", "orthogonal")
 def test_vmap_over_keys_makes_an_ensemble(name):
     @jax.jit
     def build(key):
@@ -376,7 +381,7 @@ def test_the_initial_carry_is_zero_and_has_the_batch_axes(name, batch, dtype):
         assert not np.any(leaf)
 
 
-@central_cells
+@one_of_each_kind
 def test_runs_inside_flax_rnn_with_the_same_numbers(name, dtype):
     cell, xs, carry, done, _ = evaluated(name, dtype)
     layer = nnx.RNN(cell, time_major=True, return_carry=True)
@@ -410,7 +415,7 @@ def test_bfloat16_stays_bfloat16(name):
     assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves((cell, done, gradients)))
 
 
-@central_cells
+@one_of_each_kind
 def test_bfloat16_gives_the_rounded_numbers(name):
     *example, done, _ = evaluated(name, jnp.dtype("float32"))
     (_, found), _ = loss_and_gradients(*narrow(tuple(example)))
@@ -418,7 +423,7 @@ def test_bfloat16_gives_the_rounded_numbers(name):
     np.testing.assert_allclose(found.outputs.astype(jnp.float32), done.outputs, rtol=0.1, atol=0.05)
 
 
-@central_cells
+@one_of_each_kind
 def test_lowers_for_every_platform(name):
     """Forward and backward, compiled for machines that need not be here."""
     cell = make(name)
