@@ -49,12 +49,18 @@ def concrete(x: Any) -> bool:
 
 def positive(argument: str, value: Any) -> None:
     """Refuse anything but a finite number above zero."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, numbers.Real)
-        or not 0 < float(value) < math.inf
-    ):
+    if not _is_real(value) or not 0 < float(value) < math.inf:
         refuse(argument, repr(value), "a number above 0")
+
+
+def not_negative(argument: str, value: Any) -> None:
+    """Refuse anything but a finite number of zero or more."""
+    if not _is_real(value) or not 0 <= float(value) < math.inf:
+        refuse(argument, repr(value), "a number of 0 or more")
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def count(argument: str, value: Any) -> None:

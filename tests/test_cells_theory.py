@@ -21,6 +21,7 @@ import jaxrnn
 from jaxrnn.analysis import lyapunov, propagator, trace
 from jaxrnn.analysis.jacobians import general_jacobians
 from jaxrnn.cells.modrelu import modrelu
+from jaxrnn.cells.unitary import permutation
 from tests.analysis.examples import (
     F,
     H,
@@ -747,3 +748,8 @@ def test_exponents_without_weights(name, x64):
     cell = zero_weights(name, biases)
     found = lyapunov(cell, jnp.zeros((400, F)), warmup=300)
     assert_close(found.exponents, np.repeat(exponents, H), 1e-10)
+
+
+def test_the_unitary_cells_permutation_never_changes():
+    """A saved network would become another one."""
+    assert permutation(8).tolist() == [6, 2, 1, 7, 3, 0, 5, 4]

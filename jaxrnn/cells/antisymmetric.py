@@ -66,8 +66,7 @@ class AntisymmetricCell(InputWeights, SplitStep):
     ):
         super().__init__(in_features, hidden_features, **options)
         checks.positive("step_size", step_size)
-        if diffusion != 0:
-            checks.positive("diffusion", diffusion)
+        checks.not_negative("diffusion", diffusion)
         self.step_size = step_size
         self.diffusion = diffusion
         self.recurrent_kernel = SkewSymmetric(

@@ -68,8 +68,7 @@ class LipschitzCell(InputWeights, SplitStep):
         checks.positive("step_size", step_size)
         if not 0.5 <= blend <= 1:
             checks.refuse("blend", blend, "0.5 to 1")
-        if damping != 0:
-            checks.positive("damping", damping)
+        checks.not_negative("damping", damping)
         self.step_size = step_size
 
         def blended():

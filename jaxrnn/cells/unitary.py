@@ -99,7 +99,7 @@ class UnitaryCell(SplitStep):
         a1, b1, a2, b2 = self.reflections[...].astype(dtype).reshape(4, -1)
         h = jax.lax.complex(re, im)
         h = _reflected(jnp.fft.fft(_scaled(h, d1), norm="ortho"), jax.lax.complex(a1, b1))
-        h = _scaled(h[..., _permutation(self.hidden_features)], d2)
+        h = _scaled(h[..., permutation(self.hidden_features)], d2)
         h = _scaled(_reflected(jnp.fft.ifft(h, norm="ortho"), jax.lax.complex(a2, b2)), d3)
         parts = [part.astype(self.dtype) for part in (h.real, h.imag)]
         return jnp.concatenate([*parts, everywhere(self.threshold[...], carry[0])], axis=-1)
@@ -130,5 +130,7 @@ def _reflected(h: Any, normal: Any) -> Any:
     return h - (2 / square) * along * everywhere(normal, h)
 
 
-def _permutation(size: int) -> Any:
-    return np.random.default_rng(0).permutation(size)
+def permutation(size: int) -> Any:
+    """Return the fixed permutation Π [H]."""
+    # RandomState's stream is frozen, so a network that was saved stays the network it was.
+    return np.random.RandomState(0).permutation(size)

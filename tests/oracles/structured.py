@@ -94,7 +94,7 @@ def unitary() -> Cell:
         place = np.arange(len(b))
         angles = 2 * np.pi * np.outer(place, place) / len(b)
         F = real_form(np.cos(angles), -np.sin(angles)) / np.sqrt(len(b))
-        Π = real_form(np.eye(len(b))[np.random.default_rng(0).permutation(len(b))], still)
+        Π = real_form(np.eye(len(b))[np.random.RandomState(0).permutation(len(b))], still)
         D1, D2, D3 = (
             real_form(np.diag(np.cos(phases)), np.diag(np.sin(phases)))
             for phases in np.split(params["phases"], 3)
