@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
+from flax import nnx
 
 from jaxrnn.cells import CELLS
+from jaxrnn.typing import SplitCell
 
 # One leaf and two, drive and pull added and apart, and no recurrent weights at all.
 KINDS = ("elman-tanh", "elman-relu", "lstm", "gru", "mingru")
 
 
-def table_of_cells(*quick: str) -> pytest.MarkDecorator:
-    """Run a test over the whole table by ``name``, all but the cells named here under `slow`."""
-    names = [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in CELLS]
+def table_of_cells(*quick: str, among: Iterable[str] = tuple(CELLS)) -> pytest.MarkDecorator:
+    """Run a test over cells of the table by ``name``, all but the `quick` ones under `slow`."""
+    names = [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in among]
     return pytest.mark.parametrize("name", names)
 
 
+def _is_plain(name: str) -> bool:
+    """Tell whether a cell is split, and any numbers [*B, H] are a state in which it can be."""
+    if name in ("clockwork", "slstm"):  # clocks count down together, a normaliser is positive
+        return False
+    return isinstance(CELLS[name].make(1, 2, rngs=nnx.Rngs(0)), SplitCell)
+
+
 every_cell = table_of_cells(*KINDS)
+every_plain_cell = table_of_cells(*KINDS, among=filter(_is_plain, CELLS))

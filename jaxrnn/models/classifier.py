@@ -30,7 +30,8 @@ class SequenceClassifier(nnx.Module):
 
     Example:
       >>> from flax import nnx
-      >>>       >>> import jaxrnn
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
       >>> rngs = nnx.Rngs(0)
       >>> model = jaxrnn.models.SequenceClassifier(jaxrnn.GRUCell(1, 16, rngs=rngs), 10, rngs=rngs)
       >>> model(jnp.ones((64, 32, 1))).shape

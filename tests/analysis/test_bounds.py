@@ -25,7 +25,7 @@ from tests.analysis.examples import (
     travelled,
     twins,
 )
-from tests.zoo import every_cell
+from tests.zoo import every_plain_cell
 
 
 def gelu_slope():
@@ -136,7 +136,7 @@ def test_slopes_along_a_trajectory_are_those_of_the_jacobians(x64):
     assert_close(bound.rate_bound, logs.mean(axis=0), 1e-13)
 
 
-@every_cell
+@every_plain_cell
 def test_trajectory_bound_is_the_mean_of_log_norms(name, x64):
     cell, path = travelled(name)
     matrices = np.asarray(jacobians(cell, path))

@@ -45,7 +45,7 @@ from tests.analysis.examples import (
     zero_weights,
 )
 from tests.analysis.systems import A, C, henon
-from tests.zoo import every_cell
+from tests.zoo import every_plain_cell
 
 
 def uncoupled(s, x):
@@ -158,7 +158,7 @@ def test_three_uncoupled_bits_have_27_points(method, x64):
     np.testing.assert_array_equal(np.bincount(found.ends_in), found.multiplicity)
 
 
-@every_cell
+@every_plain_cell
 def test_points_of_every_cell_stand_still(name, x64):
     cell = make(name)
     x = drawn(F, seed=5)

@@ -34,7 +34,7 @@ from tests.analysis.examples import (
     travelled,
     twins,
 )
-from tests.zoo import every_cell
+from tests.zoo import every_plain_cell
 
 LONG = 10_000
 
@@ -91,7 +91,7 @@ def start_of(path):
     return jax.tree.map(lambda leaf: leaf[0], path.carries)
 
 
-@every_cell
+@every_plain_cell
 @pytest.mark.parametrize("kind", LOSSES)
 def test_norms_equal_those_of_jax_grad(name, kind, x64):
     cell, path = travelled(name)
@@ -109,7 +109,7 @@ def test_both_leaves_of_the_lstm_count(x64):
         assert np.all(np.abs(found[:-1] - log_norms(part)[:-1]) > 1e-3)
 
 
-@every_cell
+@every_plain_cell
 def test_omega_is_pascanus_sum(name, x64):
     """Ω = Σ (‖J_{t+1}ᵀ g_{t+1}‖ / ‖g_{t+1}‖ − 1)² over t = 1 … T − 1."""
     cell, path = travelled(name)

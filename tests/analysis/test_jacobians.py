@@ -42,7 +42,7 @@ from tests.analysis.examples import (
     zero_weights,
 )
 from tests.analysis.systems import A, C, henon
-from tests.zoo import every_cell
+from tests.zoo import every_plain_cell
 
 
 def by_complex_steps(name, cell, path):
@@ -79,27 +79,27 @@ def by_central_differences(cell, path, width=1e-6):
     return jnp.swapaxes(ahead - behind, -1, -2) / (2 * width)  # row: the new state's entry
 
 
-@every_cell
+@every_plain_cell
 @pytest.mark.parametrize("method", [jacobians, structured_jacobians, general_jacobians])
 def test_both_paths_equal_the_papers_equations(name, method, x64):
     cell, path = travelled(name)
     assert_close(method(cell, path), by_complex_steps(name, cell, path), 1e-12)
 
 
-@every_cell
+@every_plain_cell
 def test_equal_differentiation_by_hand(name, x64):
     cell, path = travelled(name)
     assert_close(jacobians(cell, path), by_hand(cell, path), 1e-12)
 
 
-@every_cell
+@every_plain_cell
 def test_equal_central_differences(name, x64):
     cell, path = travelled(name)
     # Truncation is width² = 1e-12, rounding 1e-16/width = 1e-10.
     assert_close(jacobians(cell, path), by_central_differences(cell, path), 1e-8)
 
 
-@every_cell
+@every_plain_cell
 @pytest.mark.parametrize("method", [structured_jacobians, general_jacobians])
 def test_float32_is_right_to_its_own_rounding(name, method):
     cell, path = travelled(name, dtype=jnp.float32)
@@ -266,7 +266,7 @@ def input_slopes(name, cell, path):
     return np.stack(slopes).reshape(*xs.shape[:-1], -1, F)
 
 
-@every_cell
+@every_plain_cell
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_input_jacobians_equal_the_papers_equations(name, batch, x64):
     cell, path = travelled(name, batch)

@@ -33,7 +33,7 @@ from tests.analysis.examples import (
     travelled,
     zero_weights,
 )
-from tests.zoo import every_cell
+from tests.zoo import every_plain_cell
 
 LONG = 10_000
 
@@ -59,7 +59,7 @@ def sensitivity(cell, path, lag):
     return jax.vmap(jax.jacfwd(steps), in_axes=(0, 1))(path.states[start], path.xs[start:])
 
 
-@every_cell
+@every_plain_cell
 def test_equals_differentiation_through_the_steps(name, x64):
     cell, path = travelled(name)
     found = propagator(cell, path)
@@ -71,7 +71,7 @@ def test_equals_differentiation_through_the_steps(name, x64):
         assert np.all(np.abs(np.exp(log_sigma) - explicit) <= 1e-10 * explicit + rounding)
 
 
-@every_cell
+@every_plain_cell
 def test_sum_of_logs_is_the_sum_of_log_determinants(name, x64):
     cell, path = travelled(name)
     _, per_step = np.linalg.slogdet(jacobians(cell, path))
@@ -341,7 +341,7 @@ def test_directions_rebuild_short_products(size, x64):
     np.testing.assert_allclose(found.log_singular_values, values, rtol=0, atol=1e-13)
 
 
-@every_cell
+@every_plain_cell
 def test_a_change_along_the_right_arrives_along_the_left(name, x64):
     cell, path = travelled(name)
     found = propagator_directions(cell, path, [T], leading=1)

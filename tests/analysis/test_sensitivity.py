@@ -35,7 +35,7 @@ from tests.analysis.examples import (
     travelled,
     twins,
 )
-from tests.zoo import every_cell
+from tests.zoo import every_plain_cell
 
 
 def squares(outputs):
@@ -296,7 +296,7 @@ def input_derivative(cell, path, lag):
     )
 
 
-@every_cell
+@every_plain_cell
 def test_inputs_equal_differentiation_through_the_steps(name, x64):
     cell, path = travelled(name)
     found = input_sensitivity(cell, path)

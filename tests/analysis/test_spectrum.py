@@ -30,7 +30,7 @@ from tests.analysis.examples import (
     make,
     travelled,
 )
-from tests.zoo import every_cell
+from tests.zoo import every_plain_cell
 
 
 def at_origin(matrix, activation=jnp.tanh, dtype=jnp.float64, start=None):
@@ -47,7 +47,7 @@ def assert_same_set(actual, expected, tolerance):
     assert distances.min(axis=-2).max() < tolerance
 
 
-@every_cell
+@every_plain_cell
 def test_equal_numpys_on_the_same_matrices(name, x64):
     cell, path = travelled(name)
     matrices = np.asarray(jacobians(cell, path))
@@ -58,7 +58,7 @@ def test_equal_numpys_on_the_same_matrices(name, x64):
     assert_close(found.singular_values, np.linalg.svd(matrices, compute_uv=False), 1e-13)
 
 
-@every_cell
+@every_plain_cell
 def test_fall_and_begin_with_radius_and_norm(name, x64):
     cell, path = travelled(name)
     matrices = np.asarray(jacobians(cell, path))
@@ -185,7 +185,7 @@ def test_no_other_platform_asks_the_host(platform):
 # Modes.
 
 
-@every_cell
+@every_plain_cell
 def test_modes_are_a_decomposition_of_every_jacobian(name, x64):
     cell, path = travelled(name)
     matrices = np.asarray(jacobians(cell, path))
@@ -270,7 +270,7 @@ def test_defective_matrix_shows_in_its_conditions(x64):
 # Weights.
 
 
-@every_cell
+@every_plain_cell
 def test_weight_spectrum_is_that_of_the_kernels_blocks(name, x64):
     cell = make(name)
     found = weight_spectrum(cell)

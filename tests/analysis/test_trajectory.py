@@ -24,10 +24,10 @@ from tests.analysis.examples import (
     travelled,
 )
 from tests.oracles import numpy_cells as oracle
-from tests.zoo import every_cell
+from tests.zoo import every_plain_cell
 
 
-@every_cell
+@every_plain_cell
 @pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
 def test_states_and_outputs_equal_a_numpy_loop(name, batch, x64):
     cell, path = travelled(name, batch)
@@ -44,7 +44,7 @@ def test_states_and_outputs_equal_a_numpy_loop(name, batch, x64):
     assert_close(path.outputs, run.outputs, 1e-13)
 
 
-@every_cell
+@every_plain_cell
 def test_without_a_carry_the_cells_own_comes_first(name, x64):
     cell = make(name)
     xs, _ = inputs(cell)
@@ -100,7 +100,7 @@ def test_carry_that_is_not_finite_is_refused_with_its_leaf_and_place():
         trace(cell, xs, carry=(c, h.at[0, 3].set(jnp.nan)))
 
 
-@every_cell
+@every_plain_cell
 def test_nan_in_any_weight_is_refused(name):
     cell = make(name, jnp.float32)
     xs, carry = inputs(cell, dtype=jnp.float32)
