@@ -63,6 +63,15 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def interval(argument: str, value: Any, low: float, high: float) -> tuple[float, float]:
+    """Return (least, largest), or refuse them unless low ≤ least < largest ≤ high."""
+    pair = tuple(value) if isinstance(value, Sequence) else ()
+    if len(pair) != 2 or not all(map(_is_real, pair)) or not low <= pair[0] < pair[1] <= high:
+        expected = f"(least, largest) with {low:g} ≤ least < largest ≤ {high:.6g}"
+        refuse(argument, repr(value), expected)
+    return pair[0], pair[1]
+
+
 def count(argument: str, value: Any) -> None:
     """Refuse anything but a whole number above zero."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:

@@ -113,13 +113,8 @@ class Compiled:
     def __init__(self, function: Callable[..., Any]):
         parameters = inspect.signature(function).parameters.values()
         self._settings = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-
-        @functools.wraps(function)
-        def with_prepared(cell: Any, *arrays: Any, **settings: Any) -> Any:
-            return function(prepared(cell), *arrays, **settings)
-
-        self._function = with_prepared
-        self._for_pytrees = jax.jit(with_prepared, static_argnames=self._settings)
+        self._function = function
+        self._for_pytrees = jax.jit(function, static_argnames=self._settings)
         functools.update_wrapper(self, function)
 
     def bound(self, cell: Any) -> Callable[..., Any]:
@@ -135,7 +130,17 @@ class Compiled:
 
 
 def compiled(function: Callable[..., Any]) -> Compiled:
-    """Compile ``function(cell, *arrays, **settings)``, as a decorator."""
+    """Compile ``function(cell, *arrays, **settings)``, as a decorator; it gets its cell `prepared`."""
+
+    @functools.wraps(function)
+    def with_prepared(cell: Any, *arrays: Any, **settings: Any) -> Any:
+        return function(prepared(cell), *arrays, **settings)
+
+    return Compiled(with_prepared)
+
+
+def compiled_unprepared(function: Callable[..., Any]) -> Compiled:
+    """Compile a function that looks at a cell's own parameters, and prepares it itself where it steps."""
     return Compiled(function)
 
 

@@ -32,7 +32,8 @@ diagonals. From these promises follow the fast gradient and the O(S²) step Jaco
 A step that cannot keep the promises stays a plain `Step`, and takes the general path everywhere.
 
 A weight that is itself computed from parameters, as an orthogonal matrix is from a skew-symmetric one, is
-a **DerivedWeight** of its cell: it is computed once for all steps.
+a **DerivedWeight** of its cell: `unroll` and the analyses compute it once for all steps
+(`jaxrnn.steps.prepared`), a loop around the cell itself, ``nnx.RNN``'s too, at every step.
 """
 
 from __future__ import annotations

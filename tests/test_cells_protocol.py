@@ -357,6 +357,7 @@ def test_the_table_knows_what_a_step_costs(name):
     assert cost.state == flat_state(carry, 0).size
     assert cost.parameters == CELLS[name].parameters(F, H)
     assert cost.flops > 0
+    assert CELLS[name].outputs(H) == make(name).out_features
 
 
 @pytest.mark.parametrize(("name", "gates"), [("elman-tanh", 1), ("gru", 3), ("lstm", 4)])

@@ -753,3 +753,52 @@ def test_exponents_without_weights(name, x64):
 def test_the_unitary_cells_permutation_never_changes():
     """A saved network would become another one."""
     assert permutation(8).tolist() == [6, 2, 1, 7, 3, 0, 5, 4]
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["lru", "s5"])
+def test_eigenvalues_of_state_spaces_stay_inside_the_circle_in_their_own_precision(name, kind):
+    """Rounded one by one, real and imaginary part of |λ| ≈ 1 may lie beyond it, and a state would explode."""
+    options = {"radius": (0.99, 0.999)} if name == "lru" else {}
+    cell = jaxrnn.make_cell(name, 1, 256, param_dtype=jnp.dtype(kind), rngs=nnx.Rngs(0), **options)
+    re, im = (np.asarray(part, np.float64) for part in cell.eigenvalues())
+    assert np.hypot(re, im).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("bias", [-0.5, 0.0, 0.5])
+def test_real_modrelu_has_slope_one_or_zero_whatever_the_scale(bias, kind):
+    z = jnp.array([-3.0, -1.0, -1e-2, -1e-4, 0.0, 1e-4, 1e-2, 1.0, 3.0], jnp.dtype(kind))
+    b = jnp.full_like(z, bias)
+    slopes = jax.grad(lambda z: modrelu((z,), b)[0].sum())(z)
+    values = modrelu((z,), b)[0]
+    alive = np.abs(np.asarray(z, np.float64)) + bias > 0 if bias else np.ones(len(z), bool)
+    expected = np.sign(z) * np.maximum(np.abs(np.asarray(z, np.float64)) + bias, 0)
+    np.testing.assert_array_equal(np.asarray(slopes, np.float64), alive)
+    np.testing.assert_allclose(np.asarray(values, np.float64), expected, rtol=1e-2)
+
+
+def test_complex_modrelu_has_the_slopes_of_its_docstring_at_any_scale():
+    for size in (1e-20, 1e-3, 1.0, 1e18):
+        z = (jnp.array([size]), jnp.array([0.0]))
+        b = jnp.array([0.5 * size])
+        jacobian = jax.jacobian(lambda *z: modrelu(z, b), argnums=(0, 1))(*z)  # noqa: B023
+        np.testing.assert_allclose(np.squeeze(jacobian), [[1, 0], [0, 1.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rg-lru", "mlstm", "slstm", "minlstm"])
+@pytest.mark.parametrize("scale", [200.0, 1e4])
+def test_gates_that_are_shut_tight_have_finite_gradients(name, scale):
+    cell = jaxrnn.make_cell(name, 3, 5, rngs=nnx.Rngs(0))
+    xs = scale * jax.random.normal(jax.random.key(0), (4, 2, 3))
+    gradients = jax.grad(lambda cell, xs: jaxrnn.unroll(cell, xs).outputs.sum(), (0, 1))(cell, xs)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_an_mlstm_that_never_opened_answers_nothing_and_has_finite_gradients():
+    cell = jaxrnn.MLSTMCell(3, 5, rngs=nnx.Rngs(0))
+    cell.gate_bias[...] = jnp.array([-100.0, -100.0])
+    loss = lambda cell: (jaxrnn.unroll(cell, jnp.ones((3, 2, 3))).outputs ** 2).sum()  # noqa: E731
+    value, gradients = jax.value_and_grad(loss)(cell)
+    assert value == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))

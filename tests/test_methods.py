@@ -563,6 +563,7 @@ def test_associative_has_no_loop():
 @pytest.mark.parametrize(
     ("step", "why"),
     [
+        (lambda c, x: (0.5 * c.astype(jnp.bfloat16).astype(jnp.float32) + x, c), "applies convert"),
         (lambda c, x: (jnp.tanh(c) + x, c), "applies tanh"),
         (lambda c, x: (c * c + x, c), "applies mul"),
         (lambda c, x: (x / c, c), "applies div"),
@@ -576,6 +577,16 @@ def test_associative_has_no_loop():
 def test_associative_refuses_what_is_not_diagonal_and_linear(step, why):
     with pytest.raises(InputError, match=f"method: got Associative.*{why}.*expected Scan"):
         unroll(step, jnp.ones((T, B, F)), carry=jnp.ones((B, F)), method=Associative())
+
+
+def test_associative_refuses_to_count():
+    def step(carry, x):
+        state, count = carry
+        return (0.5 * state + x, count + 1), x
+
+    carry = (jnp.zeros(F), jnp.zeros(F, jnp.int32))
+    with pytest.raises(InputError, match="counts in its carry"):
+        unroll(step, jnp.ones((T, F)), carry=carry, method=Associative())
 
 
 def rotation(carry, x):

@@ -46,7 +46,7 @@ from jaxrnn.analysis.lapack import in_float64, one_blas_thread, square_matrices
 from jaxrnn.analysis.propagator import checked_lags, each_sequence, transposed_products
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory, trace
-from jaxrnn.steps import compiled
+from jaxrnn.steps import compiled_unprepared, prepared
 from jaxrnn.typing import ArrayLike, Carry, Loss, Step, at_least_float32
 
 
@@ -338,14 +338,14 @@ def _parameter_names(cell: nnx.Module) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
 
 
-@compiled
+@compiled_unprepared
 def _whole_gradient(cell: Step, trajectory: Trajectory, output_grads: Any) -> tuple[Any, Any, Any]:
     """Return the gradient by the parameters through the whole run, and what `_units` makes of it."""
     rebuild, parameters = _apart(cell)
     start = jax.tree.map(lambda leaf: leaf[0], trajectory.carries)
 
     def outputs(parameters):
-        step = rebuild(parameters)
+        step = prepared(rebuild(parameters))
         run = jax.lax.scan(lambda c, x: step(c, x), start, trajectory.xs, trajectory.length)
         return run[1]
 
@@ -353,7 +353,7 @@ def _whole_gradient(cell: Step, trajectory: Trajectory, output_grads: Any) -> tu
     return whole, *_units(whole)
 
 
-@compiled
+@compiled_unprepared
 def _by_lag(
     cell: Step, trajectory: Trajectory, output_grads: Any, whole: Any, unit: Any, *, lags: int
 ) -> tuple[Any, Any, Any, Any]:
@@ -364,7 +364,7 @@ def _by_lag(
     rebuild, parameters = _apart(cell)
 
     def all_steps(parameters, before):
-        return jax.vmap(rebuild(parameters))(before, trajectory.xs)
+        return jax.vmap(prepared(rebuild(parameters)))(before, trajectory.xs)
 
     _, pull = jax.vjp(all_steps, parameters, trajectory.before)
 

@@ -125,9 +125,9 @@ class WeightSpectrum:
     """Spectra of the recurrent weights, beside which those of the Jacobians are read.
 
     Attributes:
-      matrices: block of each gate and carry leaf in ∂mix/∂carry, row: the gate's unit, [G, L, H, H]. For the
-        cells of this package it is the gate's part of `recurrent_kernel`, transposed; zero for a leaf
-        that no gate sees, such as the LSTM's c.
+      matrices: block of each gate and carry leaf in ∂mix/∂carry, row: the gate's unit, [G, L, H, H]. For a
+        cell with a dense `recurrent_kernel` it is the gate's part of that, transposed; zero for a leaf that
+        no gate sees, such as the LSTM's c, and for a gate that is a constant, such as modReLU's threshold.
       spectrum: their eigenvalues and singular values, [G, L, H].
       gates: names of the gates.
       leaves: names of the carry's leaves.
@@ -266,8 +266,8 @@ def weight_spectrum(cell: Step) -> WeightSpectrum:
     """Return the spectra of a split cell's recurrent weights, gate by gate and carry leaf by carry leaf.
 
     Raises:
-      InputError: a step that is not split, so that its recurrent weights cannot be told, or weights that are
-        not finite.
+      InputError: a step that is not split, so that its recurrent weights cannot be told, one that has none,
+        or weights that are not finite.
 
     Example:
       >>> from flax import nnx
@@ -285,11 +285,20 @@ def weight_spectrum(cell: Step) -> WeightSpectrum:
         )
     zero = cell.initialize_carry((1,))  # pyright: ignore[reportAttributeAccessIssue]
     blocks = jnp.moveaxis(mixing_blocks(cell, zero), 1, 2)
+    if not blocks.size:
+        got = f"a {type(cell).__name__}, whose gates see the input alone"
+        checks.refuse("cell", got, "a cell with recurrent weights")
     checks.finite("cell: its recurrent weights", blocks)
     gates, leaves = blocks.shape[:2]
     return WeightSpectrum(
         matrices=blocks,
         spectrum=spectrum_of(blocks),
-        gates=tuple(getattr(cell, "gates", map(str, range(gates)))),
-        leaves=tuple(getattr(cell, "carry_names", map(str, range(leaves)))),
+        gates=_names(cell, "gates", gates),
+        leaves=_names(cell, "carry_names", leaves),
     )
+
+
+def _names(cell: Any, attribute: str, count: int) -> tuple[str, ...]:
+    """Return the names that a cell gives to `count` things; numbers where it has not as many."""
+    names = tuple(getattr(cell, attribute, ()))
+    return names if len(names) == count else tuple(map(str, range(count)))

@@ -36,7 +36,7 @@ class AntisymmetricCell(InputWeights, SplitStep):
       hidden_features: number H of units.
       step_size: ε.
       diffusion: γ, 0 for none.
-      recurrent_init: initialiser of the entries of A above the diagonal.
+      recurrent_kernel_init: initialiser of the entries of A above the diagonal.
       options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
 
     Attributes:
@@ -61,7 +61,7 @@ class AntisymmetricCell(InputWeights, SplitStep):
         *,
         step_size: float = 0.1,
         diffusion: float = 0.01,
-        recurrent_init: Initializer = jax.nn.initializers.lecun_normal(),
+        recurrent_kernel_init: Initializer = jax.nn.initializers.lecun_normal(),
         **options: Unpack[InputOptions],
     ):
         super().__init__(in_features, hidden_features, **options)
@@ -71,7 +71,7 @@ class AntisymmetricCell(InputWeights, SplitStep):
         self.diffusion = diffusion
         self.recurrent_kernel = SkewSymmetric(
             hidden_features,
-            init=recurrent_init,
+            init=recurrent_kernel_init,
             param_dtype=self.dtype,
             key=options["rngs"].params(),
         )

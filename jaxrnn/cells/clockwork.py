@@ -37,7 +37,7 @@ class ClockworkCell(InputWeights, SplitStep):
     Args:
       in_features: size F of the input.
       hidden_features: number H of units, dealt to the groups as evenly as it goes.
-      periods: T_g in steps, rising.
+      periods: T_g in steps, rising; with fewer units than periods the slowest go without.
       recurrent_kernel_init: initialiser of the recurrent matrix [H, H], of which the blocks that a slower
         group would read from a faster one are left out.
       options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
@@ -68,10 +68,16 @@ class ClockworkCell(InputWeights, SplitStep):
         **options: Unpack[InputOptions],
     ):
         super().__init__(in_features, hidden_features, **options)
+        periods = tuple(periods)
         for period in periods:
             checks.count("periods", period)
         if not periods or sorted(set(periods)) != list(periods):
-            checks.refuse("periods", list(periods), "rising periods, at least one")
+            checks.refuse("periods", periods, "rising periods, at least one")
+        countable = 2 ** (jnp.finfo(self.dtype).nmant + 1)
+        if periods[-1] > countable:
+            checks.refuse(
+                "periods", periods, f"at most {countable}: {self.dtype} counts no further"
+            )
         dealt = np.array_split(np.arange(hidden_features), len(periods))
         group = [g for g, units in enumerate(dealt) for _ in units]
         self.periods = tuple(periods[g] for g in group)

@@ -13,7 +13,7 @@ Unlike the LSTM it cannot keep and admit independently: the two gates share one 
 
 `ResetBeforeGRUCell` is the paper's own order, n = tanh(W_n x + U_n (r h) + b_n). `OGRUCell` lets the reset
 gate filter what the update gate hears, z = σ(W_z x + U_z (r h) + b_z): our reading of the abstract of Wang et
-al., "Optimizing GRU", 2019, by which the update gate is to be spared the interference of what is being
+al. 2019, by which the update gate is to be spared the interference of what is being
 forgotten. In both the second product waits for the first, so the step does not split.
 """
 

@@ -34,7 +34,7 @@ class LipschitzCell(InputWeights, SplitStep):
       step_size: ε.
       blend: β of both matrices, from 0.5 to 1 (skew-symmetric).
       damping: γ of both matrices.
-      recurrent_init: initialiser of each M [H, H].
+      recurrent_kernel_init: initialiser of each M [H, H].
       options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
 
     Attributes:
@@ -61,7 +61,7 @@ class LipschitzCell(InputWeights, SplitStep):
         step_size: float = 0.1,
         blend: float = 0.75,
         damping: float = 0.001,
-        recurrent_init: Initializer = jax.nn.initializers.normal(0.05),
+        recurrent_kernel_init: Initializer = jax.nn.initializers.normal(0.05),
         **options: Unpack[InputOptions],
     ):
         super().__init__(in_features, hidden_features, **options)
@@ -76,7 +76,7 @@ class LipschitzCell(InputWeights, SplitStep):
                 hidden_features,
                 blend=blend,
                 damping=damping,
-                init=recurrent_init,
+                init=recurrent_kernel_init,
                 param_dtype=self.dtype,
                 key=options["rngs"].params(),
             )

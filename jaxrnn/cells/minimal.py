@@ -6,9 +6,10 @@
     n = W_n x + b_n,   y = h'
 
 Feng, Tung, Ahmed, Bengio & Hajimirsadegh, "Were RNNs All We Needed?", 2024. Without h in the gates all
-steps can be taken at once (`jaxrnn.Associative`), and the state is a weighted mean of candidates, so it
-cannot leave their range. The step Jacobian is the diagonal 1 − z or f / (f + i), at most 1: the gradient of
-a unit over a lag is the product of its gates and nothing else, it may vanish and never explodes.
+steps can be taken at once (`jaxrnn.Associative`), and the state is a weighted mean of its start and of
+candidates, so it cannot leave their range. The step Jacobian is the diagonal 1 − z or f / (f + i), at most
+1: the gradient of a unit over a lag is the product of its gates and nothing else, it may vanish and never
+explodes.
 
 What is given up is any computation on the state within a layer: such a cell cannot count modulo two,
 however wide (Merrill, Petty & Sabharwal 2024, "The Illusion of State in State-Space Models"), unless its

@@ -11,6 +11,8 @@ its derivative is 1 or 0; what b > 0 adds is a jump from −b to b at zero.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -23,9 +25,21 @@ def modrelu(
 
     At zero, where z has no direction, the value is 0 and the derivative that of z, or of 0 · z where b < 0.
     """
-    square = sum(part * part for part in parts)
-    nowhere = square == 0
-    size = jnp.sqrt(jnp.where(nowhere, 1, square))
-    at_zero = (bias >= 0).astype(bias.dtype)
-    scale = jnp.where(nowhere, at_zero, jax.nn.relu(size + bias) / size)
-    return tuple(scale * part for part in parts)
+    nowhere = jnp.stack([part == 0 for part in parts]).all(axis=0)
+    directions, size = _polar([jnp.where(nowhere, 1, part) for part in parts])
+    alive, at_zero = size + bias > 0, (bias >= 0).astype(bias.dtype)
+
+    def moved(part, direction):
+        return jnp.where(nowhere, at_zero * part, jnp.where(alive, part + bias * direction, 0))
+
+    return tuple(moved(part, direction) for part, direction in zip(parts, directions, strict=True))
+
+
+def _polar(parts: list[Any]) -> tuple[list[Any], Any]:
+    """Return the direction z / |z| and |z| of numbers that are not zero, whatever their scale."""
+    if len(parts) == 1:  # the slope of a sign is zero to the bit, that of z / |z| to rounding
+        return [jnp.sign(parts[0])], jnp.abs(parts[0])
+    largest = jax.lax.stop_gradient(jnp.stack([jnp.abs(part) for part in parts]).max(axis=0))
+    scaled = [part / largest for part in parts]
+    length = jnp.sqrt(sum(part * part for part in scaled))
+    return [part / length for part in scaled], largest * length

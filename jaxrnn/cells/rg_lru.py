@@ -9,7 +9,7 @@
 De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention", 2024. Where r is near 0 the unit
 neither forgets nor admits, since √(1 − a²) goes with it; the norm of the state is that of its inputs. The
 step is linear in h, so all steps can be taken at once (`jaxrnn.Associative`), and its Jacobian is the
-diagonal a, below 1.
+diagonal a, at most 1. In bfloat16 an a above 0.996 rounds to 1: such a unit adds up what it hears.
 
 Chosen: the gates read the cell's input, as in the paper, where the linear map W stands before the cell and
 keeps the size; here it is the cell's own, so that F need not be H.
@@ -17,7 +17,7 @@ keeps the size; here it is the cell's own, so that F need not be H.
 
 from __future__ import annotations
 
-from typing import ClassVar, Unpack
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -60,13 +60,11 @@ class RGLRUCell(InputGatedCell):
         in_features: int,
         hidden_features: int,
         *,
-        radius: tuple[float, float] = (0.9, 0.999),
+        radius: tuple[float, float] | Any = (0.9, 0.999),
         **options: Unpack[InputOptions],
     ):
         super().__init__(in_features, hidden_features, **options)
-        least, largest = radius
-        if not 0 < least < largest < 1:
-            checks.refuse("radius", radius, "(least, largest) with 0 < least < largest < 1")
+        least, largest = checks.interval("radius", radius, 1e-6, 1 - 1e-6)
         key = options["rngs"].params()
         decay = jax.random.uniform(key, (hidden_features,), jnp.float32, least, largest)
         log = jnp.log(decay) / _SHARPNESS  # log σ(Λ)
@@ -76,7 +74,9 @@ class RGLRUCell(InputGatedCell):
         """Return a and √(1 − a²) i (W x + b)."""
         r, i, new = jnp.split(affine(x, self.kernel[...], self.bias[...]), 3, axis=-1)
         log_a = _SHARPNESS * sigmoid(r) * everywhere(jax.nn.log_sigmoid(self.log_odds[...]), r)
-        gain = jnp.sqrt(-jnp.expm1(2 * log_a))
+        # Where a rounds to 1 the root has no slope; what it would be multiplied with is zero there.
+        fades = log_a < 0
+        gain = jnp.where(fades, jnp.sqrt(-jnp.expm1(2 * jnp.where(fades, log_a, -1))), 0)
         return jnp.concatenate([jnp.exp(log_a), gain * sigmoid(i) * new], axis=-1)
 
     def update(

@@ -54,6 +54,7 @@ class CellEntry:
       jacobian: what the step Jacobian ∂s'/∂s depends on: nothing, the input, or the state too.
       parallel: whether `jaxrnn.Associative` can take all steps at once.
       paper: where it comes from.
+      outputs: size Y of the output as a function of H.
     """
 
     name: str
@@ -63,6 +64,7 @@ class CellEntry:
     jacobian: Literal["constant", "input", "state"]
     parallel: bool
     paper: str
+    outputs: Callable[[int], int] = lambda h: h
 
     def cost(self, in_features: int, hidden_features: int) -> CellCost:
         """Return the sizes of the cell with F features and H units."""
@@ -179,6 +181,7 @@ CELLS: dict[str, CellEntry] = {
             "state",
             False,
             "Sak, Senior & Beaufays 2014",
+            outputs=lambda h: max(1, h // 2),
         ),
         CellEntry(
             "gru",
@@ -260,6 +263,7 @@ CELLS: dict[str, CellEntry] = {
             "state",
             False,
             "Arjovsky, Shah & Bengio 2016",
+            outputs=lambda h: 2 * h,
         ),
         CellEntry(
             "antisymmetric",
@@ -350,6 +354,7 @@ CELLS: dict[str, CellEntry] = {
             "constant",
             True,
             "Orvieto et al. 2023",
+            outputs=lambda h: 2 * h,
         ),
         CellEntry(
             "s5",
@@ -359,6 +364,7 @@ CELLS: dict[str, CellEntry] = {
             "constant",
             True,
             "Smith, Warrington & Linderman 2023",
+            outputs=lambda h: 2 * h,
         ),
         CellEntry(
             "rg-lru",

@@ -36,6 +36,16 @@ class _Derived(nnx.Module, abc.ABC):
         """Return a part of the matrix; ``[...]`` is all of it."""
         return self.derive()[key]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the matrix."""
+        return jax.eval_shape(self.derive).shape
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the parameters, and of the matrix."""
+        return jax.tree.leaves(self)[0].dtype
+
 
 class SkewSymmetric(_Derived):
     """A = T − Tᵀ.

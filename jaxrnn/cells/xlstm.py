@@ -130,7 +130,8 @@ class MLSTMCell(InputWeights):
     Args:
       in_features: size F of the input.
       hidden_features: size H of keys, values and queries.
-      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`; `bias_init` is not
+        that of the two gates.
 
     Attributes:
       kernel: weights of query, key, value and output gate [F, 4·H].
@@ -181,5 +182,8 @@ class MLSTMCell(InputWeights):
         n = f * n + i * k
         found = jnp.einsum("...ij,...j->...i", memory, q)
         weight = jnp.abs(jnp.sum(n * q, axis=-1, keepdims=True))
-        y = sigmoid(o) * found / jnp.maximum(weight, jnp.exp(-new_m))
+        # The quotient of C' q e^m and max(|n' q| e^m, 1), by a factor that lets no exponent be positive.
+        scale, one = jnp.exp(jnp.minimum(new_m, 0)), jnp.exp(-jnp.maximum(new_m, 0))
+        least = jnp.maximum(one, jnp.finfo(one.dtype).tiny)
+        y = sigmoid(o) * found * scale / jnp.maximum(weight * scale, least)
         return (memory, n, new_m), y

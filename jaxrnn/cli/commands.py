@@ -141,13 +141,15 @@ class Cells:
         checks.count("in_features", self.in_features)
         checks.count("hidden_features", self.hidden_features)
         if self.out is not None:
-            if not self.out.parent.is_dir():
+            if self.out.is_dir() or not self.out.parent.is_dir():
                 checks.refuse("out", self.out, "a file in a folder that exists")
             self.out.write_text(cells_page(self.in_features, self.hidden_features), "utf-8")
             print(f"wrote {self.out}")
             return
         size = f"F = {self.in_features}, H = {self.hidden_features}"
-        table = Table(*CELLS_HEADER, title=f"Cells ({size})")
+        table = Table(title=f"Cells ({size})")
+        for head in CELLS_HEADER:
+            table.add_column(head, no_wrap=head == "cell")
         for row in cell_rows(self.in_features, self.hidden_features):
             table.add_row(*row)
         Console().print(table)

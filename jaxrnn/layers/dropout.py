@@ -39,7 +39,8 @@ class Dropped(nnx.Module):
     """A split cell whose recurrent weights see some units as zero.
 
     The masks ride along in the carry, unchanged: so they belong to their sequence, whatever a method does
-    with time and batch.
+    with time and batch. `mix` is affine in the state alone, since the masks multiply it: `unroll`, which
+    takes its derivative where it stands, can carry such a cell, an analysis cannot.
     """
 
     def __init__(self, cell: Any):

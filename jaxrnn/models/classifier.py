@@ -91,4 +91,5 @@ def classifier_parameters(
     entry: CellEntry, in_features: int, classes: int, hidden_features: int
 ) -> int:
     """Return the number of parameters of a classifier with `hidden_features` units."""
-    return entry.parameters(in_features, hidden_features) + classes * (hidden_features + 1)
+    readout = classes * (entry.outputs(hidden_features) + 1)
+    return entry.parameters(in_features, hidden_features) + readout

@@ -32,11 +32,11 @@ def cells_page(in_features: int, hidden_features: int) -> str:
     """Return the page of cells as Markdown: the table, then equations, paper and weakness by family."""
     page = Report("Cells")
     page.paragraph(
-        f"With F = {in_features} input features and H = {hidden_features} units: S numbers in the whole "
+        f"For F = {in_features} and H = {hidden_features}, input features and units: S numbers in the whole "
         "carry, parameters, and floating-point operations of one step of one sequence as XLA counts them. "
-        "The step Jacobian is constant, or depends on the input alone, or on the state too. What is parallel "
-        "in time runs under `jaxrnn.Associative()`. `jaxrnn cells` prints this table for any size; this page "
-        "is written by `jaxrnn cells --out docs/cells.md`."
+        "The step Jacobian is constant, or depends on the input alone, or on the state too. What is "
+        "parallel in time runs under `jaxrnn.Associative()`. `jaxrnn cells` prints this table for any "
+        "size, and writes this page with `--out`."
     )
     page.table(
         CELLS_HEADER,

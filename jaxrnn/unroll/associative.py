@@ -149,6 +149,8 @@ _Enters = set[int | str]
 def _feeds(cell: Step, carry: Carry, x: Any) -> tuple[list[set[int]], str | None]:
     """Return which leaves enter each new leaf, and what in the step is not affine unit by unit."""
     program = jax.make_jaxpr(lambda carry: cell(carry, x)[0])(carry).jaxpr
+    if not all(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in program.invars):
+        return [], "counts in its carry, with numbers that are no floats"
     widths = [_width(var) for var in program.invars]
     if len(set(widths)) > 1:
         return [], "has leaves of different sizes"
@@ -202,7 +204,7 @@ def _follow(program: Any, arguments: list[list[_Enters]], width: int) -> list[li
 def _rearranged(eqn: Any, sources: list[list[_Enters]], width: int) -> list[list[_Enters]] | None:
     """Return the blocks of an operation that joins or cuts the last axis between blocks; None of another."""
     last = len(eqn.outvars[0].aval.shape) - 1
-    if any(_width(var) % width for var in (*eqn.invars, *eqn.outvars)):
+    if last < 0 or any(_width(var) % width for var in (*eqn.invars, *eqn.outvars)):
         return None
     if eqn.primitive.name == "concatenate" and eqn.params["dimension"] == last:
         return [[block for source in sources for block in source]]
@@ -237,9 +239,13 @@ def _is_diagonal_and_affine(eqn: Any, sources: list[list[_Enters]]) -> bool:
     scales = name == "mul" and sum(entered) == 1
     divides = name == "div" and not entered[1]
     chooses = name == "select_n" and not entered[0]
-    kinds = {jnp.issubdtype(v.aval.dtype, jnp.floating) for v in (eqn.invars[0], eqn.outvars[0])}
-    # Between floats: to integers it would round, and from complex numbers drop a part.
-    converts = name == "convert_element_type" and kinds == {True}
+    converts = name == "convert_element_type" and _holds_all_of(*eqn.outvars, *eqn.invars)
     shapes = {var.aval.shape for var, there in zip(eqn.invars, entered, strict=True) if there}
     stays = shapes == {eqn.outvars[0].aval.shape}
     return stays and (name in _ADDING or scales or divides or chooses or converts)
+
+
+def _holds_all_of(target: Any, source: Any) -> bool:
+    """Tell whether one variable's dtype has every number of another's: elsewhere a cast rounds."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(source.aval.dtype, target.aval.dtype) == target.aval.dtype

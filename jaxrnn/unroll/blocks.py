@@ -58,7 +58,8 @@ class Segment:
         if self.blocks == 1:  # no loop: it would be compiled for nothing
             return run(state, jax.tree.map(lambda a: a[0], blocks))
         state, results = jax.lax.scan(run, state, blocks, length=self.blocks, reverse=reverse)
-        return state, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
+        steps = self.blocks * self.size
+        return state, jax.tree.map(lambda a: a.reshape(steps, *a.shape[2:]), results)
 
 
 def segments(length: int, block: int) -> list[Segment]:

@@ -17,8 +17,12 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.analysis import trace
-from jaxrnn.analysis.sensitivity import input_sensitivity, input_sensitivity_of, lag_contributions
-from jaxrnn.cells import CELLS
+from jaxrnn.analysis.sensitivity import (
+    ParameterGradient,
+    input_sensitivity,
+    input_sensitivity_of,
+    lag_contributions,
+)
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (
     B,
@@ -73,7 +77,8 @@ def check_against(found, by_lag):
     assert float(found.difference) < 1e-13
 
 
-@pytest.mark.parametrize(("name", "loss"), [*((name, squares) for name in CELLS), ("lstm", last)])
+@every_plain_cell
+@pytest.mark.parametrize("loss", [squares, last])
 def test_contributions_equal_the_gradients_of_weights_that_are_not_shared(name, loss, x64):
     cell = make(name)
     xs, carry = inputs(cell)
@@ -268,6 +273,23 @@ def test_gradients_that_overflow_are_refused():
     cell = elman([[10.0]], identity, jnp.float32)
     with pytest.raises(InputError, match=r"^cell: its gradient.*non-finite"):
         lag_contributions(cell, jnp.zeros((38, 1)), lambda y: 1e5 * y[-1].sum(), carry=jnp.ones(1))
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "antisymmetric", "lipschitz", "clockwork"])
+def test_weights_that_are_derived_have_the_gradients_of_their_parameters(name, x64):
+    cell = jaxrnn.make_cell(name, 3, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (7, 2, 3), jnp.float64)
+    loss = lambda outputs: (outputs[-1] ** 2).sum()  # noqa: E731
+    found = lag_contributions(cell, xs, loss)
+    gradient = jax.grad(lambda cell: loss(jaxrnn.unroll(cell, xs).outputs))(cell)
+    norms = [float(jnp.linalg.norm(leaf.reshape(-1))) for leaf in jax.tree.leaves(gradient)]
+    measured = ParameterGradient.of(cell, trace(cell, xs), loss)
+    np.testing.assert_allclose(jnp.exp(measured.log_norms), norms, rtol=1e-10)
+    assert [leaf.shape for leaf in jax.tree.leaves(measured.whole)] == [
+        leaf.shape for leaf in jax.tree.leaves(gradient)
+    ]
+    assert found.difference < 1e-12
+    assert set(found.leaf_fractions) == set(measured.names)
 
 
 def test_modules_without_parameters_are_refused():

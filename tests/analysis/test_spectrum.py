@@ -270,7 +270,7 @@ def test_defective_matrix_shows_in_its_conditions(x64):
 # Weights.
 
 
-@every_plain_cell
+@pytest.mark.parametrize("name", ["elman-tanh", "lstm", "gru", "ctrnn"])
 def test_weight_spectrum_is_that_of_the_kernels_blocks(name, x64):
     cell = make(name)
     found = weight_spectrum(cell)
@@ -327,3 +327,14 @@ def test_weights_that_are_not_finite_are_refused():
 def test_other_matrices_are_refused(function, matrices, message):
     with pytest.raises(InputError, match="^" + re.escape(message)):
         function(matrices)
+
+
+def test_gates_that_see_the_input_alone_have_no_weight_spectrum(x64):
+    with pytest.raises(InputError, match="MinGRUCell, whose gates see the input alone"):
+        weight_spectrum(make("mingru"))
+
+
+def test_pulls_that_are_no_gates_are_numbered(x64):
+    found = weight_spectrum(make("lipschitz"))
+    assert found.gates == ("0", "1")
+    np.testing.assert_allclose(found.matrices[0, 0], make("lipschitz").linear[...].T, atol=1e-14)
