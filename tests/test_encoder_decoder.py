@@ -13,7 +13,8 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxrnn import RNN, Bidirectional, GRUCell, InputError, LSTMCell
+from jaxrnn import RNN, Bidirectional, GRUCell, InputError, LSTMCell, make_cell
+from jaxrnn.cells import CELLS
 from jaxrnn.models import (
     AdditiveAttention,
     DotAttention,
@@ -192,6 +193,34 @@ def test_a_model_of_either_precision_stays_in_it(kind, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {dtype}
     assert all(np.abs(np.asarray(leaf)).max() > 0 for leaf in jax.tree.leaves(gradient))
     assert greedy_search(model, sources, 3).log_probabilities.dtype == dtype
+
+
+UNBOUNDED = {
+    *("elman-relu", "irnn", "lstm-projected", "indrnn", "orthogonal", "unitary", "antisymmetric"),
+    *("lipschitz", "cornn", "mlstm", "sru", "mingru", "minlstm", "lru", "s5", "rg-lru"),
+}
+
+OWN = {"slstm": ("c", "n", "m"), "mlstm": ("C", "n", "m"), "clockwork": ("clock",)}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_starts_from_a_carry_that_it_could_have_written(name):
+    """Whatever the encoder says, outputs stay in the cell's range."""
+    rngs = nnx.Rngs(0)
+    model = build(cell=make_cell(name, F + H, 5, rngs=rngs))
+    first: Any = model.first_carry
+    if first is not None:  # an encoder's word that is loud, and pushes both ways
+        first.bias[...] = 3 * jax.random.normal(jax.random.key(0), first.bias.shape)
+    memory, (carry, context) = model.encode(draw_tokens(L, 64))
+    own = model.cell.initialize_carry((64, F + H))
+    for leaf_name, leaf, start in zip(
+        model.cell.carry_names, jax.tree.leaves(carry), jax.tree.leaves(own), strict=True
+    ):
+        assert bool((leaf == start).all()) == (leaf_name in OWN.get(name, ()))
+    for _ in range(4):
+        (carry, context), written = model.write(memory, (carry, context), jnp.zeros((64, F)))
+        assert np.isfinite(written.output).all()
+        assert name in UNBOUNDED or np.abs(written.output).max() <= 1
 
 
 @pytest.mark.usefixtures("x64")

@@ -67,6 +67,14 @@ def everywhere(vector: Inexact[Array, "P"], like: Inexact[Array, "*B N"]) -> Ine
     return jnp.broadcast_to(vector, (*like.shape[:-1], vector.shape[-1]))
 
 
+def free_leaves(cell: Any, carry: Carry) -> list[int]:
+    """Return the places of the carry's leaves that others may set; all, if the cell says nothing."""
+    own = getattr(cell, "own_carry", ())
+    if not own:
+        return list(range(len(jax.tree.leaves(carry))))
+    return [i for i, name in enumerate(cell.carry_names) if name not in own]
+
+
 class RecurrentCell(nnx.Module, abc.ABC):
     """The protocol common to all cells.
 
@@ -78,6 +86,10 @@ class RecurrentCell(nnx.Module, abc.ABC):
 
     carry_names: ClassVar[tuple[str, ...]] = ("h",)
     """Names of the carry's leaves, in pytree order."""
+
+    own_carry: ClassVar[tuple[str, ...]] = ()
+    """Names of the leaves that mean nothing but what the cell itself wrote: clocks, normalisers and what they
+    normalise. A start that is learnt or handed over leaves them as `initialize_carry` has them."""
 
     def __init__(self, in_features: int, hidden_features: int, *, rngs: nnx.Rngs):
         if not isinstance(rngs, nnx.Rngs):

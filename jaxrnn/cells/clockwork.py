@@ -57,6 +57,7 @@ class ClockworkCell(InputWeights, SplitStep):
 
     gates: ClassVar[tuple[str, ...]] = ("hidden",)
     carry_names: ClassVar[tuple[str, ...]] = ("clock", "h")
+    own_carry: ClassVar[tuple[str, ...]] = ("clock",)
 
     def __init__(
         self,

@@ -69,6 +69,7 @@ class SLSTMCell(InputWeights, SplitStep):
 
     gates: ClassVar[tuple[str, ...]] = ("cell", "input", "forget", "output")
     carry_names: ClassVar[tuple[str, ...]] = ("c", "n", "m", "h")
+    own_carry: ClassVar[tuple[str, ...]] = ("c", "n", "m")
     default_bias_init: ClassVar[Initializer] = staticmethod(
         initializers.constant_per_gate((0.0, 0.0, 1.0, 0.0))
     )
@@ -150,6 +151,7 @@ class MLSTMCell(InputWeights):
 
     gates: ClassVar[tuple[str, ...]] = ("query", "key", "value", "output")
     carry_names: ClassVar[tuple[str, ...]] = ("C", "n", "m")
+    own_carry: ClassVar[tuple[str, ...]] = ("C", "n", "m")
 
     def __init__(self, in_features: int, hidden_features: int, **options: Unpack[InputOptions]):
         super().__init__(in_features, hidden_features, **options)

@@ -1,7 +1,7 @@
 """Sequence to sequence: one network reads the source, another writes the target.
 
     h_1 … h_L = encoder(E x_1 … E x_L)        z: the encoder's last carry, all of it
-    s_0       = the cell's own + tanh(V z + b)     one entry of z's image for each of the carry
+    s_0       = the cell's own + tanh(V z + b)     in the leaves that the cell lets others set
     s_i, y_i  = cell(s_i−1, [E' t_i−1 ; c_i−1])     t_0 a start token
     c_i       = attention(y_i, h)              or, without attention, c_i = c_0 = tanh(W z + d)
     log p(t_i | t_1 … t_i−1, x) = log softmax(U [y_i ; c_i] + e)
@@ -25,6 +25,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
+from jaxrnn.cells.base import free_leaves
 from jaxrnn.models.attention import Attention, Memory
 from jaxrnn.models.bodies import Body, sizes
 from jaxrnn.models.embeddings import Embedding, check_embedding, check_tokens
@@ -132,7 +134,7 @@ class EncoderDecoder(nnx.Module):
         check_embedding("target", target, None, read.dtype)
         for name, token in (("start", start), ("end", end)):
             check_tokens(name, token, target.tokens)
-        start_carry, out_features = _cell(cell, target.features + read.out_features, read.dtype)
+        start_size, out_features = _cell(cell, target.features + read.out_features, read.dtype)
         _check_attention(attention, out_features, read.out_features)
         self.source = source
         self.encoder = encoder
@@ -141,8 +143,8 @@ class EncoderDecoder(nnx.Module):
         self.attention = attention
         self.start = start
         self.end = end
-        state, y = _state_size("encoder", read.carry), read.out_features
-        self.first_carry = linear(state, _state_size("cell", start_carry), read.dtype, rngs)
+        state, y = _state_size("encoder", jax.tree.leaves(read.carry)), read.out_features
+        self.first_carry = linear(state, start_size, read.dtype, rngs) if start_size else None
         self.fixed_context = None if attention else linear(state, y, read.dtype, rngs)
         self.readout = linear(out_features + y, target.tokens, read.dtype, rngs)
 
@@ -236,13 +238,17 @@ class EncoderDecoder(nnx.Module):
         return self.readout(jnp.concatenate([written.output, written.context], axis=-1))
 
     def _first_carry(self, z: Float[Array, "*B S"]) -> Carry:
-        """Return the cell's own initial carry plus tanh(V z + b)."""
+        """Return the cell's own initial carry, plus tanh(V z + b) where others may set it."""
         own = self.cell.initialize_carry((*z.shape[:-1], self.cell.in_features), nnx.Rngs(0))
+        if self.first_carry is None:
+            return own
         leaves, structure = jax.tree.flatten(own)
-        ends = np.cumsum([math.prod(leaf.shape[z.ndim - 1 :]) for leaf in leaves])
+        free = free_leaves(self.cell, own)
+        ends = np.cumsum([math.prod(leaves[i].shape[z.ndim - 1 :]) for i in free])
         parts = jnp.split(jnp.tanh(self.first_carry(z)), ends[:-1], axis=-1)
-        moved = [leaf + p.reshape(leaf.shape) for leaf, p in zip(leaves, parts, strict=True)]
-        return jax.tree.unflatten(structure, moved)
+        for i, part in zip(free, parts, strict=True):
+            leaves[i] = leaves[i] + part.reshape(leaves[i].shape)
+        return jax.tree.unflatten(structure, leaves)
 
 
 @compiled
@@ -283,8 +289,8 @@ def _present(part: Any) -> Any:
     return part
 
 
-def _cell(cell: Any, in_features: int, dtype: Any) -> tuple[Carry, int]:
-    """Return the shapes of a decoder cell's carry, and the size of its output."""
+def _cell(cell: Any, in_features: int, dtype: Any) -> tuple[int, int]:
+    """Return how many entries of a cell's carry others may set, and the size of its output."""
     if not hasattr(cell, "initialize_carry"):
         checks.refuse("cell", type(cell).__name__, "a cell, with initialize_carry")
     if cell.in_features != in_features:
@@ -294,15 +300,16 @@ def _cell(cell: Any, in_features: int, dtype: Any) -> tuple[Carry, int]:
         checks.refuse("cell", f"weights of {jax.tree.leaves(cell)[0].dtype}", f"{dtype}")
     carry = jax.eval_shape(lambda: cell.initialize_carry((in_features,), nnx.Rngs(0)))
     _, y = jax.eval_shape(cell, carry, jax.ShapeDtypeStruct((in_features,), dtype))
-    return carry, y.shape[-1]
+    leaves = jax.tree.leaves(carry)
+    return _state_size("cell", [leaves[i] for i in free_leaves(cell, carry)]), y.shape[-1]
 
 
-def _state_size(argument: str, carry: Carry) -> int:
-    """Return the number of entries of a carry, all of which must be real numbers."""
-    for leaf in jax.tree.leaves(carry):
+def _state_size(argument: str, leaves: Sequence[Any]) -> int:
+    """Return the number of entries of a carry's leaves, all of which must be real numbers."""
+    for leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             checks.refuse(argument, f"a carry of {leaf.dtype}", "a carry of real numbers")
-    return sum(leaf.size for leaf in jax.tree.leaves(carry))
+    return sum(leaf.size for leaf in leaves)
 
 
 def _check_attention(attention: Any, query: int, value: int) -> None:
