@@ -188,6 +188,24 @@ def test_a_learnt_carry_starts_every_sequence_and_has_a_gradient():
         assert_close(ours[...], theirs.sum(axis=0))
 
 
+@pytest.mark.parametrize(("name", "learnt"), [("slstm", 1), ("clockwork", 1), ("cornn", 2)])
+def test_a_learnt_carry_leaves_clocks_and_normalisers_alone(name, learnt):
+    cell = jaxrnn.make_cell(name, F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    layer = RNN(cell, carry_init=jax.nn.initializers.normal(1.0), rngs=nnx.Rngs(1))
+    assert len(layer.carry) == learnt
+    carry, _ = layer(draw(B, 4, F), return_carry=True)
+    untouched, _ = RNN(cell)(draw(B, 4, F), return_carry=True)
+    if name == "clockwork":
+        assert_close(carry[0], untouched[0])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(carry))
+
+
+def test_a_cell_whose_carry_is_its_own_has_none_to_learn():
+    cell = jaxrnn.make_cell("mlstm", F, H, rngs=nnx.Rngs(0))
+    with pytest.raises(InputError, match=r"carry_init: .*a MLSTMCell starts its own carry"):
+        RNN(cell, carry_init=jax.nn.initializers.normal(1.0), rngs=nnx.Rngs(1))
+
+
 def test_layers_train_as_plain_trees():
     """`jax.grad`, `jit`, `vmap` and optax take a stack as it is."""
     layers = [RNN(make("gru", features=n, seed=n), dropout=0.1) for n in (F, H)]

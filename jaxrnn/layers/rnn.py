@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn import checks
+from jaxrnn.cells.base import free_leaves
 from jaxrnn.layers.axes import time_axis, time_first
 from jaxrnn.layers.dropout import Dropped, sequence_mask, units_mask
 from jaxrnn.typing import Carry, Initializer, Key, Lengths, SplitCell
@@ -26,8 +27,9 @@ class RNN(nnx.Module):
       return_carry: return ``(carry, outputs)`` rather than the outputs.
       reverse: read from the last step to the first; outputs stay in the order of the inputs.
       method: how to go through time; by default what `unroll` finds best.
-      carry_init: initialiser of a learnable initial carry, one vector [H] a leaf for all sequences; by
-        default the cell's own carry (zeros), which is not learnt.
+      carry_init: initialiser of a learnable initial carry, one vector [H] a leaf for all sequences, but for
+        leaves that are the cell's own, as its `own_carry` names them; by default the cell's own carry (zeros),
+        which is not learnt.
       dropout: share of input features to drop.
       recurrent_dropout: share of units that the recurrent weights do not see; for cells of ours.
       rngs: draws the learnable carry; needed with `carry_init` alone.
@@ -151,11 +153,9 @@ class RNN(nnx.Module):
         if not len(self.carry):
             return start
         leaves, structure = jax.tree.flatten(start)
-        learnt = [
-            jnp.broadcast_to(vector[...], leaf.shape)
-            for vector, leaf in zip(self.carry, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(structure, learnt)
+        for i, vector in zip(free_leaves(self.cell, start), self.carry, strict=True):
+            leaves[i] = jnp.broadcast_to(vector[...], leaves[i].shape)
+        return jax.tree.unflatten(structure, leaves)
 
 
 def _learnable_carry(cell: Any, carry_init: Initializer | None, rngs: nnx.Rngs | None) -> list[Any]:
@@ -164,7 +164,9 @@ def _learnable_carry(cell: Any, carry_init: Initializer | None, rngs: nnx.Rngs |
     if rngs is None:
         checks.refuse("rngs", "None", "nnx.Rngs, to draw the learnable carry")
     zeros = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
-    return [
-        nnx.Param(carry_init(rngs.params(), leaf.shape, leaf.dtype))
-        for leaf in jax.tree.leaves(zeros)
-    ]
+    free = [jax.tree.leaves(zeros)[i] for i in free_leaves(cell, zeros)]
+    if not free:
+        checks.refuse(
+            "carry_init", "an initialiser", f"None: a {type(cell).__name__} starts its own carry"
+        )
+    return [nnx.Param(carry_init(rngs.params(), leaf.shape, leaf.dtype)) for leaf in free]
