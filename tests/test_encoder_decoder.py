@@ -309,6 +309,29 @@ def test_what_was_found_can_be_looked_at_again():
     assert_close(jnp.where(valid, each, 0).sum(axis=0), found.log_probabilities)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_half_precision_every_token_is_still_the_most_probable(kind):
+    """A sum of a hundred nats has steps of a half in bfloat16, in which tokens can no longer be told apart."""
+    model, sources, steps = endless(make(kind, dtype=jnp.bfloat16)), draw_tokens(L, 8), 100
+    for found in (
+        greedy_search(model, sources, steps),
+        jax.tree.map(lambda leaf: leaf[..., 0], beam_search(model, sources, steps, width=1)),
+    ):
+        logits = model(sources, found.tokens).logits.astype(jnp.float32)
+        np.testing.assert_array_equal(found.tokens, np.argmax(logits, axis=-1))
+        total = np.max(numpy_models.log_softmax(np.asarray(logits, np.float64)), axis=-1).sum(axis=0)
+        assert found.log_probabilities.dtype == jnp.float32
+        assert total.max() < -20
+        np.testing.assert_allclose(found.log_probabilities, total, rtol=1e-5)
+
+
+def endless(model):
+    """The same model, which never ends and is never sure."""
+    model.readout.kernel[...] = model.readout.kernel[...] / 3
+    model.readout.bias[...] = model.readout.bias[...].at[END].set(-30)
+    return model
+
+
 # Learning.
 
 
