@@ -8,9 +8,9 @@
 The end token counts as one of the n. With α = 0 the score is the log-probability, which prefers short
 targets, since every token costs; α = 1 is the mean over tokens (Graves 2012; Cho et al. 2014 and Wu et al.
 2016 divide likewise). A hypothesis that has ended keeps its place with its score and is not extended.
-Sums are taken in float32 at least: in half precision a long target's sum would swallow the differences
-between tokens. A beam of one is greedy; a beam that holds every sequence is exact. In between neither is promised, and a
-wider beam can find likelier targets that are worse translations (Koehn & Knowles 2017).
+A beam of one is greedy; a beam that holds every sequence is exact. In between neither is promised, and a
+wider beam can find likelier targets that are worse translations (Koehn & Knowles 2017). Sums are taken in
+float32 at least: in half precision a long target's sum would swallow the differences between tokens.
 
 Weakness: always `steps` steps, also where every hypothesis has ended before.
 """
@@ -27,8 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
 from jaxrnn.models.attention import Memory
-from jaxrnn.models.embeddings import check_tokens
-from jaxrnn.models.encoder_decoder import EncoderDecoder, State, checked_lengths
+from jaxrnn.models.encoder_decoder import EncoderDecoder, State, checked_sequences
 from jaxrnn.steps import compiled
 from jaxrnn.typing import ArrayLike, Lengths, at_least_float32
 
@@ -70,8 +69,8 @@ def greedy_search(
     Raises:
       InputError: an argument out of its range; the message names it.
     """
-    lengths = _checked(model, sources, steps, seq_lengths)
-    return _greedy(model, jnp.asarray(sources), lengths, steps=steps)
+    sources, lengths = _checked(model, sources, steps, seq_lengths)
+    return _greedy(model, sources, lengths, steps=steps)
 
 
 def beam_search(
@@ -100,12 +99,12 @@ def beam_search(
     Raises:
       InputError: an argument out of its range; the message names it.
     """
-    lengths = _checked(model, sources, steps, seq_lengths)
+    sources, lengths = _checked(model, sources, steps, seq_lengths)
     checks.count("width", width)
     if not 0 <= length_penalty < math.inf:
         checks.refuse("length_penalty", length_penalty, "0 or more")
     batch = sources.shape[1:]
-    flat = jnp.asarray(sources).reshape(len(sources), -1)
+    flat = sources.reshape(len(sources), -1)
     lengths = None if lengths is None else lengths.reshape(-1)
     found = _beam(model, flat, lengths, length_penalty, steps=steps, width=width)
     return Hypotheses(
@@ -115,10 +114,9 @@ def beam_search(
     )
 
 
-def _checked(model: EncoderDecoder, sources: Any, steps: int, seq_lengths: Any) -> Any:
-    check_tokens("sources", sources, model.source.tokens)
+def _checked(model: EncoderDecoder, sources: Any, steps: int, seq_lengths: Any) -> tuple[Any, Any]:
     checks.count("steps", steps)
-    return checked_lengths("seq_lengths", seq_lengths, sources)
+    return checked_sequences("sources", sources, model.source.tokens, "seq_lengths", seq_lengths)
 
 
 class _Search(NamedTuple):
