@@ -70,9 +70,10 @@ def test_an_embedding_starts_from_given_vectors(dtype):
     np.testing.assert_array_equal(embedding.table[...], vectors.astype(dtype))
 
 
-def test_under_jit_a_token_outside_the_vocabulary_is_seen():
+@pytest.mark.parametrize("token", [5, 300, -1, -5, -6])
+def test_under_jit_a_token_outside_the_vocabulary_is_seen(token):
     embedding = Embedding(5, 3, rngs=nnx.Rngs(0))
-    assert np.all(np.isnan(jax.jit(embedding)(jnp.array([5]))))
+    assert np.all(np.isnan(jax.jit(embedding)(jnp.array([token]))))
 
 
 # Files.

@@ -175,6 +175,44 @@ def test_padding_changes_neither_values_nor_gradients(kind):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(plain))
 
 
+@pytest.mark.parametrize("compile", [jax.jit, lambda f: f])
+def test_padding_may_hold_what_is_no_token(compile):
+    model = make("additive", dtype=jnp.float32)
+    read, written = np.arange(L)[:, None] < LENGTHS, np.arange(T)[:, None] < WRITTEN
+
+    @compile
+    def gradients(model, sources, targets):
+        loss = functools.partial(EncoderDecoder.loss, seq_lengths=LENGTHS, target_lengths=WRITTEN)
+        return jax.value_and_grad(loss)(model, sources, targets)
+
+    def padded(token):
+        sources, targets = draw_tokens(L, B), draw_tokens(T, B, seed=1)
+        return jnp.where(read, sources, token), jnp.where(written, targets, token)
+
+    plain = gradients(model, *padded(0))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(plain))
+    for token in (999, -400):
+        jax.tree.map(np.testing.assert_array_equal, gradients(model, *padded(token)), plain)
+
+
+def test_a_start_token_that_the_targets_own_dtype_cannot_hold_is_held():
+    rngs = nnx.Rngs(0)
+    model = build(target=Embedding(257, F, rngs=rngs), start=256)
+    targets = draw_tokens(T, B)
+    narrow, wide = (model(SOURCES, targets.astype(kind)) for kind in (jnp.int8, jnp.int32))
+    np.testing.assert_array_equal(narrow.logits, wide.logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_an_empty_target_the_loss_is_zero(kind):
+    model = make(kind, dtype=jnp.float32)
+    value, gradient = jax.value_and_grad(
+        lambda model: model.loss(draw_tokens(L, B), draw_tokens(0, B))
+    )(model)
+    assert value == 0
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.usefixtures("x64")
 def test_no_logit_knows_of_its_own_token_or_later_ones(kind):
@@ -336,6 +374,31 @@ def test_what_was_found_can_be_looked_at_again():
     ]
     valid = np.arange(6)[:, None] < np.asarray(found.lengths)
     assert_close(jnp.where(valid, each, 0).sum(axis=0), found.log_probabilities)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_half_precision_every_token_is_still_the_most_probable(kind):
+    """A sum of a hundred nats has steps of a half in bfloat16: too coarse to tell tokens apart."""
+    model, sources, steps = endless(make(kind, dtype=jnp.bfloat16)), draw_tokens(L, 8), 100
+    for found in (
+        greedy_search(model, sources, steps),
+        jax.tree.map(lambda leaf: leaf[..., 0], beam_search(model, sources, steps, width=1)),
+    ):
+        logits = model(sources, found.tokens).logits.astype(jnp.float32)
+        np.testing.assert_array_equal(found.tokens, np.argmax(logits, axis=-1))
+        total = np.max(numpy_models.log_softmax(np.asarray(logits, np.float64)), axis=-1).sum(
+            axis=0
+        )
+        assert found.log_probabilities.dtype == jnp.float32
+        assert total.max() < -20
+        np.testing.assert_allclose(found.log_probabilities, total, rtol=1e-5)
+
+
+def endless(model):
+    """The same model, which never ends and is never sure."""
+    model.readout.kernel[...] = model.readout.kernel[...] / 3
+    model.readout.bias[...] = model.readout.bias[...].at[END].set(-30)
+    return model
 
 
 # Learning.

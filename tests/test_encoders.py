@@ -18,6 +18,8 @@ from jaxrnn.models import (
     TCN,
     EncoderClassifier,
     HierarchicalRNN,
+    ImageClassifier,
+    MultiDimensionalLSTM,
     SequenceEncoder,
     TransformerEncoder,
     WindowedMLP,
@@ -172,6 +174,27 @@ def test_the_readout_reads_the_pooled_outputs(name, pool, dtype):
             pooled = valid[-1] if pool is last_step else valid.mean(axis=0)
         np.testing.assert_allclose(logits[b], pooled @ kernel + bias, rtol=0, atol=tolerance)
     np.testing.assert_allclose(whole[0], logits[0], rtol=0, atol=tolerance)
+
+
+def test_a_mean_in_half_precision_sums_and_counts_right():
+    """float16 ends at 65,504; in bfloat16 the number after 256 is 258."""
+    many = jnp.ones((70_000, 1), jnp.float16)
+    assert mean_step(many, jnp.array(70_000)) == 1
+    one = jnp.zeros((257, 1), jnp.bfloat16).at[0].set(256)
+    assert mean_step(one, jnp.array(257)).astype(jnp.float32) == 0.99609375  # 256/257, rounded
+
+
+def test_readouts_start_as_glorot_has_it():
+    encoder = make("tcn")
+    classes = 300
+    network = MultiDimensionalLSTM(F, H, rngs=nnx.Rngs(0))
+    models: list[Any] = [
+        EncoderClassifier(encoder, classes, rngs=nnx.Rngs(1)),
+        ImageClassifier(network, classes, rngs=nnx.Rngs(1)),
+    ]
+    for model, features in zip(models, (H, 4 * H), strict=True):
+        bound = np.sqrt(6 / (features + classes))
+        assert 0.99 * bound < np.abs(model.readout.kernel[...]).max() <= bound
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,46 @@ def test_of_nothing_the_loss_is_zero():
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient))
 
 
+def test_where_the_shape_leaves_no_target_the_loss_is_zero():
+    model, tokens = make(dtype=jnp.float32), draw_tokens(1, B)
+    value, gradient = jax.value_and_grad(lambda model: model.loss(tokens))(model)
+    assert value == 0
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient))
+    assert cross_entropy(jnp.zeros((0, V)), jnp.zeros(0, int)) == 0
+
+
+@pytest.mark.parametrize("half", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_many_targets_in_half_precision_are_counted(half, masked):
+    count = 70_000
+    mask = jnp.arange(count + 3) < count if masked else None
+    logits = jnp.zeros((count + 3, 2), half)
+    loss = cross_entropy(logits, jnp.zeros(count + 3, int), mask)
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, np.log(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", [3, -1, -3])
+def test_under_jit_a_target_that_is_no_class_makes_the_loss_nan_unless_masked(target):
+    logits, targets = jnp.array([[0.0, 1.0, 5.0], [0.0, 0.0, 0.0]]), jnp.array([target, 0])
+    loss = jax.jit(cross_entropy)
+    assert np.isnan(loss(logits, targets))
+    without = np.array([False, True])
+    np.testing.assert_allclose(loss(logits, targets, without), np.log(3), rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy(logits, targets, without), np.log(3), rtol=1e-6)
+
+
+def test_padding_may_hold_what_is_no_token():
+    model = make(dtype=jnp.float32)
+    spoilt = jnp.where(np.arange(T)[:, None] < LENGTHS, draw_tokens(T, B), -400)
+    plain = jnp.where(spoilt < 0, 0, spoilt)
+    losses = [model.loss(tokens, seq_lengths=LENGTHS) for tokens in (spoilt, plain)]
+    assert losses[0] == losses[1]
+    write = functools.partial(generate, model, steps=3, key=None, temperature=0)
+    found = [write(tokens[:, 1:], seq_lengths=LENGTHS[1:]).tokens for tokens in (spoilt, plain)]
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 def test_masked_logits_may_be_anything(x64):
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(T, V)))
     targets, mask = draw_tokens(T), np.arange(T) < 4
@@ -357,7 +397,16 @@ PROMPT = np.zeros((2, B), np.int32)
         ),
         (lambda: small()(np.full((T, B), V)), "tokens: got values from 7 to 7; expected .* 0 to 6"),
         (lambda: small()(np.full((T, B), -1)), "tokens: got values from -1 to -1"),
-        (lambda: small().loss(PROMPT[:1]), r"tokens: got int32\[1, 3\]; expected at least 2 steps"),
+        (lambda: small().loss(PROMPT[:0]), r"xs: got float32\[0, 3, 4\]; expected at least 1 step"),
+        (lambda: small().loss(np.array([[0], [V]])), "tokens: got values from 0 to 7; expected"),
+        (
+            lambda: cross_entropy(jnp.zeros((2, 3)), jnp.array([0, -1])),
+            "targets: got values from -1 to 0; expected .* 0 to 2",
+        ),
+        (
+            lambda: cross_entropy(jnp.zeros((2, 3)), jnp.array([3, 0]), np.array([True, False])),
+            "targets: got values from 0 to 3; expected .* 0 to 2",
+        ),
         (
             lambda: small().loss(PROMPT, seq_lengths=[3, 1, 1]),
             "seq_lengths: got values from 1 to 3",

@@ -9,7 +9,8 @@ The end token counts as one of the n. With α = 0 the score is the log-probabili
 targets, since every token costs; α = 1 is the mean over tokens (Graves 2012; Cho et al. 2014 and Wu et al.
 2016 divide likewise). A hypothesis that has ended keeps its place with its score and is not extended.
 A beam of one is greedy; a beam that holds every sequence is exact. In between neither is promised, and a
-wider beam can find likelier targets that are worse translations (Koehn & Knowles 2017).
+wider beam can find likelier targets that are worse translations (Koehn & Knowles 2017). Sums are taken in
+float32 at least: in half precision a long target's sum would swallow the differences between tokens.
 
 Weakness: always `steps` steps, also where every hypothesis has ended before.
 """
@@ -26,10 +27,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
 from jaxrnn.models.attention import Memory
-from jaxrnn.models.embeddings import check_tokens
-from jaxrnn.models.encoder_decoder import EncoderDecoder, State, checked_lengths
+from jaxrnn.models.encoder_decoder import EncoderDecoder, State, checked_sequences
 from jaxrnn.steps import compiled
-from jaxrnn.typing import ArrayLike, Lengths
+from jaxrnn.typing import ArrayLike, Lengths, at_least_float32
 
 
 @jax.tree_util.register_dataclass
@@ -69,8 +69,8 @@ def greedy_search(
     Raises:
       InputError: an argument out of its range; the message names it.
     """
-    lengths = _checked(model, sources, steps, seq_lengths)
-    return _greedy(model, jnp.asarray(sources), lengths, steps=steps)
+    sources, lengths = _checked(model, sources, steps, seq_lengths)
+    return _greedy(model, sources, lengths, steps=steps)
 
 
 def beam_search(
@@ -99,12 +99,12 @@ def beam_search(
     Raises:
       InputError: an argument out of its range; the message names it.
     """
-    lengths = _checked(model, sources, steps, seq_lengths)
+    sources, lengths = _checked(model, sources, steps, seq_lengths)
     checks.count("width", width)
     if not 0 <= length_penalty < math.inf:
         checks.refuse("length_penalty", length_penalty, "0 or more")
     batch = sources.shape[1:]
-    flat = jnp.asarray(sources).reshape(len(sources), -1)
+    flat = sources.reshape(len(sources), -1)
     lengths = None if lengths is None else lengths.reshape(-1)
     found = _beam(model, flat, lengths, length_penalty, steps=steps, width=width)
     return Hypotheses(
@@ -114,10 +114,9 @@ def beam_search(
     )
 
 
-def _checked(model: EncoderDecoder, sources: Any, steps: int, seq_lengths: Any) -> Any:
-    check_tokens("sources", sources, model.source.tokens)
+def _checked(model: EncoderDecoder, sources: Any, steps: int, seq_lengths: Any) -> tuple[Any, Any]:
     checks.count("steps", steps)
-    return checked_lengths("seq_lengths", seq_lengths, sources)
+    return checked_sequences("sources", sources, model.source.tokens, "seq_lengths", seq_lengths)
 
 
 class _Search(NamedTuple):
@@ -136,22 +135,22 @@ def _begin(model: EncoderDecoder, state: State, batch: tuple[int, ...]) -> _Sear
         token=jnp.full(batch, model.start, jnp.int32),
         ended=jnp.zeros(batch, bool),
         length=jnp.zeros(batch, jnp.int32),
-        log_probability=jnp.zeros(batch, state[1].dtype),
+        log_probability=jnp.zeros(batch, at_least_float32(state[1].dtype)),
     )
 
 
-def _extensions(
+def _gains(
     model: EncoderDecoder, memory: Memory | None, search: _Search
 ) -> tuple[State, Float[Array, "*B V"]]:
-    """Take a step; return the state after it, and log p of every hypothesis extended by every token.
+    """Take a step; return the state after it, and what every token adds to log p of each hypothesis.
 
     What has ended can be extended by another end token alone, which is free.
     """
     state, written = model.write(memory, search.state, model.target(search.token))
-    gain = jax.nn.log_softmax(model.logits(written))
+    logits = model.logits(written)
+    gain = jax.nn.log_softmax(logits.astype(at_least_float32(logits.dtype)))
     free = jnp.where(jnp.arange(gain.shape[-1]) == model.end, 0.0, -jnp.inf).astype(gain.dtype)
-    gain = jnp.where(search.ended[..., None], jnp.broadcast_to(free, gain.shape), gain)
-    return state, search.log_probability[..., None] + gain
+    return state, jnp.where(search.ended[..., None], jnp.broadcast_to(free, gain.shape), gain)
 
 
 @compiled
@@ -160,9 +159,11 @@ def _greedy(model: EncoderDecoder, sources: Any, lengths: Any, *, steps: int) ->
 
     def write(search: _Search, nothing: None):
         del nothing  # the loop has no inputs
-        state, extended = _extensions(model, memory, search)
-        token = jnp.argmax(extended, axis=-1).astype(jnp.int32)
-        log_probability = jnp.take_along_axis(extended, token[..., None], axis=-1)[..., 0]
+        state, gain = _gains(model, memory, search)
+        # Of the gain alone: the sum has fewer digits left to tell the tokens apart.
+        token = jnp.argmax(gain, axis=-1).astype(jnp.int32)
+        gained = jnp.take_along_axis(gain, token[..., None], axis=-1)[..., 0]
+        log_probability = search.log_probability + gained
         length = jnp.where(search.ended, search.length, search.length + 1)
         ended = search.ended | (token == model.end)
         return _Search(state, token, ended, length, log_probability), token
@@ -189,7 +190,8 @@ def _beam(
 
     def extend(search: _Search, nothing: None):
         del nothing  # the loop has no inputs
-        state, extended = _extensions(model, memory, search)
+        state, gain = _gains(model, memory, search)
+        extended = search.log_probability[..., None] + gain
         length = jnp.where(search.ended, search.length, search.length + 1)
         scores = extended / (length[..., None].astype(extended.dtype) ** length_penalty)
         _, chosen = jax.lax.top_k(scores.reshape(shape[0], -1), width)

@@ -94,10 +94,10 @@ class Embedding(nnx.Module):
 
         Raises:
           InputError: a number outside 0 to V − 1, where values can be looked at; under ``jax.jit`` such a
-            token reads as NaN.
+            token, a negative one too, reads as NaN.
         """
-        check_tokens("tokens", tokens, self.tokens)
-        return self.table[...].at[tokens].get(mode="fill", fill_value=np.nan)
+        rows = self.table[...].at[checked_tokens("tokens", tokens, self.tokens)]
+        return rows.get(mode="fill", fill_value=np.nan, wrap_negative_indices=False)
 
 
 class Embedded(nnx.Module):
@@ -137,6 +137,12 @@ def check_tokens(argument: str, tokens: Any, vocabulary: int) -> None:
         if low < 0 or high >= vocabulary:
             expected = f"token numbers from 0 to {vocabulary - 1}"
             checks.refuse(argument, f"values from {low} to {high}", expected)
+
+
+def checked_tokens(argument: str, tokens: Any, vocabulary: int) -> Int[Array, "..."]:
+    """Return tokens as int32, which holds every token, start and mask; refuse as `check_tokens` does."""
+    check_tokens(argument, tokens, vocabulary)
+    return jnp.asarray(tokens).astype(jnp.int32)
 
 
 def check_embedding(argument: str, embedding: Any, features: int | None, dtype: Any) -> None:

@@ -21,7 +21,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
-from jaxrnn.typing import ArrayLike, Lengths
+from jaxrnn.models.readouts import linear
+from jaxrnn.typing import ArrayLike, Lengths, at_least_float32
 from jaxrnn.unroll import padding_mask
 from jaxrnn.unroll.record import seen
 
@@ -93,9 +94,10 @@ def mean_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Arr
     """Return the mean output over each sequence's valid steps, zeros for an empty sequence."""
     if lengths is None:
         return jnp.mean(outputs, axis=0)
-    counts = jnp.maximum(jnp.asarray(lengths), 1).astype(outputs.dtype)
-    total = jnp.sum(outputs, axis=0)
-    return total / jnp.broadcast_to(counts[..., None], total.shape)
+    wide = at_least_float32(outputs.dtype)  # half precision can neither count nor sum many steps
+    counts = jnp.maximum(jnp.asarray(lengths), 1).astype(wide)
+    total = jnp.sum(outputs, axis=0, dtype=wide)
+    return (total / jnp.broadcast_to(counts[..., None], total.shape)).astype(outputs.dtype)
 
 
 class EncoderClassifier(nnx.Module):
@@ -123,10 +125,7 @@ class EncoderClassifier(nnx.Module):
         checks.count("classes", classes)
         self.encoder = encoder
         self.pool = pool
-        dtype = encoder.dtype
-        self.readout = nnx.Linear(
-            encoder.out_features, classes, dtype=dtype, param_dtype=dtype, rngs=rngs
-        )
+        self.readout = linear(encoder.out_features, classes, encoder.dtype, rngs)
 
     def __call__(
         self, xs: Float[ArrayLike, "T *B F"] | Any, *, seq_lengths: Lengths | Any = None

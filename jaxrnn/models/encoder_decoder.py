@@ -38,7 +38,7 @@ from jaxrnn import checks
 from jaxrnn.cells.base import free_leaves
 from jaxrnn.models.attention import Attention, Memory
 from jaxrnn.models.bodies import Body, sizes
-from jaxrnn.models.embeddings import Embedding, check_embedding, check_tokens
+from jaxrnn.models.embeddings import Embedding, check_embedding, check_tokens, checked_tokens
 from jaxrnn.models.readouts import cross_entropy, linear
 from jaxrnn.steps import compiled
 from jaxrnn.typing import ArrayLike, Carry, Key, Lengths
@@ -160,7 +160,7 @@ class EncoderDecoder(nnx.Module):
         """Read sources and predict each token of the targets from those before it (teacher forcing).
 
         Args:
-          sources: tokens [L, *B].
+          sources: tokens [L, *B]; at padded steps any.
           targets: tokens [T, *B], without a start token; with their end token, if decoding is to end.
           seq_lengths: valid steps of each source [*B].
           target_lengths: valid steps of each target [*B].
@@ -169,14 +169,14 @@ class EncoderDecoder(nnx.Module):
         Raises:
           InputError: tokens outside their vocabulary, or lengths that do not fit.
         """
-        check_tokens("sources", sources, self.source.tokens)
-        check_tokens("targets", targets, self.target.tokens)
-        checks.shape("targets", targets, (targets.shape[0], *sources.shape[1:]), "[T, *B]")
-        lengths = checked_lengths("seq_lengths", seq_lengths, sources)
-        written = checked_lengths("target_lengths", target_lengths, targets)
-        return _forced(
-            self, jnp.asarray(sources), jnp.asarray(targets), lengths, written, dropout_key
+        checks.shape("targets", targets, (*targets.shape[:1], *sources.shape[1:]), "[T, *B]")
+        sources, lengths = checked_sequences(
+            "sources", sources, self.source.tokens, "seq_lengths", seq_lengths
         )
+        targets, written = checked_sequences(
+            "targets", targets, self.target.tokens, "target_lengths", target_lengths
+        )
+        return _forced(self, sources, targets, lengths, written, dropout_key)
 
     def loss(
         self,
@@ -187,7 +187,7 @@ class EncoderDecoder(nnx.Module):
         target_lengths: Lengths | Any = None,
         dropout_key: Key | None = None,
     ) -> Float[Array, ""]:
-        """Return the mean of −log p(t_i | t_1 … t_i−1, x), in nats a valid target token."""
+        """Return the mean of −log p(t_i | t_1 … t_i−1, x), in nats a valid token; 0 if there is none."""
         decoded = self(
             sources,
             targets,
@@ -271,16 +271,18 @@ def _forced(
     return Decoded(logits, contexts, weights)
 
 
-def checked_lengths(argument: str, lengths: Any, tokens: Any) -> Any:
-    """Return lengths as an array, or None; refuse those that do not fit the tokens."""
-    if lengths is None:
-        return None
+def checked_sequences(
+    argument: str, tokens: Any, vocabulary: int, lengths_argument: str, lengths: Any
+) -> tuple[Int[Array, "T *B"], Any]:
+    """Return tokens, 0 at padded steps, and their lengths, or None; refuse what does not fit."""
     steps, *batch = tokens.shape
     try:
-        padding_mask(lengths, None, steps, tuple(batch))
+        valid = padding_mask(lengths, None, steps, tuple(batch))
     except checks.InputError as error:
-        raise checks.InputError(str(error).replace("seq_lengths", argument, 1)) from None
-    return jnp.asarray(lengths)
+        raise checks.InputError(str(error).replace("seq_lengths", lengths_argument, 1)) from None
+    # Before it is embedded: a token of the padding that no table has would read as NaN.
+    tokens = checked_tokens(argument, seen(tokens, valid), vocabulary)
+    return tokens, None if lengths is None else jnp.asarray(lengths)
 
 
 def _present(part: Any) -> Any:

@@ -29,11 +29,13 @@ from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
 from jaxrnn.layers import RNN, Stack
 from jaxrnn.models.bodies import reads_forwards, sizes
-from jaxrnn.models.embeddings import Embedding, check_embedding, check_tokens
+from jaxrnn.models.embeddings import Embedding, check_embedding, checked_tokens
+from jaxrnn.models.encoder import last_step
 from jaxrnn.models.readouts import cross_entropy
 from jaxrnn.steps import compiled
 from jaxrnn.typing import ArrayLike, Carry, Key, Lengths
 from jaxrnn.unroll import padding_mask
+from jaxrnn.unroll.record import seen
 
 
 class LanguageModel(nnx.Module):
@@ -114,8 +116,9 @@ class LanguageModel(nnx.Module):
         To train on one long text piece by piece (truncated BPTT), hand the carry on, through
         ``jax.lax.stop_gradient``.
         """
+        valid = padding_mask(seq_lengths, None, tokens.shape[0], tokens.shape[1:])
         carry, outputs = self.body(
-            self.embedding(tokens),
+            self.embedding(seen(tokens, valid)),
             initial_carry=carry,
             seq_lengths=seq_lengths,
             dropout_key=dropout_key,
@@ -139,19 +142,11 @@ class LanguageModel(nnx.Module):
         """Return the mean of −log p(token_t | tokens before it) over t from 2, in nats a token.
 
         Every valid token counts the same, whichever sequence it stands in; ``perplexity(loss)`` is its
-        exponential.
-
-        Raises:
-          InputError: sequences of fewer than two tokens.
+        exponential. 0 where no sequence has two tokens.
         """
-        steps = tokens.shape[0]
-        if steps < 2:
-            checks.refuse("tokens", checks.describe(tokens), "at least 2 steps, [T, *B]")
-        valid = padding_mask(seq_lengths, None, steps, tokens.shape[1:])
-        # The body must not read a shorter sequence's last token either: nothing after it is predicted.
-        lengths = None if seq_lengths is None else jnp.maximum(jnp.asarray(seq_lengths) - 1, 0)
-        logits = self(tokens[:-1], seq_lengths=lengths, dropout_key=dropout_key)
-        return cross_entropy(logits, tokens[1:], None if valid is None else valid[1:])
+        valid = padding_mask(seq_lengths, None, tokens.shape[0], tokens.shape[1:])
+        logits = self(tokens, seq_lengths=seq_lengths, dropout_key=dropout_key)
+        return cross_entropy(logits[:-1], tokens[1:], None if valid is None else valid[1:])
 
 
 @jax.tree_util.register_dataclass
@@ -199,7 +194,6 @@ def generate(
       InputError: an argument out of its range; the message names it.
     """
     checks.count("steps", steps)
-    check_tokens("prompt", prompt, model.embedding.tokens)
     if not 0 <= temperature < math.inf:
         checks.refuse("temperature", temperature, "0 or more")
     if key is None and temperature > 0:
@@ -210,21 +204,21 @@ def generate(
             checks.refuse("top_k", top_k, f"at most the {model.embedding.tokens} tokens")
     if prompt.shape[0] < 1:
         checks.refuse("prompt", checks.describe(prompt), "at least 1 token, [T, *B]")
-    lengths = _prompt_lengths(prompt, seq_lengths)
+    prompt, lengths = _checked_prompt(prompt, seq_lengths, model.embedding.tokens)
     settings = {"steps": steps, "top_k": top_k, "greedy": temperature == 0}
-    return _generate(model, jnp.asarray(prompt), lengths, carry, key, temperature, **settings)
+    return _generate(model, prompt, lengths, carry, key, temperature, **settings)
 
 
-def _prompt_lengths(prompt: Any, seq_lengths: Any) -> Any:
-    steps, *batch = prompt.shape
-    padding_mask(seq_lengths, None, steps, tuple(batch))  # refuses what does not fit
+def _checked_prompt(prompt: Any, seq_lengths: Any, vocabulary: int) -> tuple[Any, Any]:
+    valid = padding_mask(seq_lengths, None, prompt.shape[0], prompt.shape[1:])
+    prompt = checked_tokens("prompt", seen(prompt, valid), vocabulary)
     if seq_lengths is None:
-        return None
+        return prompt, None
     lengths = jnp.asarray(seq_lengths)
     if checks.concrete(lengths) and lengths.size and np.asarray(lengths).min() < 1:
         low = np.asarray(lengths).min()
         checks.refuse("seq_lengths", f"values from {low}", "at least 1 token each")
-    return lengths
+    return prompt, lengths
 
 
 @compiled
@@ -252,16 +246,10 @@ def _generate(
         return (carry, token), token
 
     carry, logits = model.read(prompt, carry=carry, seq_lengths=lengths)
-    last = logits[-1] if lengths is None else _at_last(logits, lengths)
-    first = pick(last, None if keys is None else keys[0])
+    first = pick(last_step(logits, lengths), None if keys is None else keys[0])
     rest = None if keys is None else keys[1:]
     (carry, _), tokens = jax.lax.scan(write, (carry, first), rest, length=steps - 1)
     return Generated(jnp.concatenate([first[None], tokens]), carry)
-
-
-def _at_last(logits: Float[Array, "T *B V"], lengths: Int[Array, "*B"]) -> Float[Array, "*B V"]:
-    """Return the logits after each sequence's last valid token."""
-    return jnp.take_along_axis(logits, (lengths - 1)[None, ..., None], axis=0)[0]
 
 
 def sample(

@@ -34,6 +34,7 @@ from jaxtyping import Array, Float
 from jaxrnn import checks
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
+from jaxrnn.models.readouts import linear
 from jaxrnn.typing import ArrayLike
 
 _GATES = 5  # input, forget along the rows, forget along the columns, cell, output
@@ -175,10 +176,7 @@ class ImageClassifier(nnx.Module):
     def __init__(self, network: MultiDimensionalLSTM, classes: int, *, rngs: nnx.Rngs):
         checks.count("classes", classes)
         self.network = network
-        dtype = network.dtype
-        self.readout = nnx.Linear(
-            network.out_features, classes, dtype=dtype, param_dtype=dtype, rngs=rngs
-        )
+        self.readout = linear(network.out_features, classes, network.dtype, rngs)
 
     def __call__(self, images: Float[ArrayLike, "*B R S F"] | Any) -> Float[Array, "*B C"]:
         """Map images [*B, rows, columns, F] to logits [*B, C]."""

@@ -6,8 +6,12 @@
 
 All answers are judged by the same number, the mean cross-entropy −log p(target) over what counts, in nats;
 its exponential is the perplexity, the number of equally likely choices that would leave one as unsure.
-Readouts start as Glorot & Bengio (2010) have it. Weakness: labels of neighbouring steps are taken as
-independent given the inputs; a grammar of labels (a CRF above the readout) is not modelled.
+A mean over nothing is 0, in this loss and in those of all models.
+
+Readouts start as Glorot & Bengio (2010) have it, but for that of `SequenceClassifier`, which starts as
+Flax's `nnx.Linear` does, since the published numbers were measured so. Weakness: labels of neighbouring
+steps are taken as independent given the inputs; a grammar of labels (a CRF above the readout) is not
+modelled.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrnn import checks
 from jaxrnn.cells import initializers
 from jaxrnn.models.bodies import Body, sizes
-from jaxrnn.typing import ArrayLike, Key, Lengths
+from jaxrnn.models.embeddings import checked_tokens
+from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
+from jaxrnn.unroll.record import seen
 
 
 def linear(in_features: int, out_features: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
@@ -96,7 +102,11 @@ def cross_entropy(
       mask: False where a target does not count; what stands there changes neither value nor gradient.
 
     Returns:
-      The mean over what counts; 0 where nothing does.
+      The mean over what counts, in float32 at least: half precision cannot count; 0 where nothing does.
+
+    Raises:
+      InputError: a target that counts and is no number from 0 to C − 1, where values can be looked at;
+        under ``jax.jit`` such a target makes the loss NaN.
 
     Example:
       >>> import jax.numpy as jnp
@@ -105,16 +115,14 @@ def cross_entropy(
       >>> round(float(perplexity(loss)), 4)
       10.0
     """
-    if mask is None:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+    classes, wide = logits.shape[-1], at_least_float32(logits.dtype)
+    mask = jnp.ones(logits.shape[:-1], bool) if mask is None else jnp.asarray(mask)
     # Padding is replaced before the logarithm: zero times the gradient of NaN is NaN.
-    mask = jnp.asarray(mask)
-    targets = jnp.where(mask, targets, 0)
-    each = optax.softmax_cross_entropy_with_integer_labels(
-        jnp.where(mask[..., None], logits, 0), targets
-    )
-    count = jnp.maximum(mask.sum(), 1).astype(logits.dtype)
-    return jnp.where(mask, each, 0).sum() / count
+    logits, targets = seen((logits.astype(wide), targets), mask)
+    targets = checked_tokens("targets", targets, classes)
+    targets = jnp.where(targets < 0, classes, targets)  # or they would count from the last class
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return seen(each, mask).sum() / jnp.maximum(mask.sum(), 1).astype(wide)
 
 
 def perplexity(nats: Float[ArrayLike, "..."] | float) -> Float[Array, "..."]:

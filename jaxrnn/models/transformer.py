@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrnn import checks
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
+from jaxrnn.models.embeddings import Embedding, checked_tokens
 from jaxrnn.models.encoder import SequenceEncoder
 from jaxrnn.models.readouts import cross_entropy
 from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
@@ -159,7 +160,7 @@ class TokenTransformer(nnx.Module):
       options: as in `TransformerStack`; ``causal=True`` for a language model.
 
     Attributes:
-      embedding: E [V, D].
+      embedding: holds E, its table [V, D].
 
     Example:
       >>> from flax import nnx
@@ -177,9 +178,8 @@ class TokenTransformer(nnx.Module):
     def __init__(self, vocabulary: int, features: int, **options: Unpack[TransformerOptions]):
         checks.count("vocabulary", vocabulary)
         self.stack = TransformerStack(features, **options)
-        dtype, key = self.stack.norm.scale.dtype, options["rngs"].params()
-        draw = jax.nn.initializers.normal(features**-0.5)
-        self.embedding = nnx.Param(draw(key, (vocabulary, features), dtype))
+        dtype = self.stack.norm.scale.dtype
+        self.embedding = Embedding(vocabulary, features, param_dtype=dtype, rngs=options["rngs"])
         self.bias = nnx.Param(jnp.zeros((vocabulary,), dtype))
 
     def __call__(
@@ -192,18 +192,18 @@ class TokenTransformer(nnx.Module):
           seq_lengths: valid steps of each sequence [*B].
 
         Raises:
-          InputError: tokens that are not integers or not in the vocabulary, lengths that do not fit.
+          InputError: tokens that are not integers or not in the vocabulary (under ``jax.jit`` they read as
+            NaN), lengths that do not fit.
         """
         tokens, valid = _unpadded(tokens, seq_lengths)
-        _check_tokens(tokens, self.vocabulary)
-        E = self.embedding[...]
-        xs = E[tokens] * math.sqrt(E.shape[1])
+        xs = self.embedding(tokens) * math.sqrt(self.embedding.features)
+        E = self.embedding.table[...]
         return seen(affine(self.stack(xs, seq_lengths), E.T, self.bias[...]), valid)
 
     @property
     def vocabulary(self) -> int:
         """Number V of tokens."""
-        return self.embedding.shape[0]
+        return self.embedding.tokens
 
 
 class Block(nnx.Module):
@@ -257,7 +257,11 @@ class SelfAttention(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """scale · (x − mean)/√(variance + 10⁻⁶) + bias over the features; Flax's is in float32 whatever comes."""
+    """scale · (x − mean)/√(variance + 10⁻⁶) + bias over the features, with statistics in float32 at least.
+
+    ``nnx.LayerNorm`` raises where ``jax_numpy_dtype_promotion`` is "strict": in float64 it asks for a common
+    dtype with float32, and in bfloat16 it subtracts a float32 mean from its input.
+    """
 
     def __init__(self, features: int, param_dtype: Any):
         self.scale = nnx.Param(jnp.ones((features,), param_dtype))
@@ -367,8 +371,7 @@ def mask_tokens(
         )
     if not 0 < rate <= 1:
         checks.refuse("rate", rate, "a share above 0 and up to 1")
-    _check_tokens(tokens, vocabulary)
-    tokens = jnp.asarray(tokens)
+    tokens = checked_tokens("tokens", tokens, vocabulary)
     for_choice, for_fate, for_draw = jax.random.split(key, 3)
     chosen = jax.random.bernoulli(for_choice, rate, tokens.shape)
     if eligible is not None:
@@ -421,14 +424,3 @@ def _unpadded(tokens: Any, seq_lengths: Any) -> tuple[Any, Any]:
         checks.refuse("tokens", checks.describe(tokens), "at least 1 step, [T, *B]")
     valid = padding_mask(seq_lengths, None, tokens.shape[0], tokens.shape[1:])
     return seen(jnp.asarray(tokens), valid), valid
-
-
-def _check_tokens(tokens: Any, vocabulary: int) -> None:
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        checks.refuse("tokens", checks.describe(tokens), "integers")
-    if checks.concrete(tokens) and tokens.size:
-        # Inside jit a reduction of JAX's would be traced, even of a constant.
-        numbers = np.asarray(tokens)
-        low, high = int(numbers.min()), int(numbers.max())
-        if low < 0 or high >= vocabulary:
-            checks.refuse("tokens", f"values from {low} to {high}", f"0 to {vocabulary - 1}")

@@ -90,14 +90,18 @@ class WordVectors:
         Raises:
           InputError: unknown words, and no generator to draw their vectors.
         """
-        unknown = [word for word in vocabulary.words[1:] if word not in self]
-        if unknown and rng is None:
-            named = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
-            checks.refuse("vocabulary", f"{len(unknown)} words without a vector ({named})", "rng")
-        table = np.zeros((len(vocabulary), self.vectors.shape[1]), self.vectors.dtype)
-        mean, spread = self.vectors.mean(axis=0), self.vectors.std(axis=0)
-        for row, word in enumerate(vocabulary.words[1:], start=1):
-            table[row] = self[word] if word in self else _present(rng).normal(mean, spread)
+        words = vocabulary.words
+        known = [row for row, word in enumerate(words) if row and word in self]
+        unknown = [row for row, word in enumerate(words) if row and word not in self]
+        table = np.zeros((len(words), self.vectors.shape[1]), self.vectors.dtype)
+        table[known] = self.vectors[[self._rows[words[row]] for row in known]]
+        if unknown:
+            if rng is None:
+                named = ", ".join(repr(words[row]) for row in unknown[:5])
+                got = f"{len(unknown)} words without a vector ({named}"
+                checks.refuse("vocabulary", got + (", …)" if len(unknown) > 5 else ")"), "rng")
+            mean, spread = self.vectors.mean(axis=0), self.vectors.std(axis=0)
+            table[unknown] = rng.normal(mean, spread, (len(unknown), len(mean)))
         return table
 
 
@@ -217,8 +221,3 @@ def _write(path: Path, vectors: WordVectors, header: str) -> None:
         file.write(header)
         for word, row in zip(vectors.words, vectors.vectors, strict=True):
             file.write(f"{word} {' '.join(map(str, row))}\n")
-
-
-def _present(rng: np.random.Generator | None) -> np.random.Generator:
-    assert rng is not None
-    return rng
