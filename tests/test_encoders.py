@@ -179,7 +179,7 @@ def test_the_readout_reads_the_pooled_outputs(name, pool, dtype):
     [
         (
             lambda: EncoderClassifier(jaxrnn.GRUCell(2, 2, rngs=nnx.Rngs(0)), 2, rngs=nnx.Rngs(0)),
-            "encoder: got GRUCell; expected a SequenceEncoder",
+            "encoder: got GRUCell; expected an RNN, a Bidirectional, a Stack or a SequenceEncoder",
         ),
         (lambda: EncoderClassifier(make("tcn"), 0, rngs=nnx.Rngs(0)), "classes: got 0"),
         (lambda: make("tcn")(draw(T, 2, 5)), r"xs: got float32\[7, 2, 5\]; expected 3 features"),

@@ -173,6 +173,8 @@ class ImageClassifier(nnx.Module):
     """
 
     def __init__(self, network: MultiDimensionalLSTM, classes: int, *, rngs: nnx.Rngs):
+        if not isinstance(network, MultiDimensionalLSTM):
+            checks.refuse("network", type(network).__name__, "a MultiDimensionalLSTM")
         checks.count("classes", classes)
         self.network = network
         dtype = network.dtype
