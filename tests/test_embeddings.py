@@ -289,6 +289,11 @@ SUN: Any = WordVectors(("sun", "moon"), np.eye(2))
             "numbers: got 2; expected word numbers from 0 to 1",
         ),
         (lambda path: Vocabulary([]).decode([-1]), "numbers: got -1"),
+        (
+            lambda path: Vocabulary([]).decode(np.zeros((2, 2), int)),
+            r"numbers: got int64\[2, 2\]; expected one sequence",
+        ),
+        (lambda path: Vocabulary([]).encode("a b"), "words: got 'a b'; expected a list of words"),
         (lambda path: Embedding(0, 3, rngs=nnx.Rngs(0)), "tokens: got 0"),
         (lambda path: Embedding(3, 0, rngs=nnx.Rngs(0)), "features: got 0"),
         (lambda path: Embedding.from_vectors(np.full((2, 2), np.nan)), "vectors: got 4 non-finite"),

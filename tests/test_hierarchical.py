@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn import RNN, Bidirectional, InputError
+from jaxrnn import RNN, Bidirectional, InputError, Stack
 from jaxrnn.cells import count_parameters
 from jaxrnn.models import EncoderClassifier, HierarchicalRNN, mean_step
 from jaxrnn.models.hierarchical import subsample, subsampled_lengths
@@ -135,6 +135,29 @@ def test_one_window_of_one_step_is_the_layer_itself():
     np.testing.assert_allclose(outputs, expected, atol=1e-6)
 
 
+def test_a_stack_may_be_a_layer_and_a_layer_may_return_its_carry():
+    inner = [
+        RNN(jaxrnn.GRUCell(f, H, rngs=nnx.Rngs(i)), return_carry=i == 0)
+        for i, f in ((0, F), (1, H))
+    ]
+    xs, lengths = draw(T, 4, F), np.array([7, 3, 1, 0])
+    outputs = HierarchicalRNN([Stack(inner, return_carry=True)], [1])(xs, seq_lengths=lengths)
+    expected = HierarchicalRNN(inner, [1, 1])(xs, seq_lengths=lengths)
+    np.testing.assert_array_equal(outputs, expected)
+
+
+def test_dropout_is_that_of_the_layers():
+    layers = [
+        RNN(jaxrnn.GRUCell(f, H, rngs=nnx.Rngs(i)), dropout=0.5) for i, f in ((0, F), (1, 2 * H))
+    ]
+    model, xs, key = HierarchicalRNN(layers, [1, 2]), draw(6, 4, F), jax.random.key(0)
+    first, second = jax.random.split(key)
+    below = layers[0](xs, time_major=True, dropout_key=first)
+    expected = layers[1](subsample(below, 2), time_major=True, dropout_key=second)
+    np.testing.assert_allclose(model(xs, dropout_key=key), expected, rtol=0, atol=1e-6)
+    assert np.abs(model(xs) - expected).max() > 1e-3
+
+
 def test_the_classifier_pools_over_the_windows_that_are_valid():
     model = EncoderClassifier(encoder(), 4, pool=mean_step, rngs=nnx.Rngs(3))
     xs = draw(T, len(LENGTHS), F)
@@ -158,6 +181,7 @@ def _rnn(in_features, units=H):
         (lambda: HierarchicalRNN([], []), "layers: got none"),
         (lambda: HierarchicalRNN([_rnn(F)] * 2, [1, 1]), "layers: got one layer twice"),
         (lambda: HierarchicalRNN([_rnn(F)], [1, 2]), "windows: got 2 of them; expected 1"),
+        (lambda: HierarchicalRNN(cast(Any, [3]), [1]), "layers: got int; expected an RNN"),
         (lambda: HierarchicalRNN([_rnn(F)], [0]), "windows: got 0; expected a whole number"),
         (
             lambda: HierarchicalRNN([_rnn(5)], [2]),

@@ -29,6 +29,7 @@ from jaxrnn import (
     GRUCell,
     InputError,
     LSTMCell,
+    ProjectedLSTMCell,
     Stack,
     interop,
 )
@@ -76,9 +77,9 @@ def cells(name, shapes, dtype=jnp.float32):
 
 def layers(name, dtype=jnp.float32):
     """One layer, one of two directions, and two of two directions: what PyTorch can have."""
-    one, forward, backward, *above = (
-        RNN(cell) for cell in cells(name, [(F, H), (F, H), (F, H), (2 * H, H), (2 * H, H)], dtype)
-    )
+    one, *both = cells(name, [(F, H), (F, H), (F, H)], dtype)
+    above = cells(name, [(2 * one.out_features, H)] * 2, dtype)
+    one, forward, backward, *above = map(RNN, [one, *both, *above])
     both = Bidirectional(forward, backward)
     return {"rnn": one, "bidirectional": both, "stack": Stack([both, Bidirectional(*above)])}
 
@@ -92,6 +93,9 @@ PYTORCH = {
     "gru": {},
     "lstm_without_bias": {},
     "gru_without_bias": {},
+    "lstm_projected": {},
+    "lstm_projected_both": {},
+    "lstm_projected_without_bias": {},
 }
 
 
@@ -149,7 +153,7 @@ def test_a_layer_of_pytorch_gives_pytorchs_numbers(case, dtype):
     )
 
 
-@pytest.mark.parametrize("case", ["rnn_tanh", "rnn_relu", "lstm", "gru"])
+@pytest.mark.parametrize("case", ["rnn_tanh", "rnn_relu", "lstm", "gru", "lstm_projected_both"])
 def test_pytorchs_weights_come_back_as_the_same_function(case):
     """The two biases may come back otherwise divided where they are added, and only there."""
     with jax.enable_x64(True):
@@ -173,7 +177,7 @@ def test_pytorchs_weights_come_back_as_the_same_function(case):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("arrangement", ["rnn", "bidirectional", "stack"])
-@pytest.mark.parametrize("name", ["elman-tanh", "lstm", "gru"])
+@pytest.mark.parametrize("name", ["elman-tanh", "lstm", "gru", "lstm-projected"])
 def test_our_weights_come_back_from_pytorch(name, arrangement, dtype, tmp_path):
     layer = layers(name, jnp.dtype(dtype))[arrangement]
     arrays = interop.to_pytorch(layer, prefix="encoder.rnn.")
@@ -261,11 +265,31 @@ def ones(*shape):
             {"prefix": "encoder.rnn"},
             r"prefix: got 'encoder.rnn'; expected .* \(did you mean 'encoder.rnn.'\?\)",
         ),
-        (lstm_dict(weight_hr_l0=ones(2, 4)), {}, "got an LSTM with proj_size"),
+        (
+            lstm_dict(weight_hr_l0=ones(2, 4)),
+            {},
+            r"weight_hr_l0: got float32\[2, 4\]; expected \[Y, H\], .* float32\[16, 4\]",
+        ),
+        (lstm_dict(weight_hr_l0=ones(2)), {}, r"weight_hr_l0: got float32\[2\]"),
+        (lstm_dict(weight_hr_l1=ones(2, 4)), {}, "weight_hr_l0 missing, 'weight_hr_l1' unexpected"),
+        (
+            {name.removesuffix("_l0"): array for name, array in lstm_dict().items()},
+            {},
+            r"state_dict: got the names of an .*nn.LSTMCell \(weight_ih\); expected .* _l0 behind",
+        ),
         (lstm_dict(bias_hh_l0=None), {}, "state_dict: got bias_hh_l0 missing"),
-        (lstm_dict(weight_ih_l2=ones(16, 4)), {}, "weight_ih_l1 missing.*weight_ih_l2 unexpected"),
+        (
+            lstm_dict(weight_ih_l2=ones(16, 4)),
+            {},
+            "weight_ih_l1 missing.*'weight_ih_l2' unexpected",
+        ),
         (lstm_dict(weight_ih_l0_reverse=ones(16, 3)), {}, "weight_hh_l0_reverse missing"),
-        (lstm_dict(**{"fc.weight": ones(2, 2)}), {}, "state_dict: got fc.weight unexpected"),
+        (
+            lstm_dict(**{f"{i}\n": ones(2) for i in range(9)}),
+            {},
+            r"state_dict: got '0\\n' unexpected, .*'4\\n' unexpected, and 4 more; expected",
+        ),
+        (lstm_dict(**{"fc.weight": ones(2, 2)}), {}, "state_dict: got 'fc.weight' unexpected"),
         (lstm_dict(weight_hh_l0=ones(8, 4)), {}, r"weight_hh_l0: got float32\[8, 4\]; .*4 \(LSTM"),
         (lstm_dict(weight_hh_l0=ones(16)), {}, r"weight_hh_l0: got float32\[16\]"),
         (lstm_dict(weight_ih_l0=ones(12, 3)), {}, r"weight_ih_l0: .*expected shape \[16, 3\]"),
@@ -340,7 +364,21 @@ def refused_stacks():
             [Bidirectional(one, two), Bidirectional(RNN(filled(one.cell)), RNN(filled(two.cell)))]
         ),
         "layer 0: got a merge_fn of your own": Bidirectional(one, two, merge_fn=jnp.add),
+        "layer 0: got 4 projected features of 4 units; expected fewer": RNN(
+            made(lambda: ProjectedLSTMCell(F, 4, projection_features=4, rngs=nnx.Rngs(0)))
+        ),
+        "layer 0: got ResetBeforeGRUCell; .* or ProjectedLSTMCell of jaxrnn": RNN(
+            cells("gru-reset-before", [(F, H)])[0]
+        ),
     }
+
+
+def test_a_projected_lstm_goes_to_pytorch_alone():
+    (cell,) = cells("lstm-projected", [(F, H)])
+    with pytest.raises(InputError, match=r"got ProjectedLSTMCell; .* or ResetBeforeGRUCell"):
+        interop.to_keras(RNN(cell))
+    with pytest.raises(InputError, match=r"got ProjectedLSTMCell; .* or LSTMCell of jaxrnn"):
+        interop.to_nnx(cell)
 
 
 @pytest.mark.parametrize("message", refused_stacks())
@@ -359,6 +397,8 @@ KERAS = {
     "gru": {},
     "bidirectional_lstm": {},
     "bidirectional_gru": {},
+    "gru_reset_before": {},
+    "bidirectional_gru_reset_before": {},
 }
 
 
@@ -376,7 +416,9 @@ def test_a_layer_of_keras_gives_kerass_numbers(case, dtype):
     assert f"state_{len(states)}" not in found
 
 
-@pytest.mark.parametrize("case", ["simple_rnn", "lstm", "gru", "bidirectional_gru"])
+@pytest.mark.parametrize(
+    "case", ["simple_rnn", "lstm", "gru", "bidirectional_gru", "bidirectional_gru_reset_before"]
+)
 def test_kerass_weights_come_back_as_the_same_function(case):
     weights, _ = recorded("keras", case, np.float32)
     back = interop.to_keras(interop.from_keras(list(weights.values())))
@@ -388,7 +430,7 @@ def test_kerass_weights_come_back_as_the_same_function(case):
 
 
 @pytest.mark.parametrize("arrangement", ["rnn", "bidirectional"])
-@pytest.mark.parametrize("name", ["elman-tanh", "lstm", "gru"])
+@pytest.mark.parametrize("name", ["elman-tanh", "lstm", "gru", "gru-reset-before"])
 def test_our_weights_come_back_from_keras(name, arrangement):
     layer = layers(name)[arrangement]
     assert_same(interop.from_keras(interop.to_keras(layer)), layer)
@@ -399,7 +441,7 @@ def test_our_weights_come_back_from_keras(name, arrangement):
     [
         ([], "weights: got 0 arrays"),
         ([ones(3, 4)] * 5, "weights: got 5 arrays"),
-        ([ones(3, 12), ones(4, 12), ones(12)], r"weights\[2\]: .*reset_after=False"),
+        ([ones(3, 12), ones(4, 12), ones(11)], r"weights\[2\]: .*expected shape \[2, 12\]"),
         ([ones(3, 12), ones(4, 12), ones(2, 4)], r"weights\[2\]: .*expected shape \[2, 12\]"),
         ([ones(3, 16), ones(4, 16), ones(2, 16)], r"weights\[2\]: .*expected shape \[16\]"),
         ([ones(3, 8), ones(4, 8), ones(8)], r"weights\[1\]: got float32\[4, 8\]"),
@@ -624,7 +666,7 @@ def test_every_difference_between_file_and_module_is_named(file):
     with pytest.raises(InputError) as error:
         interop.load(file, half)
     assert str(error.value) == (
-        f"path: got {file}, where recurrent_bias is unexpected; bias is float32[12], not bfloat16[4]; "
+        f"path: got {file}, where 'recurrent_bias' is unexpected; bias is float32[12], not bfloat16[4]; "
         "kernel is float32[3, 12], not bfloat16[3, 4]; recurrent_kernel is float32[4, 12], not "
         "bfloat16[4, 4]; expected the parameters of `like`"
     )
@@ -633,6 +675,16 @@ def test_every_difference_between_file_and_module_is_named(file):
         interop.load(file, gru)
     with pytest.raises(InputError, match=r"where bias is float32\[4\], not bfloat16\[4\]"):
         interop.load(file, half)
+
+
+def test_names_of_a_file_are_quoted_and_few(file):
+    names = {f"{i}\n\x1b[2J": ones(1) for i in range(9)} | {" " + "a" * 10_000: ones(1)}
+    safetensors.numpy.save_file(names, file, {"format": "jaxrnn", "version": "1"})
+    with pytest.raises(InputError, match=r"'0\\n\\x1b\[2J' is unexpected.*; and 8 more") as error:
+        interop.load(file, elman())
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1_000
+    assert str(error.value).count("; ") == 6
 
 
 @pytest.mark.parametrize(

@@ -436,7 +436,7 @@ PROMPT = np.zeros((2, B), np.int32)
         (lambda: SequenceLabeller(body(), 0, rngs=nnx.Rngs(0)), "classes: got 0"),
         (
             lambda: SequenceLabeller(embedding(), 2, rngs=nnx.Rngs(0)),
-            "body: got Embedding; expected an RNN, a Bidirectional or a Stack",
+            "body: got Embedding; expected an RNN, a Bidirectional, a Stack or a SequenceEncoder",
         ),
     ],
 )

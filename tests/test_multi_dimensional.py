@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn import InputError
+from jaxrnn import GRUCell, InputError
 from jaxrnn.cells import count_parameters
 from jaxrnn.models import ImageClassifier, MultiDimensionalLSTM
 from jaxrnn.models.multi_dimensional import QuadrantLSTM
@@ -189,6 +191,12 @@ def test_classifiers_make_an_ensemble():
     [
         (lambda: MultiDimensionalLSTM(0, H, rngs=nnx.Rngs(0)), "in_features: got 0"),
         (lambda: MultiDimensionalLSTM(F, 0, rngs=nnx.Rngs(0)), "hidden_features: got 0"),
+        (
+            lambda: ImageClassifier(
+                cast(Any, GRUCell(F, H, rngs=nnx.Rngs(0))), 3, rngs=nnx.Rngs(0)
+            ),
+            "network: got GRUCell; expected a MultiDimensionalLSTM",
+        ),
         (lambda: ImageClassifier(network(), 0, rngs=nnx.Rngs(0)), "classes: got 0"),
         (lambda: network()(draw(4, 4, 3)), r"images: got float32\[4, 4, 3\]; expected 2 features"),
         (lambda: network()(draw(4, F)), r"images: got float32\[4, 2\]; expected at least one"),

@@ -17,6 +17,7 @@ around them; `load` needs one of the same make.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,9 @@ from jaxrnn.interop.weights import device_array
 
 _Module = TypeVar("_Module", bound=nnx.Module)
 PathLike = str | os.PathLike[str]
+
+_NAMED = 5
+"""How many of a file's differences an error names."""
 
 _METADATA = {"format": "jaxrnn", "version": "1"}
 _BEGINNINGS = {
@@ -104,7 +108,8 @@ def load(path: PathLike, like: _Module) -> _Module:
     wanted = _named("like", like)
     differences = [
         *(f"{name} is missing" for name in wanted if name not in arrays),
-        *(f"{name} is unexpected" for name in arrays if name not in wanted),
+        # Names of a file that may come from anyone: quoted, and not at any length.
+        *(f"{shortened(name)} is unexpected" for name in arrays if name not in wanted),
         *(
             f"{name} is {checks.describe(arrays[name])}, not {checks.describe(leaf)}"
             for name, leaf in wanted.items()
@@ -112,7 +117,8 @@ def load(path: PathLike, like: _Module) -> _Module:
         ),
     ]
     if differences:
-        checks.refuse("path", f"{path}, where {'; '.join(differences)}", "the parameters of `like`")
+        named = "; ".join(few(differences))
+        checks.refuse("path", f"{path}, where {named}", "the parameters of `like`")
     leaves = [device_array(f"path ({name})", arrays[name]) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
@@ -134,6 +140,17 @@ def read(path: PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             start = file.read(16)
         kinds = (kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning))
         checks.refuse("path", f"{path}, {next(kinds, f'unreadable ({error})')}", _EXPECTED)
+
+
+def few(differences: Sequence[str]) -> list[str]:
+    """Return the first differences, and how many more there are."""
+    more = len(differences) - _NAMED
+    return [*differences[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
+
+
+def shortened(text: str) -> str:
+    """Return a text as Python writes it, so in one line, cut after 80 characters."""
+    return repr(text if len(text) <= 80 else f"{text[:79]}…")
 
 
 def _named(argument: str, module: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ LSTM gates stand in our order (i, f, c, o); the GRU's z and r change places. `Bi
 layer's arrays, then the backward layer's.
 
 Layout: https://keras.io/api/layers/recurrent_layers. Weakness: a list says little. `GRU(reset_after=False)`,
-another cell, shows in its bias alone, so without biases a GRU is taken for Keras's default,
+our `ResetBeforeGRUCell`, shows in its bias [3·H] alone, so without biases a GRU is taken for Keras's default,
 ``reset_after=True``; activations and `merge_mode` do not show at all and are taken to be the defaults.
 """
 
@@ -18,8 +18,19 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import checks
-from jaxrnn.interop.weights import Weights, cell_of_rnn, count_gates, host_array, of_cell, to_cell
+from jaxrnn.cells import GRUCell, RecurrentCell, ResetBeforeGRUCell
+from jaxrnn.interop.weights import (
+    COMMON,
+    Weights,
+    cell_of_rnn,
+    count_gates,
+    host_array,
+    of_cell,
+    to_cell,
+)
 from jaxrnn.layers import RNN, Bidirectional
+
+_KINDS = (*COMMON, ResetBeforeGRUCell)
 
 _GRU = 3
 """The number of gates of a GRU, the one layer whose gates and bias Keras lays out otherwise."""
@@ -39,7 +50,7 @@ def from_keras(
       `merge_fn`). Several layers of Keras make ``Stack([from_keras(w) for w in ...])``.
 
     Raises:
-      InputError: arrays that are not those of such a layer; a GRU with ``reset_after=False``.
+      InputError: arrays that are not those of such a layer.
 
     Example:
       >>> import numpy as np
@@ -54,11 +65,9 @@ def from_keras(
         )
     arrays = [host_array(f"weights[{i}]", array) for i, array in enumerate(weights)]
     if len(arrays) < 4:
-        return RNN(to_cell("weights", _weights(arrays, 0), activation_fn))
+        return RNN(_cell(arrays, 0, activation_fn))
     half = len(arrays) // 2
-    forward, backward = (
-        RNN(to_cell("weights", _weights(arrays[i : i + half], i), activation_fn)) for i in (0, half)
-    )
+    forward, backward = (RNN(_cell(arrays[i : i + half], i, activation_fn)) for i in (0, half))
     return Bidirectional(forward, backward)
 
 
@@ -66,12 +75,12 @@ def to_keras(layer: RNN | Bidirectional | Any) -> list[np.ndarray]:
     """Return what ``set_weights`` of the Keras layer takes that computes what a layer of ours computes.
 
     Args:
-      layer: an `RNN` or a `Bidirectional` over `ElmanCell`, `GRUCell` or `LSTMCell`.
+      layer: an `RNN` or a `Bidirectional` over `ElmanCell`, `GRUCell`, `ResetBeforeGRUCell` or `LSTMCell`.
 
     Returns:
-      The arrays, for a layer with ``use_bias=True`` and the same activation and `merge_mode`; of a GRU's two
-      biases the second is zero, except for the candidate. `from_keras` brings the same weights back, to the
-      bit.
+      The arrays, for a layer with ``use_bias=True`` and the same activation and `merge_mode`, and with
+      ``reset_after=False`` for a `ResetBeforeGRUCell`; of a `GRUCell`'s two biases the second is zero, except
+      for the candidate. `from_keras` brings the same weights back, to the bit.
 
     Raises:
       InputError: Keras has no such layer; the message says what it lacks.
@@ -85,11 +94,22 @@ def to_keras(layer: RNN | Bidirectional | Any) -> list[np.ndarray]:
     """
     if isinstance(layer, Bidirectional):
         rnns = (layer.forward_rnn, layer.backward_rnn)
-        return [array for rnn in rnns for array in _arrays(cell_of_rnn("layer", rnn))]
-    cell = cell_of_rnn("layer", layer)
+        return [array for rnn in rnns for array in _arrays(cell_of_rnn("layer", rnn, _KINDS))]
+    cell = cell_of_rnn("layer", layer, _KINDS)
     if layer.reverse:  # theirs would turn the order of the outputs, too
         checks.refuse("layer", "an RNN that reads in reverse", "one that reads forwards")
     return _arrays(cell)
+
+
+def _cell(
+    arrays: Sequence[np.ndarray], offset: int, activation_fn: Callable[[Any], Any] | None
+) -> RecurrentCell:
+    """Return the cell of one direction, whose first array is ``weights[offset]``."""
+    weights = _weights(arrays, offset)
+    gates = weights.kernel.shape[1] // weights.recurrent_kernel.shape[0]
+    before = gates == _GRU and len(arrays) > 2 and arrays[2].ndim == 1
+    kind = ResetBeforeGRUCell if before else None
+    return to_cell("weights", weights, activation_fn, kind=kind)
 
 
 def _weights(arrays: Sequence[np.ndarray], offset: int) -> Weights:
@@ -114,24 +134,19 @@ def _weights(arrays: Sequence[np.ndarray], offset: int) -> Weights:
 
 def _biases(argument: str, bias: np.ndarray, gates: int, pull: int) -> np.ndarray:
     """Return the bias at the inputs and the one at the recurrent product, [2, P]."""
-    if gates != _GRU:
+    if gates != _GRU or bias.shape == (pull,):  # the second is a GRU with reset_after=False
         checks.shape(argument, bias, (pull,), "[G·H]")
         return np.stack([bias, np.zeros_like(bias)])
-    if bias.shape == (pull,):
-        checks.refuse(
-            argument,
-            f"{checks.describe(bias)}, the bias of a GRU with reset_after=False",
-            f"[2, {pull}], of reset_after=True: ours resets after the recurrent product",
-        )
     checks.shape(argument, bias, (2, pull), "[2, G·H]")
     return bias
 
 
 def _arrays(cell: Any) -> list[np.ndarray]:
-    weights = of_cell("layer", cell)
+    weights = of_cell("layer", cell, _KINDS)
     each = [weights.kernel, weights.recurrent_kernel, weights.bias]
     if len(cell.gates) == _GRU:
-        each[2] = np.stack([weights.bias, weights.recurrent_bias])
+        if isinstance(cell, GRUCell):
+            each[2] = np.stack([weights.bias, weights.recurrent_bias])
         each = [_exchanged(array) for array in each]
     return each
 

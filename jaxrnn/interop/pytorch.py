@@ -2,13 +2,13 @@
 
     weight_ih_l0 [G·H, F]    weight_hh_l0 [G·H, H]    bias_ih_l0, bias_hh_l0 [G·H]
 
-and the same with `_l1`, `_l2` for the layers above and `_reverse` for the other direction. Their gates stand
-in our order (i, f, g, o and r, z, n), their matrices are the transposes of ours. Several layers become a
-`Stack`, two directions a `Bidirectional`. An LSTM's state is (h, c) there and (c, h) here.
+and the same with `_l1`, `_l2` for the layers above and `_reverse` for the other direction. An LSTM with
+`proj_size` Y has weight_hr_l0 [Y, H] too, and weight_hh_l0 [4·H, Y]: our `ProjectedLSTMCell`. Their gates
+stand in our order (i, f, g, o and r, z, n), their matrices are the transposes of ours. Several layers become
+a `Stack`, two directions a `Bidirectional`. An LSTM's state is (h, c) there and (c, h) here.
 
 Names: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html. PyTorch is neither needed nor
-imported. Weakness: LSTMs with `proj_size` have another cell and are refused; the two biases of PyTorch come
-back as one and a zero.
+imported. Weakness: the two biases of PyTorch come back as one and a zero.
 """
 
 from __future__ import annotations
@@ -24,14 +24,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import checks
-from jaxrnn.cells import ElmanCell, RecurrentCell
-from jaxrnn.interop.files import PathLike, read
-from jaxrnn.interop.weights import Weights, cell_of_rnn, count_gates, host_array, of_cell, to_cell
+from jaxrnn.cells import ElmanCell, ProjectedLSTMCell, RecurrentCell
+from jaxrnn.interop.files import PathLike, few, read, shortened
+from jaxrnn.interop.weights import (
+    COMMON,
+    Weights,
+    cell_of_rnn,
+    count_gates,
+    host_array,
+    of_cell,
+    to_cell,
+)
 from jaxrnn.layers import RNN, Bidirectional, Stack
 from jaxrnn.layers.bidirectional import side_by_side
 
-_WEIGHTS, _BIASES = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh")
+_WEIGHTS, _BIASES, _PROJECTION = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh"), ("weight_hr",)
+_KINDS = (*COMMON, ProjectedLSTMCell)
 _DIRECTIONS = ("", "_reverse")
+_LSTM = len(ProjectedLSTMCell.gates)
 
 
 def from_pytorch(
@@ -56,8 +66,8 @@ def from_pytorch(
       none (``bias=False``) become zeros. Dropout between layers is no weight: the layer has none.
 
     Raises:
-      InputError: names are missing, unexpected, or of another shape than their layer's; `proj_size`; the path
-        of a pickle.
+      InputError: names are missing, unexpected, or of another shape than their layer's, or those of an
+        `nn.LSTMCell`; the path of a pickle.
 
     Example:
       >>> import numpy as np
@@ -78,7 +88,7 @@ def from_pytorch(
     features, cells = first.shape[1] if first.ndim == 2 else 0, []
     for layer in suffixes:
         row = [to_cell("state_dict", _weights(arrays, s, features), activation_fn) for s in layer]
-        features = sum(cell.hidden_features for cell in row)
+        features = sum(cell.out_features for cell in row)
         cells.append(row)
     layers = [_layer(row) for row in cells]
     return Stack(layers) if len(layers) > 1 else layers[0]
@@ -90,7 +100,8 @@ def to_pytorch(
     """Return the `state_dict` of the PyTorch layer that computes what a layer of ours computes.
 
     Args:
-      layer: an `RNN`, a `Bidirectional`, or a `Stack` of either, over `ElmanCell`, `GRUCell` or `LSTMCell`.
+      layer: an `RNN`, a `Bidirectional`, or a `Stack` of either, over `ElmanCell`, `GRUCell`, `LSTMCell` or
+        `ProjectedLSTMCell`.
       prefix: what to put before the names.
 
     Returns:
@@ -113,16 +124,13 @@ def to_pytorch(
     arrays = {}
     for k, row in enumerate(cells):
         for direction, cell in zip(_DIRECTIONS, row, strict=False):
-            weights = of_cell(f"layer {k}", cell)
+            weights = of_cell(f"layer {k}", cell, _KINDS)
+            each = [weights.kernel, weights.recurrent_kernel, weights.bias, weights.recurrent_bias]
+            if weights.projection is not None:
+                each.append(weights.projection)
+            # Theirs are the transposes; vectors are their own.
             for name, array in zip(
-                _WEIGHTS + _BIASES,
-                (
-                    weights.kernel.T,
-                    weights.recurrent_kernel.T,
-                    weights.bias,
-                    weights.recurrent_bias,
-                ),
-                strict=True,
+                _WEIGHTS + _BIASES + _PROJECTION, (a.T for a in each), strict=False
             ):
                 # In one piece: safetensors writes memory as it lies, transposed or not.
                 arrays[f"{prefix}{name}_l{k}{direction}"] = np.ascontiguousarray(array)
@@ -132,25 +140,25 @@ def to_pytorch(
 def _names_below(names: Mapping[str, Any], prefix: str) -> tuple[list[list[str]], list[str]]:
     """Return the suffixes of each layer's directions, and all names of the weights, both in order."""
     found = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-    if any(name.startswith("weight_hr_l") for name in found):
-        checks.refuse(
-            "state_dict",
-            "an LSTM with proj_size (weight_hr)",
-            "an LSTM without: ours has no projection",
-        )
     depth = sum(re.fullmatch(r"weight_ih_l\d+", name) is not None for name in found)
+    if not depth and "weight_ih" in found:
+        got = f"the names of an nn.RNNCell, nn.GRUCell or nn.LSTMCell ({prefix}weight_ih)"
+        checks.refuse("state_dict", got, "those of a layer: put _l0 behind each name")
     if not depth:
         others = sorted({n.partition("weight_ih_l0")[0] for n in names if "weight_ih_l0" in n})
         hint = f" (did you mean {' or '.join(map(repr, others))}?)" if others else ""
         checks.refuse("prefix", repr(prefix), f"one before weight_ih_l0{hint}")
     directions = _DIRECTIONS[: 1 + any(name.endswith("_reverse") for name in found)]
     kinds = _WEIGHTS + _BIASES * any(name.startswith("bias_") for name in found)
+    kinds += _PROJECTION * any(name.startswith("weight_hr_") for name in found)
     suffixes = [[f"_l{k}{direction}" for direction in directions] for k in range(depth)]
     expected = [kind + suffix for suffix in itertools.chain(*suffixes) for kind in kinds]
     odd = [f"{prefix}{name} missing" for name in expected if name not in found]
-    odd += [f"{prefix}{name} unexpected" for name in sorted(found - set(expected))]
+    odd += [f"{shortened(prefix + name)} unexpected" for name in sorted(found - set(expected))]
     if odd:
-        checks.refuse("state_dict", ", ".join(odd), f"the weights of {depth} layer(s) and no more")
+        checks.refuse(
+            "state_dict", ", ".join(few(odd)), f"the weights of {depth} layer(s) and no more"
+        )
     return suffixes, expected
 
 
@@ -158,7 +166,15 @@ def _weights(arrays: Mapping[str, np.ndarray], suffix: str, features: int) -> We
     """Return the weights of one direction of one layer with so many input features."""
     kernel, recurrent_kernel = (arrays[name + suffix] for name in _WEIGHTS)
     pull, hidden = recurrent_kernel.shape if recurrent_kernel.ndim == 2 else (0, 0)
-    if not count_gates(hidden, pull):
+    projection = arrays.get(_PROJECTION[0] + suffix)
+    if projection is not None:
+        if pull % _LSTM or projection.shape != (hidden, pull // _LSTM):
+            expected = (
+                f"[Y, H], for weight_hh{suffix} {checks.describe(recurrent_kernel)}, [4·H, Y]"
+            )
+            checks.refuse(f"weight_hr{suffix}", checks.describe(projection), expected)
+        projection = projection.T
+    elif not count_gates(hidden, pull):
         checks.refuse(
             f"weight_hh{suffix}",
             checks.describe(recurrent_kernel),
@@ -166,10 +182,10 @@ def _weights(arrays: Mapping[str, np.ndarray], suffix: str, features: int) -> We
         )
     checks.shape(f"weight_ih{suffix}", kernel, (pull, features), "[G·H, F]")
     zeros = np.zeros(pull, kernel.dtype)
-    biases = [arrays.get(name + suffix, zeros) for name in _BIASES]
-    for name, bias in zip(_BIASES, biases, strict=True):
+    first, second = (arrays.get(name + suffix, zeros) for name in _BIASES)
+    for name, bias in zip(_BIASES, (first, second), strict=True):
         checks.shape(name + suffix, bias, (pull,), "[G·H]")
-    return Weights(kernel.T, recurrent_kernel.T, *biases)
+    return Weights(kernel.T, recurrent_kernel.T, first, second, projection)
 
 
 def _layer(cells: list[RecurrentCell]) -> RNN | Bidirectional:
@@ -201,8 +217,10 @@ def _directions(argument: str, layer: Any) -> list[Any]:
     if isinstance(layer, Bidirectional):
         if layer.merge_fn is not side_by_side:
             checks.refuse(argument, "a merge_fn of your own", "outputs side by side")
-        return [cell_of_rnn(argument, rnn) for rnn in (layer.forward_rnn, layer.backward_rnn)]
-    cell = cell_of_rnn(argument, layer)
+        return [
+            cell_of_rnn(argument, rnn, _KINDS) for rnn in (layer.forward_rnn, layer.backward_rnn)
+        ]
+    cell = cell_of_rnn(argument, layer, _KINDS)
     if layer.reverse:
         checks.refuse(argument, "an RNN that reads in reverse", "one that reads forwards")
     return [cell]
@@ -217,4 +235,7 @@ def _make(argument: str, cell: Any) -> tuple[Any, ...]:
             repr(activation),
             "jnp.tanh or jax.nn.relu, as nn.RNN has",
         )
-    return type(cell), cell.hidden_features, cell.dtype, activation
+    if isinstance(cell, ProjectedLSTMCell) and cell.out_features >= cell.hidden_features:
+        got = f"{cell.out_features} projected features of {cell.hidden_features} units"
+        checks.refuse(argument, got, "fewer features than units, as nn.LSTM has")
+    return type(cell), cell.hidden_features, cell.out_features, cell.dtype, activation

@@ -13,7 +13,7 @@ taken to be sigmoids and candidates tanh, as every library has them unless told 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,10 +23,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Shaped
 
 from jaxrnn import checks
-from jaxrnn.cells import ElmanCell, GRUCell, LSTMCell, RecurrentCell
+from jaxrnn.cells import ElmanCell, GRUCell, LSTMCell, ProjectedLSTMCell, RecurrentCell
 from jaxrnn.layers import RNN
 
-_BY_GATES = {len(kind.gates): kind for kind in (ElmanCell, GRUCell, LSTMCell)}
+COMMON = (ElmanCell, GRUCell, LSTMCell)
+"""The cells that every library has."""
+
+_BY_GATES = {len(kind.gates): kind for kind in COMMON}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +38,17 @@ class Weights:
 
     Attributes:
       kernel: W [F, P], gates side by side in the order of our cell.
-      recurrent_kernel: U [H, P].
+      recurrent_kernel: U [H, P], of a projected LSTM [Y, P].
       bias: b [P].
       recurrent_bias: v [P].
+      projection: of a projected LSTM [H, Y], otherwise None.
     """
 
     kernel: Float[np.ndarray, "F P"]
-    recurrent_kernel: Float[np.ndarray, "H P"]
+    recurrent_kernel: Float[np.ndarray, "Y P"]
     bias: Float[np.ndarray, "P"]
     recurrent_bias: Float[np.ndarray, "P"]
+    projection: Float[np.ndarray, "H Y"] | None = None
 
 
 def count_gates(hidden: int, pull: int) -> int | None:
@@ -85,19 +90,33 @@ def device_array(argument: str, array: np.ndarray) -> Shaped[Array, "..."]:
 
 
 def to_cell(
-    argument: str, weights: Weights, activation_fn: Callable[[Any], Any] | None = None
+    argument: str,
+    weights: Weights,
+    activation_fn: Callable[[Any], Any] | None = None,
+    *,
+    kind: type[Any] | None = None,
 ) -> RecurrentCell:
-    """Return our cell with these weights; `activation_fn` is the Elman cell's, tanh unless given.
+    """Return our cell with these weights.
+
+    Args:
+      argument: names the weights in errors.
+      weights: of the cell.
+      activation_fn: the Elman cell's, tanh unless given.
+      kind: the cell, where the number of gates does not say it.
 
     Raises:
       InputError: arrays of several dtypes, or a nonlinearity for a cell that has none to choose.
     """
     features, pull = weights.kernel.shape
-    hidden = weights.recurrent_kernel.shape[0]
-    kind = _BY_GATES[pull // hidden]
+    projection = weights.projection
+    if projection is None:
+        hidden = weights.recurrent_kernel.shape[0]
+        kind = kind or _BY_GATES[pull // hidden]
+    else:
+        hidden, kind = projection.shape[0], ProjectedLSTMCell
     if activation_fn is not None and kind is not ElmanCell:
         checks.refuse("activation_fn", repr(activation_fn), f"None for a {kind.__name__}")
-    dtypes = sorted({str(array.dtype) for array in vars(weights).values()})
+    dtypes = sorted({str(array.dtype) for array in vars(weights).values() if array is not None})
     if len(dtypes) > 1:
         checks.refuse(argument, " and ".join(dtypes), "weights of one dtype")
 
@@ -113,10 +132,14 @@ def to_cell(
     }
     if inside:
         params["recurrent_bias"] = second[-inside:]
+    if projection is not None:
+        params["projection"] = projection
 
     owned = {name: nnx.Param(device_array(argument, array)) for name, array in params.items()}
 
-    options = {} if activation_fn is None else {"activation_fn": activation_fn}
+    options: dict[str, Any] = {} if activation_fn is None else {"activation_fn": activation_fn}
+    if projection is not None:
+        options["projection_features"] = projection.shape[1]
     cell = jax.eval_shape(
         lambda: kind(features, hidden, param_dtype=bias.dtype, rngs=nnx.Rngs(0), **options)
     )
@@ -125,24 +148,25 @@ def to_cell(
     return cell
 
 
-def of_cell(argument: str, cell: Any) -> Weights:
+def of_cell(argument: str, cell: Any, kinds: Sequence[type[RecurrentCell]] = COMMON) -> Weights:
     """Return copies of a cell's weights.
 
     Raises:
-      InputError: the cell is not of a kind that other libraries have.
+      InputError: the cell is not of a kind that the other library has.
     """
-    _known(argument, cell)
+    _known(argument, cell, kinds)
     bias = np.array(cell.bias[...])
     recurrent_bias = np.zeros_like(bias)
     if isinstance(cell, GRUCell):
         recurrent_bias[-cell.hidden_features :] = cell.recurrent_bias[...]
-    return Weights(
-        np.array(cell.kernel[...]), np.array(cell.recurrent_kernel[...]), bias, recurrent_bias
-    )
+    projected = isinstance(cell, ProjectedLSTMCell)
+    projection = np.array(cell.projection[...]) if projected else None
+    kernels = np.array(cell.kernel[...]), np.array(cell.recurrent_kernel[...])
+    return Weights(*kernels, bias, recurrent_bias, projection)
 
 
-def cell_of_rnn(argument: str, rnn: Any) -> Any:
-    """Return the cell of a layer that other libraries have too.
+def cell_of_rnn(argument: str, rnn: Any, kinds: Sequence[type[RecurrentCell]]) -> Any:
+    """Return the cell of a layer that the other library has too.
 
     Raises:
       InputError: the layer is no `RNN`, its cell is of another kind, or it starts from a learnt carry, which
@@ -152,10 +176,12 @@ def cell_of_rnn(argument: str, rnn: Any) -> Any:
         checks.refuse(argument, type(rnn).__name__, "an RNN")
     if len(rnn.carry):
         checks.refuse(argument, "a layer with a learnt initial carry", "one that starts from zeros")
-    _known(argument, rnn.cell)
+    _known(argument, rnn.cell, kinds)
     return rnn.cell
 
 
-def _known(argument: str, cell: Any) -> None:
-    if type(cell) not in _BY_GATES.values():  # a subclass may compute anything
-        checks.refuse(argument, type(cell).__name__, "ElmanCell, GRUCell or LSTMCell of jaxrnn")
+def _known(argument: str, cell: Any, kinds: Sequence[type[RecurrentCell]]) -> None:
+    if type(cell) not in kinds:  # a subclass may compute anything
+        *others, last = (kind.__name__ for kind in kinds)
+        expected = f"{', '.join(others)} or {last} of jaxrnn"
+        checks.refuse(argument, type(cell).__name__, expected)

@@ -27,9 +27,8 @@ class RNN(nnx.Module):
       return_carry: return ``(carry, outputs)`` rather than the outputs.
       reverse: read from the last step to the first; outputs stay in the order of the inputs.
       method: how to go through time; by default what `unroll` finds best.
-      carry_init: initialiser of a learnable initial carry, one vector [H] a leaf for all sequences, but for leaves
-        that are the cell's own, as its `own_carry` names them; by default the cell's own carry (zeros), which is
-        not learnt.
+      carry_init: initialiser of a learnable initial carry, one vector [H] a leaf for all sequences, but not
+        for leaves that are the cell's own (`own_carry`); by default the cell's carry (zeros), not learnt.
       dropout: share of input features to drop.
       recurrent_dropout: share of units that the recurrent weights do not see; for cells of ours.
       rngs: draws the learnable carry; needed with `carry_init` alone.

@@ -1,10 +1,15 @@
 """Networks built around a cell, and what stands beside them in a comparison."""
 
 from jaxrnn.models.attention import AdditiveAttention, Attention, DotAttention, Memory
-from jaxrnn.models.classifier import SequenceClassifier, classifier_parameters, matched_width
+from jaxrnn.models.classifier import (
+    EncoderClassifier,
+    SequenceClassifier,
+    classifier_parameters,
+    matched_width,
+)
 from jaxrnn.models.decoding import Hypotheses, beam_search, greedy_search
 from jaxrnn.models.embeddings import Embedded, Embedding
-from jaxrnn.models.encoder import EncoderClassifier, SequenceEncoder, last_step, mean_step
+from jaxrnn.models.encoder import SequenceEncoder, last_step, mean_step
 from jaxrnn.models.encoder_decoder import Decoded, EncoderDecoder
 from jaxrnn.models.hierarchical import HierarchicalRNN
 from jaxrnn.models.language_model import Generated, LanguageModel, generate, sample

@@ -10,10 +10,14 @@ from flax import nnx
 
 from jaxrnn import checks
 from jaxrnn.layers import RNN, Bidirectional, Stack
+from jaxrnn.models.encoder import SequenceEncoder
 from jaxrnn.typing import Carry
 
 Body = RNN | Bidirectional | Stack
 """A layer that a model is built around."""
+
+Reader = Body | SequenceEncoder
+"""What maps sequences to sequences, for models that need no carry of it."""
 
 
 class Sizes(NamedTuple):
@@ -45,6 +49,30 @@ def sizes(argument: str, body: Any) -> Sizes:
     read = functools.partial(body, time_major=True, return_carry=True)
     carry, outputs = jax.eval_shape(read, jax.ShapeDtypeStruct((1, features), dtype))
     return Sizes(features, outputs.shape[-1], carry, outputs.dtype)
+
+
+def ends(argument: str, reader: Any) -> tuple[int, Any]:
+    """Return the size Y of a reader's outputs, and their dtype; `argument` names it where it is refused.
+
+    Raises:
+      InputError: it is neither a layer nor an encoder of ours.
+    """
+    if isinstance(reader, SequenceEncoder):
+        return reader.out_features, reader.dtype
+    if not isinstance(reader, Body):
+        expected = "an RNN, a Bidirectional, a Stack or a SequenceEncoder of jaxrnn"
+        checks.refuse(argument, type(reader).__name__, expected)
+    read = sizes(argument, reader)
+    return read.out_features, read.dtype
+
+
+def outputs(reader: Reader, xs: Any, seq_lengths: Any, dropout_key: Any) -> tuple[Any, Any]:
+    """Return what a reader makes of sequences [T, *B, F]: outputs [T', *B, Y], and their lengths or None."""
+    if isinstance(reader, SequenceEncoder):
+        ys = reader(xs, seq_lengths=seq_lengths, dropout_key=dropout_key)
+        return ys, reader.output_lengths(seq_lengths)
+    options = {"seq_lengths": seq_lengths, "dropout_key": dropout_key}
+    return reader(xs, time_major=True, return_carry=False, **options), seq_lengths
 
 
 def reads_forwards(body: Body) -> bool:

@@ -1,9 +1,11 @@
-"""A sequence classifier: a cell carried through time, and a linear readout of its last output.
+"""Sequence classifiers: a linear readout of one vector a sequence.
 
-    logits = V y_T + d
+    logits = V y_T + d              `SequenceClassifier`, a cell carried through time
+    logits = V pool(y_1 … y_T) + d  `EncoderClassifier`, any layer or encoder
 
-Nothing but the recurrence can bring what was seen at step 1 to the answer at step T, which makes it the
-plainest probe of a cell's memory.
+In the first nothing but the recurrence can bring what was seen at step 1 to the answer at step T, which makes
+it the plainest probe of a cell's memory. Weakness: at the last step the backward half of a `Bidirectional`
+has seen that step alone, so `last_step` wastes it; `mean_step` does not.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from jaxtyping import Array, Float
 
 from jaxrnn import checks
 from jaxrnn.cells import CellEntry, RecurrentCell
-from jaxrnn.models.encoder import last_step
-from jaxrnn.typing import ArrayLike, Lengths, SplitCell, Step
+from jaxrnn.models.bodies import Reader, ends, outputs
+from jaxrnn.models.encoder import Pool, last_step
+from jaxrnn.models.readouts import linear
+from jaxrnn.typing import ArrayLike, Key, Lengths, SplitCell, Step
 from jaxrnn.unroll import Method, Unrolled, unroll
 
 
@@ -40,7 +44,9 @@ class SequenceClassifier(nnx.Module):
 
     def __init__(self, cell: Any, classes: int, *, rngs: nnx.Rngs):
         if not isinstance(cell, RecurrentCell):
-            checks.refuse("cell", type(cell).__name__, "a cell of jaxrnn")
+            expected = "a cell of jaxrnn (layers and encoders: EncoderClassifier)"
+            checks.refuse("cell", type(cell).__name__, expected)
+        checks.count("classes", classes)
         self.cell = cell
         dtype = cell.dtype
         self.readout = nnx.Linear(
@@ -57,6 +63,49 @@ class SequenceClassifier(nnx.Module):
         """Map sequences [T, *B, F] to logits [*B, C], from the output after each one's last valid step."""
         done = unroll(self.cell, xs, seq_lengths=seq_lengths, method=method)
         return self.readout(last_output(self.cell, done, seq_lengths))
+
+
+class EncoderClassifier(nnx.Module):
+    """A layer or an encoder, and a linear readout of what its outputs are pooled to.
+
+    Args:
+      encoder: `RNN`, `Bidirectional`, `Stack` or a `SequenceEncoder`, with Y output features.
+      classes: number of classes C.
+      pool: from outputs to one vector a sequence: `last_step` or `mean_step`.
+      rngs: ``nnx.Rngs`` whose ``params`` stream draws the readout's weights.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn import GRUCell, RNN, Stack
+      >>> from jaxrnn.models import TCN, EncoderClassifier
+      >>> rngs = nnx.Rngs(0)
+      >>> model = EncoderClassifier(TCN(1, 8, depth=5, rngs=rngs), 10, rngs=rngs)
+      >>> model(jnp.ones((64, 32, 1))).shape
+      (32, 10)
+      >>> deep = Stack([RNN(GRUCell(1, 8, rngs=rngs)), RNN(GRUCell(8, 8, rngs=rngs))])
+      >>> EncoderClassifier(deep, 10, rngs=rngs)(jnp.ones((64, 32, 1))).shape
+      (32, 10)
+    """
+
+    def __init__(
+        self, encoder: Reader | Any, classes: int, *, pool: Pool = last_step, rngs: nnx.Rngs
+    ):
+        features, dtype = ends("encoder", encoder)
+        checks.count("classes", classes)
+        self.encoder = encoder
+        self.pool = pool
+        self.readout = linear(features, classes, dtype, rngs)
+
+    def __call__(
+        self,
+        xs: Float[ArrayLike, "T *B F"] | Any,
+        *,
+        seq_lengths: Lengths | Any = None,
+        dropout_key: Key | None = None,
+    ) -> Float[Array, "*B C"]:
+        """Map sequences [T, *B, F] to logits [*B, C]."""
+        return self.readout(self.pool(*outputs(self.encoder, xs, seq_lengths, dropout_key)))
 
 
 def last_output(cell: Step, done: Unrolled, seq_lengths: Lengths | None) -> Float[Array, "*B Y"]:

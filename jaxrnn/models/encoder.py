@@ -21,8 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
-from jaxrnn.models.readouts import linear
-from jaxrnn.typing import ArrayLike, Lengths, at_least_float32
+from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
 from jaxrnn.unroll import padding_mask
 from jaxrnn.unroll.record import seen
 
@@ -42,7 +41,7 @@ class SequenceEncoder(nnx.Module, abc.ABC):
     out_features: int
 
     @abc.abstractmethod
-    def encode(self, xs: Any, seq_lengths: Any) -> Any:
+    def encode(self, xs: Any, seq_lengths: Any, dropout_key: Any) -> Any:
         """Map sequences [T, *B, F], zero at padded steps, to outputs [T', *B, Y], there anything."""
 
     def output_lengths(self, seq_lengths: Any) -> Any:
@@ -51,13 +50,18 @@ class SequenceEncoder(nnx.Module, abc.ABC):
 
     @final
     def __call__(
-        self, xs: Float[ArrayLike, "T *B F"] | Any, *, seq_lengths: Lengths | Any = None
+        self,
+        xs: Float[ArrayLike, "T *B F"] | Any,
+        *,
+        seq_lengths: Lengths | Any = None,
+        dropout_key: Key | None = None,
     ) -> Float[Array, "U *B Y"]:
         """Encode sequences.
 
         Args:
           xs: sequences [T, *B, F].
           seq_lengths: valid steps of each sequence [*B], 0 to T; the rest is padding, which changes nothing.
+          dropout_key: draws the dropout masks, where the encoder has any; None drops nothing.
 
         Returns:
           Outputs [T', *B, Y], zero at padded steps.
@@ -72,7 +76,7 @@ class SequenceEncoder(nnx.Module, abc.ABC):
             )
         xs = jnp.asarray(xs)
         # What stands in the padding goes no further: NaN there would reach the gradients.
-        outputs = self.encode(seen(xs, _valid(seq_lengths, xs)), seq_lengths)
+        outputs = self.encode(seen(xs, _valid(seq_lengths, xs)), seq_lengths, dropout_key)
         return seen(outputs, _valid(self.output_lengths(seq_lengths), outputs))
 
     @property
@@ -98,41 +102,6 @@ def mean_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Arr
     counts = jnp.maximum(jnp.asarray(lengths), 1).astype(wide)
     total = jnp.sum(outputs, axis=0, dtype=wide)
     return (total / jnp.broadcast_to(counts[..., None], total.shape)).astype(outputs.dtype)
-
-
-class EncoderClassifier(nnx.Module):
-    """An encoder and a linear readout; called as `SequenceClassifier` is.
-
-    Args:
-      encoder: the encoder, with Y output features.
-      classes: number of classes C.
-      pool: from outputs to one vector a sequence: `last_step` or `mean_step`.
-      rngs: ``nnx.Rngs`` whose ``params`` stream draws the readout's weights.
-
-    Example:
-      >>> from flax import nnx
-      >>> import jax.numpy as jnp
-      >>> from jaxrnn.models import TCN, EncoderClassifier
-      >>> rngs = nnx.Rngs(0)
-      >>> model = EncoderClassifier(TCN(1, 8, depth=5, rngs=rngs), 10, rngs=rngs)
-      >>> model(jnp.ones((64, 32, 1))).shape
-      (32, 10)
-    """
-
-    def __init__(self, encoder: Any, classes: int, *, pool: Pool = last_step, rngs: nnx.Rngs):
-        if not isinstance(encoder, SequenceEncoder):
-            checks.refuse("encoder", type(encoder).__name__, "a SequenceEncoder")
-        checks.count("classes", classes)
-        self.encoder = encoder
-        self.pool = pool
-        self.readout = linear(encoder.out_features, classes, encoder.dtype, rngs)
-
-    def __call__(
-        self, xs: Float[ArrayLike, "T *B F"] | Any, *, seq_lengths: Lengths | Any = None
-    ) -> Float[Array, "*B C"]:
-        """Map sequences [T, *B, F] to logits [*B, C]."""
-        outputs = self.encoder(xs, seq_lengths=seq_lengths)
-        return self.readout(self.pool(outputs, self.encoder.output_lengths(seq_lengths)))
 
 
 def _valid(seq_lengths: Any, steps: Any) -> Any:

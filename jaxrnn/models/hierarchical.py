@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
-from jaxrnn.layers import RNN, Bidirectional
+from jaxrnn.layers.dropout import keys
+from jaxrnn.models.bodies import Body, outputs, sizes
 from jaxrnn.models.encoder import SequenceEncoder
 
 
@@ -29,8 +29,8 @@ class HierarchicalRNN(SequenceEncoder):
     """Recurrent layers, each over windows of the outputs below.
 
     Args:
-      layers: `RNN`s or `Bidirectional`s from the bottom to the top; a cell's ``in_features`` is its window
-        times the output features of the layer below.
+      layers: `RNN`s, `Bidirectional`s or `Stack`s from the bottom to the top; the ``in_features`` of a layer
+        is its window times the output features of the layer below.
       windows: steps that each layer takes as one, the first of them of the input; 1 joins nothing.
 
     Example:
@@ -47,7 +47,7 @@ class HierarchicalRNN(SequenceEncoder):
       [3, 1, 1, 0]
     """
 
-    def __init__(self, layers: Sequence[RNN | Bidirectional], windows: Sequence[int]):
+    def __init__(self, layers: Sequence[Body], windows: Sequence[int]):
         if not layers:
             checks.refuse("layers", "none", "at least one RNN")
         if len({id(layer) for layer in layers}) < len(layers):
@@ -58,29 +58,32 @@ class HierarchicalRNN(SequenceEncoder):
             checks.count("windows", window)
         self.layers = nnx.List(layers)
         self.windows = tuple(windows)
-        reads = [_in_features(layer) for layer in layers]
-        if reads[0] % windows[0]:
+        read = [sizes("layers", layer) for layer in layers]
+        if read[0].in_features % windows[0]:
             checks.refuse(
                 "layers",
-                f"layer 0 with in_features {reads[0]}",
+                f"layer 0 with in_features {read[0].in_features}",
                 f"a multiple of its window, {windows[0]}",
             )
-        self.in_features = reads[0] // windows[0]
+        self.in_features = read[0].in_features // windows[0]
         self.out_features = self.in_features
-        for i, (layer, window, read) in enumerate(zip(layers, windows, reads, strict=True)):
-            if read != window * self.out_features:
+        for i, (window, each) in enumerate(zip(windows, read, strict=True)):
+            if each.in_features != window * self.out_features:
                 checks.refuse(
                     "layers",
-                    f"layer {i} with in_features {read}",
+                    f"layer {i} with in_features {each.in_features}",
                     f"{window * self.out_features}: {window} steps of {self.out_features} features",
                 )
-            self.out_features = _out_features(layer, read, self.dtype)
+            self.out_features = each.out_features
 
-    def encode(self, xs: Float[Array, "T *B F"], seq_lengths: Any) -> Float[Array, "U *B Y"]:
+    def encode(
+        self, xs: Float[Array, "T *B F"], seq_lengths: Any, dropout_key: Any
+    ) -> Float[Array, "U *B Y"]:
         """Return the top layer's outputs [⌈… ⌈T / w_1⌉ … / w_L⌉, *B, Y]."""
-        for layer, window in zip(self.layers, self.windows, strict=True):
-            seq_lengths = subsampled_lengths(seq_lengths, window)
-            xs = layer(subsample(xs, window), seq_lengths=seq_lengths, time_major=True)
+        each = zip(self.layers, self.windows, keys(dropout_key, len(self.layers)), strict=True)
+        for layer, window, key in each:
+            xs, seq_lengths = subsample(xs, window), subsampled_lengths(seq_lengths, window)
+            xs, _ = outputs(layer, xs, seq_lengths, key)
         return xs
 
     def output_lengths(self, seq_lengths: Any) -> Any:
@@ -108,14 +111,3 @@ def subsample(xs: Float[Array, "T *B F"], window: int) -> Float[Array, "U *B G"]
 def subsampled_lengths(seq_lengths: Any, window: int) -> Any:
     """Return ⌈length / w⌉ of each sequence [*B]; None for None."""
     return None if seq_lengths is None else -(-jnp.asarray(seq_lengths) // window)
-
-
-def _in_features(layer: RNN | Bidirectional) -> int:
-    rnn = layer.forward_rnn if isinstance(layer, Bidirectional) else layer
-    return rnn.cell.in_features
-
-
-def _out_features(layer: RNN | Bidirectional, in_features: int, dtype: Any) -> int:
-    """Ask the layer, whose cell and merge_fn decide."""
-    step = jax.ShapeDtypeStruct((1, in_features), dtype)
-    return jax.eval_shape(lambda xs: layer(xs, time_major=True, return_carry=False), step).shape[-1]

@@ -174,6 +174,8 @@ class ImageClassifier(nnx.Module):
     """
 
     def __init__(self, network: MultiDimensionalLSTM, classes: int, *, rngs: nnx.Rngs):
+        if not isinstance(network, MultiDimensionalLSTM):
+            checks.refuse("network", type(network).__name__, "a MultiDimensionalLSTM")
         checks.count("classes", classes)
         self.network = network
         self.readout = linear(network.out_features, classes, network.dtype, rngs)

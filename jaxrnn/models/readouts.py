@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import checks
 from jaxrnn.cells import initializers
-from jaxrnn.models.bodies import Body, sizes
+from jaxrnn.models.bodies import Reader, ends, outputs
 from jaxrnn.models.embeddings import checked_tokens
 from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
 from jaxrnn.unroll.record import seen
@@ -47,12 +47,13 @@ class SequenceLabeller(nnx.Module):
     """A body and a linear readout of each of its outputs: one label a step.
 
     Args:
-      body: `RNN`, `Bidirectional` or `Stack`.
+      body: `RNN`, `Bidirectional`, `Stack` or a `SequenceEncoder`; a `HierarchicalRNN` has an output, and so
+        a label, a window.
       classes: number of labels C.
       rngs: ``nnx.Rngs`` whose ``params`` stream draws the readout's weights.
 
     Raises:
-      InputError: a body that is no layer, or a number of classes below 1.
+      InputError: a body that is no layer and no encoder, or a number of classes below 1.
 
     Example:
       >>> from flax import nnx
@@ -65,8 +66,8 @@ class SequenceLabeller(nnx.Module):
       (20, 4, 5)
     """
 
-    def __init__(self, body: Body | Any, classes: int, *, rngs: nnx.Rngs):
-        _, features, _, dtype = sizes("body", body)
+    def __init__(self, body: Reader | Any, classes: int, *, rngs: nnx.Rngs):
+        features, dtype = ends("body", body)
         checks.count("classes", classes)
         self.body = body
         self.readout = linear(features, classes, dtype, rngs)
@@ -77,16 +78,9 @@ class SequenceLabeller(nnx.Module):
         *,
         seq_lengths: Lengths | Any = None,
         dropout_key: Key | None = None,
-    ) -> Float[Array, "T *B C"]:
-        """Map sequences [T, *B, F] to the logits of every step; those of padded steps mean nothing."""
-        outputs = self.body(
-            xs,
-            seq_lengths=seq_lengths,
-            dropout_key=dropout_key,
-            time_major=True,
-            return_carry=False,
-        )
-        return self.readout(outputs)
+    ) -> Float[Array, "U *B C"]:
+        """Map sequences [T, *B, F] to the logits of every output; those of padded steps mean nothing."""
+        return self.readout(outputs(self.body, xs, seq_lengths, dropout_key)[0])
 
 
 def cross_entropy(

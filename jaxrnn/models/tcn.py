@@ -80,9 +80,11 @@ class TCN(SequenceEncoder):
         """Number R of inputs that an output depends on: the present one and R − 1 before it."""
         return 1 + 2 * (self.kernel_size - 1) * (2 ** len(self.blocks) - 1)
 
-    def encode(self, xs: Float[Array, "T *B F"], seq_lengths: Any) -> Float[Array, "T *B H"]:
+    def encode(
+        self, xs: Float[Array, "T *B F"], seq_lengths: Any, dropout_key: Any
+    ) -> Float[Array, "T *B H"]:
         """Return the last block's units at each step; padding lies ahead of what is valid, unseen."""
-        del seq_lengths
+        del seq_lengths, dropout_key
         for block in self.blocks:
             xs = block(xs)
         return xs

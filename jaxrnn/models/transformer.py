@@ -144,8 +144,11 @@ class TransformerEncoder(SequenceEncoder):
         self.kernel = nnx.Param(initializers.glorot()(key, (in_features, features), dtype))
         self.bias = nnx.Param(jnp.zeros((features,), dtype))
 
-    def encode(self, xs: Float[Array, "T *B F"], seq_lengths: Any) -> Float[Array, "T *B D"]:
+    def encode(
+        self, xs: Float[Array, "T *B F"], seq_lengths: Any, dropout_key: Any
+    ) -> Float[Array, "T *B D"]:
         """Return what each step has gathered from those it sees."""
+        del dropout_key
         return self.stack(affine(xs, self.kernel[...], self.bias[...]), seq_lengths)
 
 

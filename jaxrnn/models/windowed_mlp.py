@@ -65,9 +65,11 @@ class WindowedMLP(SequenceEncoder):
         )
         self.biases = nnx.List(nnx.Param(jnp.zeros((hidden_features,), param_dtype)) for _ in sizes)
 
-    def encode(self, xs: Float[Array, "T *B F"], seq_lengths: Any) -> Float[Array, "T *B H"]:
+    def encode(
+        self, xs: Float[Array, "T *B F"], seq_lengths: Any, dropout_key: Any
+    ) -> Float[Array, "T *B H"]:
         """Return the last layer's units at each step; padding lies ahead of what is valid, unseen."""
-        del seq_lengths
+        del seq_lengths, dropout_key
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
             xs = causal_convolution(xs, kernel[...])
             xs = jax.nn.relu(xs + jnp.broadcast_to(bias[...], xs.shape))

@@ -77,16 +77,26 @@ class Vocabulary:
         return word in self._numbers
 
     def encode(self, words: Iterable[str]) -> Int[np.ndarray, "T"]:
-        """Return the numbers of words; that of `<unk>` for those that are not known."""
+        """Return the numbers of words; that of `<unk>` for those that are not known.
+
+        Raises:
+          InputError: one string, whose words nobody has told apart.
+        """
+        if isinstance(words, str):
+            checks.refuse("words", repr(words), "a list of words, as from .split() or list()")
         return np.array([self._numbers.get(word, self.unknown) for word in words], np.int32)
 
     def decode(self, numbers: Iterable[int] | Int[ArrayLike, "T"]) -> list[str]:
         """Return the words of numbers.
 
         Raises:
-          InputError: a number that is no word's.
+          InputError: a number that is no word's, or an array of more than one axis.
         """
-        found = [int(number) for number in numbers]
+        each = list(numbers)
+        if any(np.ndim(number) for number in each):
+            expected = "one sequence, [T] (decode each alone)"
+            checks.refuse("numbers", checks.describe(numbers), expected)
+        found = [int(number) for number in each]
         wrong = [number for number in found if not 0 <= number < len(self)]
         if wrong:
             checks.refuse("numbers", wrong[0], f"word numbers from 0 to {len(self) - 1}")

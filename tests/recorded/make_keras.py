@@ -34,6 +34,10 @@ def main() -> None:
         "gru": layers.GRU(UNITS, **options),
         "bidirectional_lstm": layers.Bidirectional(layers.LSTM(UNITS, **options)),
         "bidirectional_gru": layers.Bidirectional(layers.GRU(UNITS, **options)),
+        "gru_reset_before": layers.GRU(UNITS, reset_after=False, **options),
+        "bidirectional_gru_reset_before": layers.Bidirectional(
+            layers.GRU(UNITS, reset_after=False, **options)
+        ),
     }
     draw = np.random.default_rng(0)
     inputs = draw.normal(size=(len(LENGTHS), STEPS, FEATURES)).astype(np.float32)

@@ -28,7 +28,8 @@ def record(torch: Any, layer: Any, inputs: Any) -> dict[str, np.ndarray]:
         weight.data = weight.data.float().double()
     names = "hc" if isinstance(layer, torch.nn.LSTM) else "h"
     rows = layer.num_layers * (1 + layer.bidirectional)
-    initial = [torch.randn(rows, len(LENGTHS), HIDDEN).double() for _ in names]
+    sizes = {"h": layer.proj_size or HIDDEN, "c": HIDDEN}
+    initial = [torch.randn(rows, len(LENGTHS), sizes[name]).double() for name in names]
     packed = torch.nn.utils.rnn.pack_padded_sequence(inputs, LENGTHS)
     outputs, last = layer(packed, tuple(initial) if len(names) > 1 else initial[0])
     tensors = {"outputs": torch.nn.utils.rnn.pad_packed_sequence(outputs)[0]}
@@ -51,6 +52,9 @@ def main() -> None:
         "gru": (gru, {"num_layers": 2, "bidirectional": True}),
         "lstm_without_bias": (lstm, {"num_layers": 3, "bias": False}),
         "gru_without_bias": (gru, {"bias": False}),
+        "lstm_projected": (lstm, {"proj_size": 2}),
+        "lstm_projected_both": (lstm, {"num_layers": 2, "proj_size": 2, "bidirectional": True}),
+        "lstm_projected_without_bias": (lstm, {"proj_size": 2, "bias": False}),
     }
     inputs = torch.randn(STEPS, len(LENGTHS), FEATURES).double()
     arrays: dict[str, Any] = {"inputs": inputs.numpy(), "lengths": np.asarray(LENGTHS)}
