@@ -157,11 +157,12 @@ def test_encoders_train_as_plain_trees(name):
 @pytest.mark.parametrize("name", ["windowed", "hierarchical"])
 @pytest.mark.parametrize("pool", [last_step, mean_step])
 def test_the_readout_reads_the_pooled_outputs(name, pool, dtype):
-    model = EncoderClassifier(make(name, dtype), 5, pool=pool, rngs=nnx.Rngs(1))
+    encoder = make(name, dtype)
+    model = EncoderClassifier(encoder, 5, pool=pool, rngs=nnx.Rngs(1))
     xs = draw(T, len(LENGTHS), F, dtype=dtype)
     kernel, bias = np.asarray(model.readout.kernel), np.asarray(model.readout.bias)
-    lengths = np.asarray(model.encoder.output_lengths(LENGTHS))
-    outputs = np.asarray(model.encoder(xs, seq_lengths=LENGTHS))
+    lengths = np.asarray(encoder.output_lengths(LENGTHS))
+    outputs = np.asarray(encoder(xs, seq_lengths=LENGTHS))
     logits, whole = model(xs, seq_lengths=LENGTHS), model(xs)
     tolerance = 2e-6 if dtype == jnp.float32 else 1e-13
     assert logits.dtype == dtype
