@@ -31,9 +31,21 @@ def few_programs():
     jax.clear_caches()
 
 
+_MODELS = (
+    "test_baselines.py",
+    "test_encoder_decoder.py",
+    "test_encoders.py",
+    "test_hierarchical.py",
+    "test_language_model.py",
+    "test_multi_dimensional.py",
+    "test_transformer.py",
+)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Count the notebook that looks at every cell among the slow tests."""
+    """Count among the slow tests the notebook that looks at every cell, and models once more in float32."""
     for item in items:
-        if item.path.name == "03_the_zoo.ipynb":
+        again = item.path.name in _MODELS and "float32" in item.name
+        if again or item.path.name == "03_the_zoo.ipynb":
             item.add_marker(pytest.mark.slow)

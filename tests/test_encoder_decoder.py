@@ -14,7 +14,6 @@ import pytest
 from flax import nnx
 
 from jaxrnn import RNN, Bidirectional, GRUCell, InputError, LSTMCell, make_cell
-from jaxrnn.cells import CELLS
 from jaxrnn.models import (
     AdditiveAttention,
     DotAttention,
@@ -24,6 +23,7 @@ from jaxrnn.models import (
     greedy_search,
 )
 from tests.oracles import numpy_models
+from tests.zoo import table_of_cells
 
 F, H, V, L, T, B = 3, 2, 4, 5, 4, 3
 Y = 2 * H
@@ -241,7 +241,7 @@ UNBOUNDED = {
 OWN = {"slstm": ("c", "n", "m"), "mlstm": ("C", "n", "m"), "clockwork": ("clock",)}
 
 
-@pytest.mark.parametrize("name", CELLS)
+@table_of_cells("slstm", "clockwork", "mlstm")
 def test_every_cell_starts_from_a_carry_that_it_could_have_written(name):
     """Whatever the encoder says, outputs stay in the cell's range."""
     rngs = nnx.Rngs(0)

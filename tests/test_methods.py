@@ -28,10 +28,11 @@ from jaxrnn import (
     Truncated,
     unroll,
 )
+from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
 from jaxrnn.unroll.signals import Pair, Sum, signals_of
-from tests.zoo import every_cell
+from tests.zoo import KINDS, every_cell
 
 F, H, T, B = 3, 4, 7, 3
 LENGTHS = np.array([0, 3, 7])
@@ -109,11 +110,21 @@ def test_there_are_several_blocks_and_a_rest():
     assert [(s.blocks, s.size) for s in segments(T, 3)] == [(2, 3), (1, 1)]
 
 
+def _is_quick(name: str, options: str) -> bool:
+    """Tell what is always run: what reads backwards with masks and resets, reads forwards with them too."""
+    return name in KINDS and (
+        options == "plain" or (options == "all-reverse" and name != "elman-tanh")
+    )
+
+
 @pytest.mark.parametrize(
-    "options",  # what reads backwards with masks and resets, reads forwards with them too
-    [pytest.param(o, marks=pytest.mark.slow) if o == "all" else o for o in OPTIONS],
+    ("name", "options"),
+    [
+        pytest.param(n, o, marks=[] if _is_quick(n, o) else pytest.mark.slow)
+        for n in CELLS
+        for o in OPTIONS
+    ],
 )
-@every_cell
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_equals_scan(method, name, options, x64):
     actual = loss_and_gradients(

@@ -22,6 +22,7 @@ from jaxrnn.models import (
     matched_width,
     mean_step,
 )
+from tests.zoo import every_cell
 
 
 def _classifier(name: str, hidden_features: int = 6) -> SequenceClassifier:
@@ -29,7 +30,7 @@ def _classifier(name: str, hidden_features: int = 6) -> SequenceClassifier:
     return SequenceClassifier(jaxrnn.make_cell(name, 2, hidden_features, rngs=rngs), 3, rngs=rngs)
 
 
-@pytest.mark.parametrize("name", CELLS)
+@every_cell
 def test_logits_read_the_output_after_the_last_valid_step(name: str):
     model = _classifier(name)
     xs = jax.random.normal(jax.random.key(0), (7, 4, 2))

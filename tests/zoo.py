@@ -11,7 +11,7 @@ from jaxrnn.cells import CELLS
 from jaxrnn.typing import SplitCell
 
 # One leaf and two, drive and pull added and apart, and no recurrent weights at all.
-KINDS = ("elman-tanh", "elman-relu", "lstm", "gru", "mingru")
+KINDS = ("elman-tanh", "lstm", "gru", "mingru")
 
 
 def table_of_cells(*quick: str, among: Iterable[str] = tuple(CELLS)) -> pytest.MarkDecorator:

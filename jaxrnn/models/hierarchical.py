@@ -47,7 +47,7 @@ class HierarchicalRNN(SequenceEncoder):
       [3, 1, 1, 0]
     """
 
-    def __init__(self, layers: Sequence[Body], windows: Sequence[int]):
+    def __init__(self, layers: Sequence[Body] | Any, windows: Sequence[int]):
         if not layers:
             checks.refuse("layers", "none", "at least one RNN")
         if len({id(layer) for layer in layers}) < len(layers):

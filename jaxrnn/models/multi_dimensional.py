@@ -173,7 +173,7 @@ class ImageClassifier(nnx.Module):
       (32, 10)
     """
 
-    def __init__(self, network: MultiDimensionalLSTM, classes: int, *, rngs: nnx.Rngs):
+    def __init__(self, network: MultiDimensionalLSTM | Any, classes: int, *, rngs: nnx.Rngs):
         if not isinstance(network, MultiDimensionalLSTM):
             checks.refuse("network", type(network).__name__, "a MultiDimensionalLSTM")
         checks.count("classes", classes)

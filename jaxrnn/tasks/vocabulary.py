@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -86,7 +87,7 @@ class Vocabulary:
             checks.refuse("words", repr(words), "a list of words, as from .split() or list()")
         return np.array([self._numbers.get(word, self.unknown) for word in words], np.int32)
 
-    def decode(self, numbers: Iterable[int] | Int[ArrayLike, "T"]) -> list[str]:
+    def decode(self, numbers: Iterable[int] | Int[ArrayLike, "T"] | Any) -> list[str]:
         """Return the words of numbers.
 
         Raises:

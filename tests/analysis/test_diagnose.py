@@ -135,6 +135,7 @@ def test_an_update_that_mixes_its_units_is_refused(inputs):
         diagnose(cell, inputs)
 
 
+@pytest.mark.slow
 def test_a_plain_function_is_never_stale():
     """What a function closes over may change between calls, and the answer with it."""
 
@@ -154,6 +155,7 @@ def test_a_plain_function_is_never_stale():
         assert float(found.propagator.rate.value) == pytest.approx(math.log(factor), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision_is_diagnosed_in_single(inputs):
     single = jaxrnn.make_cell("gru", 3, 8, rngs=nnx.Rngs(0))
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), single)
@@ -163,6 +165,7 @@ def test_half_precision_is_diagnosed_in_single(inputs):
     assert rates[1] == pytest.approx(rates[0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_text_of_one_sequence_has_no_interval(inputs):
     text = diagnose(jaxrnn.make_cell("lstm", 3, 8, rngs=nnx.Rngs(0)), inputs[:, 0]).text
     assert "(one sequence)" in text
