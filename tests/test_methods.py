@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
 from jaxrnn.unroll.signals import Pair, Sum, signals_of
-from tests.zoo import KINDS, every_cell
+from tests.zoo import KINDS, SPLIT, every_cell
 
 F, H, T, B = 3, 4, 7, 3
 LENGTHS = np.array([0, 3, 7])
@@ -118,14 +119,13 @@ def _is_quick(name: str, options: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("method", "name", "options"),
     [
-        pytest.param(n, o, marks=[] if _is_quick(n, o) else pytest.mark.slow)
-        for n in CELLS
-        for o in OPTIONS
+        pytest.param(m, n, o, marks=[] if _is_quick(n, o) else pytest.mark.slow)
+        for m, n, o in itertools.product(METHODS, CELLS, OPTIONS)
+        if n in SPLIT or not isinstance(METHODS[m], Blocked)
     ],
 )
-@pytest.mark.parametrize("method", METHODS)
 def test_every_method_equals_scan(method, name, options, x64):
     actual = loss_and_gradients(
         *example(name, "float64"), method=METHODS[method], **OPTIONS[options]
