@@ -209,9 +209,9 @@ REFUSED = [
      "unroll", "0", "a whole number above 0"),
     # Lengths, masks, resets.
     ("negative lengths", lambda: unroll(seq_lengths=np.array([-1, 3])),
-     "seq_lengths", "values from -1 to 3", "0 to 5, the steps in xs"),
+     "seq_lengths", "values from -1 to 3", "0 to 5, the steps of the sequences"),
     ("too long lengths", lambda: unroll(seq_lengths=np.array([2, T + 1])),
-     "seq_lengths", "values from 2 to 6", "0 to 5, the steps in xs"),
+     "seq_lengths", "values from 2 to 6", "0 to 5, the steps of the sequences"),
     ("lengths for another batch", lambda: unroll(seq_lengths=np.array([1, 2, 3])),
      "seq_lengths", "[3]", "shape [2], [*B]"),
     ("one length for all", lambda: unroll(seq_lengths=4),

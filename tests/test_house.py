@@ -18,7 +18,7 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("typing", "checks", "steps", "devices"),
+            ("typing", "checks", "files", "steps", "devices"),
             ("cells", "unroll", "analysis", "tasks"),
             ("layers",),
             ("models",),

@@ -85,7 +85,3 @@ class AntisymmetricCell(InputWeights, SplitStep):
     ) -> Float[Array, "*B H"]:
         """Return h + ε tanh(drive + pull)."""
         return carry + self.step_size * jnp.tanh(drive + pull)
-
-    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-        """Return h."""
-        return carry

@@ -247,9 +247,9 @@ class SplitStep(RecurrentCell):
     ) -> Carry:
         """Combine carry, drive and pull into the next carry, unit by unit."""
 
-    @abc.abstractmethod
     def readout(self, carry: Carry) -> Float[Array, "*B Y"]:
-        """Return the output of a carry."""
+        """Return the output of a carry: h, its last leaf."""
+        return jax.tree.leaves(carry)[-1]
 
     def step(self, carry: Carry, x: Float[Array, "*B F"]) -> tuple[Carry, Float[Array, "*B Y"]]:
         """Take one step, part by part."""
@@ -263,7 +263,3 @@ class DenseCell(DenseWeights, SplitStep):
     def mix(self, carry: Carry) -> Float[Array, "*B P"]:
         """Return U h."""
         return jax.tree.leaves(carry)[-1] @ self.recurrent_kernel[...]
-
-    def readout(self, carry: Carry) -> Float[Array, "*B H"]:
-        """Return h."""
-        return jax.tree.leaves(carry)[-1]

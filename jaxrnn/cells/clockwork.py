@@ -103,8 +103,3 @@ class ClockworkCell(InputWeights, SplitStep):
         ticks = clock < 0.5
         wait = everywhere(jnp.asarray(self.periods, clock.dtype) - 1, clock)
         return jnp.where(ticks, wait, clock - 1), jnp.where(ticks, jnp.tanh(drive + pull), h)
-
-    def readout(self, carry: ClockworkCarry) -> Float[Array, "*B H"]:
-        """Return h."""
-        _, h = carry
-        return h

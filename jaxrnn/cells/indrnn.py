@@ -73,7 +73,3 @@ class IndRNNCell(InputWeights, SplitStep):
         """Return φ(drive + pull)."""
         del carry  # enters through the pull alone
         return self.activation_fn(drive + pull)
-
-    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-        """Return h."""
-        return carry

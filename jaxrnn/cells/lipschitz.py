@@ -95,7 +95,3 @@ class LipschitzCell(InputWeights, SplitStep):
         """Return h + ε (A h + tanh(drive + U h))."""
         linear, pull = jnp.split(pull, 2, axis=-1)
         return carry + self.step_size * (linear + jnp.tanh(drive + pull))
-
-    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-        """Return h."""
-        return carry

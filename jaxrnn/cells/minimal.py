@@ -34,10 +34,6 @@ class InputGatedCell(InputWeights, SplitStep):
         """Return an empty pull."""
         return carry[..., :0]
 
-    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-        """Return h."""
-        return carry
-
 
 class MinGRUCell(InputGatedCell):
     """Minimal GRU; carry h [*B, H], output h.

@@ -88,7 +88,3 @@ class OrthogonalCell(SplitStep):
         turned, threshold = jnp.split(pull, 2, axis=-1)
         (moved,) = modrelu((turned + drive,), threshold)
         return moved
-
-    def readout(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
-        """Return h."""
-        return carry

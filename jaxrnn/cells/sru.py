@@ -71,8 +71,3 @@ class SRUCell(InputWeights, SplitStep):
         f, r = sigmoid(drive_f + pull_f), sigmoid(drive_r + pull_r)
         c = f * c + (1 - f) * new
         return c, r * c + (1 - r) * highway
-
-    def readout(self, carry: SRUCarry) -> Float[Array, "*B H"]:
-        """Return h."""
-        _, h = carry
-        return h

@@ -51,9 +51,9 @@ class CellEntry:
       make: ``make(in_features, hidden_features, rngs=...)`` returns the cell.
       equations: the step in one line.
       parameters: the paper's count as a function of F and H.
+      paper: where it comes from.
       jacobian: what the step Jacobian ∂s'/∂s depends on: nothing, the input, or the state too.
       parallel: whether `jaxrnn.Associative` can take all steps at once.
-      paper: where it comes from.
       outputs: size Y of the output as a function of H.
     """
 
@@ -61,9 +61,9 @@ class CellEntry:
     make: Callable[..., Any]
     equations: str
     parameters: Count
-    jacobian: Literal["constant", "input", "state"]
-    parallel: bool
     paper: str
+    jacobian: Literal["constant", "input", "state"] = "state"
+    parallel: bool = False
     outputs: Callable[[int], int] = lambda h: h
 
     def cost(self, in_features: int, hidden_features: int) -> CellCost:
@@ -121,16 +121,12 @@ _ELMAN = "h' = φ(W x + U h + b)"
 CELLS: dict[str, CellEntry] = {
     entry.name: entry
     for entry in (
-        CellEntry(
-            "elman-tanh", ElmanCell, f"{_ELMAN}, φ = tanh", _dense(1), "state", False, "Elman 1990"
-        ),
+        CellEntry("elman-tanh", ElmanCell, f"{_ELMAN}, φ = tanh", _dense(1), "Elman 1990"),
         CellEntry(
             "elman-relu",
             partial(ElmanCell, activation_fn=jax.nn.relu),
             f"{_ELMAN}, φ = ReLU",
             _dense(1),
-            "state",
-            False,
             "Elman 1990, with ReLU",
         ),
         CellEntry(
@@ -138,8 +134,6 @@ CELLS: dict[str, CellEntry] = {
             partial(ElmanCell, activation_fn=jax.nn.sigmoid),
             f"{_ELMAN}, φ = σ",
             _dense(1),
-            "state",
-            False,
             "Elman 1990",
         ),
         CellEntry(
@@ -151,8 +145,6 @@ CELLS: dict[str, CellEntry] = {
             ),
             f"{_ELMAN}, φ = ReLU, U = I at the start",
             _dense(1),
-            "state",
-            False,
             "Le, Jaitly & Hinton 2015",
         ),
         CellEntry(
@@ -160,8 +152,6 @@ CELLS: dict[str, CellEntry] = {
             LSTMCell,
             "c' = σ(f) c + σ(i) tanh(g),  h' = σ(o) tanh(c')",
             _dense(4),
-            "state",
-            False,
             "Hochreiter & Schmidhuber 1997; Gers et al. 2000",
         ),
         CellEntry(
@@ -169,8 +159,6 @@ CELLS: dict[str, CellEntry] = {
             PeepholeLSTMCell,
             "as lstm, i and f see p c, o sees p c'",
             _dense(4, extra=3),
-            "state",
-            False,
             "Gers & Schmidhuber 2000",
         ),
         CellEntry(
@@ -178,8 +166,6 @@ CELLS: dict[str, CellEntry] = {
             ProjectedLSTMCell,
             "as lstm, h' = P (σ(o) tanh(c'))",
             _projected,
-            "state",
-            False,
             "Sak, Senior & Beaufays 2014",
             outputs=lambda h: max(1, h // 2),
         ),
@@ -188,8 +174,6 @@ CELLS: dict[str, CellEntry] = {
             GRUCell,
             "h' = z h + (1 − z) tanh(W x + b + r (U h + v))",
             _dense(3, extra=1),
-            "state",
-            False,
             "Cho et al. 2014 (reset after the product)",
         ),
         CellEntry(
@@ -197,8 +181,6 @@ CELLS: dict[str, CellEntry] = {
             ResetBeforeGRUCell,
             "h' = z h + (1 − z) tanh(W x + b + U (r h))",
             _dense(3),
-            "state",
-            False,
             "Cho et al. 2014",
         ),
         CellEntry(
@@ -206,8 +188,6 @@ CELLS: dict[str, CellEntry] = {
             OGRUCell,
             "as gru-reset-before, z = σ(W x + b + U (r h))",
             _dense(3),
-            "state",
-            False,
             "Wang et al. 2019 (our reading)",
         ),
         CellEntry(
@@ -215,8 +195,6 @@ CELLS: dict[str, CellEntry] = {
             MGUCell,
             "h' = (1 − f) h + f tanh(W x + b + U (f h))",
             _dense(2),
-            "state",
-            False,
             "Zhou et al. 2016",
         ),
         CellEntry(
@@ -224,8 +202,6 @@ CELLS: dict[str, CellEntry] = {
             CTRNNCell,
             "h' = (1 − α) h + α tanh(W x + U h + b)",
             _dense(1),
-            "state",
-            False,
             "Funahashi & Nakamura 1993",
         ),
         CellEntry(
@@ -233,8 +209,6 @@ CELLS: dict[str, CellEntry] = {
             ClockworkCell,
             "group g: h' = tanh(W x + U h + b) every T_g steps",
             _clockwork,
-            "state",
-            False,
             "Koutník et al. 2014",
         ),
         CellEntry(
@@ -242,8 +216,6 @@ CELLS: dict[str, CellEntry] = {
             IndRNNCell,
             "h' = ReLU(W x + u h + b)",
             _from_input(1, extra=1),
-            "state",
-            False,
             "Li et al. 2018",
         ),
         CellEntry(
@@ -251,8 +223,6 @@ CELLS: dict[str, CellEntry] = {
             OrthogonalCell,
             "h' = modReLU(exp(A) h + W x, b), A = −Aᵀ",
             lambda f, h: h * f + h * (h - 1) // 2 + h,
-            "state",
-            False,
             "Lezcano-Casado & Martínez-Rubio 2019",
         ),
         CellEntry(
@@ -260,8 +230,6 @@ CELLS: dict[str, CellEntry] = {
             UnitaryCell,
             "h' = modReLU(D₃ R₂ F⁻¹ D₂ Π R₁ F D₁ h + V x, b)",
             lambda f, h: 2 * f * h + 8 * h,
-            "state",
-            False,
             "Arjovsky, Shah & Bengio 2016",
             outputs=lambda h: 2 * h,
         ),
@@ -270,8 +238,6 @@ CELLS: dict[str, CellEntry] = {
             AntisymmetricCell,
             "h' = h + ε tanh((A − γ I) h + W x + b), A = −Aᵀ",
             lambda f, h: h * (f + 1) + h * (h - 1) // 2,
-            "state",
-            False,
             "Chang et al. 2019",
         ),
         CellEntry(
@@ -279,8 +245,6 @@ CELLS: dict[str, CellEntry] = {
             LipschitzCell,
             "h' = h + ε (A h + tanh(U h + W x + b))",
             lambda f, h: h * (f + 1) + 2 * h * h,
-            "state",
-            False,
             "Erichson et al. 2021",
         ),
         CellEntry(
@@ -288,8 +252,6 @@ CELLS: dict[str, CellEntry] = {
             CoRNNCell,
             "z' = z + Δt (tanh(U y + V z + W x + b) − γ y − ε z),  y' = y + Δt z'",
             lambda f, h: h * (f + 2 * h + 1),
-            "state",
-            False,
             "Rusch & Mishra 2021",
         ),
         CellEntry(
@@ -297,8 +259,6 @@ CELLS: dict[str, CellEntry] = {
             LEMCell,
             "z' = (1 − Δ) z + Δ tanh(U y + …),  y' = (1 − Δ̄) y + Δ̄ tanh(U z' + …)",
             _dense(4),
-            "state",
-            False,
             "Rusch et al. 2022",
         ),
         CellEntry(
@@ -306,8 +266,6 @@ CELLS: dict[str, CellEntry] = {
             SLSTMCell,
             "c' = σ(f) c + exp(i) tanh(z),  n' = σ(f) n + exp(i),  h' = σ(o) c' / n'",
             _dense(4),
-            "state",
-            False,
             "Beck et al. 2024",
         ),
         CellEntry(
@@ -315,8 +273,6 @@ CELLS: dict[str, CellEntry] = {
             MLSTMCell,
             "C' = σ(f) C + exp(i) v kᵀ,  y = σ(o) C' q / max(|n' q|, 1)",
             lambda f, h: (4 * h + 2) * (f + 1),
-            "state",
-            False,
             "Beck et al. 2024",
         ),
         CellEntry(
@@ -324,8 +280,6 @@ CELLS: dict[str, CellEntry] = {
             SRUCell,
             "c' = f c + (1 − f) n,  h' = r c' + (1 − r) W x",
             _from_input(4, extra=2),
-            "state",
-            False,
             "Lei et al. 2018",
         ),
         CellEntry(
@@ -333,27 +287,27 @@ CELLS: dict[str, CellEntry] = {
             MinGRUCell,
             "h' = (1 − z) h + z n",
             _from_input(2),
-            "input",
-            True,
             "Feng et al. 2024",
+            jacobian="input",
+            parallel=True,
         ),
         CellEntry(
             "minlstm",
             MinLSTMCell,
             "h' = (f h + i n) / (f + i)",
             _from_input(3),
-            "input",
-            True,
             "Feng et al. 2024",
+            jacobian="input",
+            parallel=True,
         ),
         CellEntry(
             "lru",
             LRUCell,
             "s' = λ s + γ B x, |λ| = exp(−e^ν)",
             lambda f, h: 2 * f * h + 3 * h,
-            "constant",
-            True,
             "Orvieto et al. 2023",
+            jacobian="constant",
+            parallel=True,
             outputs=lambda h: 2 * h,
         ),
         CellEntry(
@@ -361,9 +315,9 @@ CELLS: dict[str, CellEntry] = {
             S5Cell,
             "s' = exp(Λ Δ) s + Λ⁻¹ (exp(Λ Δ) − 1) B x",
             lambda f, h: 2 * f * h + 3 * h,
-            "constant",
-            True,
             "Smith, Warrington & Linderman 2023",
+            jacobian="constant",
+            parallel=True,
             outputs=lambda h: 2 * h,
         ),
         CellEntry(
@@ -371,9 +325,9 @@ CELLS: dict[str, CellEntry] = {
             RGLRUCell,
             "h' = a h + √(1 − a²) i (W x + b),  a = σ(Λ)^(8 r)",
             _from_input(3, extra=1),
-            "input",
-            True,
             "De et al. 2024",
+            jacobian="input",
+            parallel=True,
         ),
     )
 }

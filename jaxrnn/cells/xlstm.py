@@ -119,11 +119,6 @@ class SLSTMCell(InputWeights, SplitStep):
         n = f * n + i
         return c, n, new_m, sigmoid(o) * c / n
 
-    def readout(self, carry: ScalarCarry) -> Float[Array, "*B H"]:
-        """Return h."""
-        *_, h = carry
-        return h
-
 
 class MLSTMCell(InputWeights):
     """mLSTM cell of one head; carry (C [*B, H, H], n [*B, H], m [*B, 1]), output [*B, H].

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
+from jaxrnn.files import replace_file
 from jaxrnn.training.progress import ProgressBar
 
 _VERSION = importlib.metadata.version("jaxrnn")
@@ -70,8 +71,5 @@ def _read(file: Path, name: str) -> Any:
 
 
 def _write(file: Path, name: str, found: Any) -> None:
-    """Write under another name and rename: a crash leaves no half of a part."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_bytes(pickle.dumps((_VERSION, name, found)))
-    unfinished.replace(file)
+    replace_file(file, pickle.dumps((_VERSION, name, found)))

@@ -29,6 +29,7 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 
 from jaxrnn import checks
+from jaxrnn.files import replace_file
 from jaxrnn.interop.weights import device_array
 
 _Module = TypeVar("_Module", bound=nnx.Module)
@@ -80,7 +81,10 @@ def save(path: PathLike, module: nnx.Module | Any) -> None:
         content = safetensors.numpy.save(arrays, metadata=_METADATA)
     except SafetensorError as error:
         checks.refuse("module", str(error), "dtypes that safetensors has")
-    _replace(Path(path), content)
+    try:
+        replace_file(Path(path), content)
+    except OSError as error:
+        checks.refuse("path", f"{path} ({error.strerror})", "a file that can be written")
 
 
 def load(path: PathLike, like: _Module) -> _Module:
@@ -166,19 +170,3 @@ def _named(argument: str, module: Any) -> dict[str, Any]:
     if len(named) < len(leaves):
         checks.refuse(argument, "two parameters of one name", "names without dots")
     return named
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        try:
-            with unfinished.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        checks.refuse("path", f"{path} ({error.strerror})", "a file that can be written")

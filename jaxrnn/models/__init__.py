@@ -17,14 +17,14 @@ from jaxrnn.models.multi_dimensional import ImageClassifier, MultiDimensionalLST
 from jaxrnn.models.readouts import SequenceLabeller, cross_entropy, perplexity
 from jaxrnn.models.skip_gram import SkipGram, train_skip_gram
 from jaxrnn.models.tcn import TCN
-from jaxrnn.models.transformer import (
+from jaxrnn.models.token_transformer import (
     MaskedTokens,
     TokenTransformer,
-    TransformerEncoder,
     mask_tokens,
     masked_token_loss,
     next_token_loss,
 )
+from jaxrnn.models.transformer import TransformerEncoder
 from jaxrnn.models.windowed_mlp import WindowedMLP
 from jaxrnn.models.word_vectors import (
     WordVectors,

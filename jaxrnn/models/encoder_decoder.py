@@ -276,10 +276,7 @@ def checked_sequences(
 ) -> tuple[Int[Array, "T *B"], Any]:
     """Return tokens, 0 at padded steps, and their lengths, or None; refuse what does not fit."""
     steps, *batch = tokens.shape
-    try:
-        valid = padding_mask(lengths, None, steps, tuple(batch))
-    except checks.InputError as error:
-        raise checks.InputError(str(error).replace("seq_lengths", lengths_argument, 1)) from None
+    valid = padding_mask(lengths, None, steps, tuple(batch), lengths_argument)
     # Before it is embedded: a token of the padding that no table has would read as NaN.
     tokens = checked_tokens(argument, seen(tokens, valid), vocabulary)
     return tokens, None if lengths is None else jnp.asarray(lengths)

@@ -24,9 +24,9 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
+from jaxrnn.files import UNFINISHED, replace_file
 
 _CONFIG, _ENVIRONMENT, _METRICS = "config.json", "env.json", "metrics.jsonl"
-_UNFINISHED = ".unfinished"
 _PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -52,7 +52,7 @@ class RunFolder:
         try:
             settled = (self.path / _CONFIG).exists()
             others = self.path.exists() and any(
-                file.suffix != _UNFINISHED for file in self.path.iterdir()
+                file.suffix != UNFINISHED for file in self.path.iterdir()
             )
         except OSError as error:
             checks.refuse("out", f"{self.path} ({error.strerror})", "a folder")
@@ -103,10 +103,8 @@ class RunFolder:
 
     def rewind(self, epoch: int) -> None:
         """Forget the metrics after `epoch`, of which the checkpoint to go on from does not know."""
-        _replace(
-            self.metrics,
-            "".join(json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch),
-        )
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch]
+        replace_file(self.metrics, "".join(kept).encode())
 
 
 def holds_run(path: Path) -> bool:
@@ -182,11 +180,4 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    _replace(path, json.dumps(content, indent=2) + "\n")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file under another name and rename it: a crash leaves the old one or the new one."""
-    unfinished = path.with_name(path.name + _UNFINISHED)
-    unfinished.write_text(text, "utf-8")
-    unfinished.replace(path)
+    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())

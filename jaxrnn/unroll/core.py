@@ -143,7 +143,13 @@ def _unmapped(leaf: Any) -> Any:
     return leaf
 
 
-def padding_mask(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]) -> Any:
+def padding_mask(
+    seq_lengths: Any,
+    mask: Any,
+    steps: int,
+    batch: tuple[int, ...],
+    argument: str = "seq_lengths",
+) -> Any:
     """Join lengths and mask into one array, False where a step is padding.
 
     Args:
@@ -151,6 +157,7 @@ def padding_mask(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]
       mask: False where a step is padding [T, *B], or None.
       steps: T.
       batch: *B.
+      argument: names the lengths in errors.
 
     Returns:
       The mask [T, *B], or None where both arguments are.
@@ -162,16 +169,15 @@ def padding_mask(seq_lengths: Any, mask: Any, steps: int, batch: tuple[int, ...]
     if seq_lengths is None:
         return mask
     lengths = jnp.asarray(seq_lengths)
-    checks.shape("seq_lengths", lengths, batch, "[*B]")
+    checks.shape(argument, lengths, batch, "[*B]")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        checks.refuse("seq_lengths", checks.describe(lengths), "integers")
+        checks.refuse(argument, checks.describe(lengths), "integers")
     if checks.concrete(lengths) and lengths.size:
         values = np.asarray(lengths)  # JAX would trace a reduction inside jit, of constants too
         low, high = int(values.min()), int(values.max())
         if low < 0 or high > steps:
-            checks.refuse(
-                "seq_lengths", f"values from {low} to {high}", f"0 to {steps}, the steps in xs"
-            )
+            expected = f"0 to {steps}, the steps of the sequences"
+            checks.refuse(argument, f"values from {low} to {high}", expected)
     within = jax.vmap(lambda t: t < lengths.astype(jnp.int32))(jnp.arange(steps, dtype=jnp.int32))
     return within if mask is None else within & mask
 
