@@ -24,15 +24,32 @@ import jax.numpy as jnp
 from jax.nn import log_sigmoid, sigmoid
 from jaxtyping import Array, Float
 
-from jaxrnn.cells.base import InputWeights, SplitStep
+from jaxrnn.cells.base import InputWeights, SplitStep, affine
 
 
 class InputGatedCell(InputWeights, SplitStep):
-    """A split cell without recurrent weights: what a gate knows, it knows from the input."""
+    """A split cell without recurrent weights, linear in its state: h' = a(x) h + b(x).
+
+    What its gates know, they know from the input, so all of a and b is drive: it is made for all steps at
+    once.
+    """
 
     def mix(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B 0"]:
         """Return an empty pull."""
         return carry[..., :0]
+
+    def update(
+        self, carry: Float[Array, "*B H"], drive: Float[Array, "*B D"], pull: Float[Array, "*B 0"]
+    ) -> Float[Array, "*B H"]:
+        """Return a h + b, from the drive (a, b)."""
+        del pull
+        decay, gained = jnp.split(drive, 2, axis=-1)
+        return decay * carry + gained
+
+    def gate_inputs(self, x: Float[Array, "*B F"]) -> list[Float[Array, "*B H"]]:
+        """Return W x + b of each gate."""
+        inputs = affine(x, self.kernel[...], self.bias[...])
+        return jnp.split(inputs, len(self.gates), axis=-1)
 
 
 class MinGRUCell(InputGatedCell):
@@ -54,13 +71,10 @@ class MinGRUCell(InputGatedCell):
 
     gates: ClassVar[tuple[str, ...]] = ("update", "new")
 
-    def update(
-        self, carry: Float[Array, "*B H"], drive: Float[Array, "*B D"], pull: Float[Array, "*B 0"]
-    ) -> Float[Array, "*B H"]:
-        """Return (1 − z) h + z n."""
-        del pull
-        z, n = jnp.split(drive, 2, axis=-1)
-        return sigmoid(-z) * carry + sigmoid(z) * n
+    def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B D"]:
+        """Return 1 − z and z n."""
+        z, n = self.gate_inputs(x)
+        return jnp.concatenate([sigmoid(-z), sigmoid(z) * n], axis=-1)
 
 
 class MinLSTMCell(InputGatedCell):
@@ -82,13 +96,9 @@ class MinLSTMCell(InputGatedCell):
 
     gates: ClassVar[tuple[str, ...]] = ("forget", "input", "new")
 
-    def update(
-        self, carry: Float[Array, "*B H"], drive: Float[Array, "*B D"], pull: Float[Array, "*B 0"]
-    ) -> Float[Array, "*B H"]:
-        """Return (f h + i n) / (f + i)."""
-        del pull
-        f, i, n = jnp.split(drive, 3, axis=-1)
-        # σ(f) / (σ(f) + σ(i)) from the logarithms: both gates may be far below what a float holds.
-        keep = sigmoid(log_sigmoid(f) - log_sigmoid(i))
-        admit = sigmoid(log_sigmoid(i) - log_sigmoid(f))
-        return keep * carry + admit * n
+    def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B D"]:
+        """Return f / (f + i) and i n / (f + i)."""
+        f, i, n = self.gate_inputs(x)
+        # From the logarithms: both gates may be far below what a float holds.
+        excess = log_sigmoid(f) - log_sigmoid(i)
+        return jnp.concatenate([sigmoid(excess), sigmoid(-excess) * n], axis=-1)

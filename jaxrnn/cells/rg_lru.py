@@ -26,7 +26,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
-from jaxrnn.cells.base import InputOptions, affine, everywhere
+from jaxrnn.cells.base import InputOptions, everywhere
 from jaxrnn.cells.minimal import InputGatedCell
 
 _SHARPNESS = 8.0  # the paper's c
@@ -72,17 +72,9 @@ class RGLRUCell(InputGatedCell):
 
     def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B D"]:
         """Return a and √(1 − a²) i (W x + b)."""
-        r, i, new = jnp.split(affine(x, self.kernel[...], self.bias[...]), 3, axis=-1)
+        r, i, new = self.gate_inputs(x)
         log_a = _SHARPNESS * sigmoid(r) * everywhere(jax.nn.log_sigmoid(self.log_odds[...]), r)
         # Where a rounds to 1 the root has no slope; what it would be multiplied with is zero there.
         fades = log_a < 0
         gain = jnp.where(fades, jnp.sqrt(-jnp.expm1(2 * jnp.where(fades, log_a, -1))), 0)
         return jnp.concatenate([jnp.exp(log_a), gain * sigmoid(i) * new], axis=-1)
-
-    def update(
-        self, carry: Float[Array, "*B H"], drive: Float[Array, "*B D"], pull: Float[Array, "*B 0"]
-    ) -> Float[Array, "*B H"]:
-        """Return a h + √(1 − a²) i (W x + b)."""
-        del pull
-        decay, gained = jnp.split(drive, 2, axis=-1)
-        return decay * carry + gained
