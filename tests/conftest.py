@@ -31,8 +31,10 @@ def few_programs():
     jax.clear_caches()
 
 
-_MODELS = (
+_QUICK_IN_FLOAT64 = (
     "test_baselines.py",
+    "test_cells_protocol.py",
+    "test_cells_theory.py",
     "test_encoder_decoder.py",
     "test_encoders.py",
     "test_hierarchical.py",
@@ -44,8 +46,8 @@ _MODELS = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Count among the slow tests the notebook that looks at every cell, and models once more in float32."""
+    """Count among the slow tests the notebook on every cell, and what is run once more in float32."""
     for item in items:
-        again = item.path.name in _MODELS and "float32" in item.name
+        again = item.path.name in _QUICK_IN_FLOAT64 and "float32" in item.name
         if again or item.path.name == "03_the_zoo.ipynb":
             item.add_marker(pytest.mark.slow)

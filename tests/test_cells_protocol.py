@@ -269,8 +269,8 @@ def test_holds_params_and_nothing_else(name):
 
 
 @every_cell
-def test_gradient_is_a_cell(name):
-    cell, _, _, _, (by_cell, _, _) = evaluated(name, jnp.dtype("float32"))
+def test_gradient_is_a_cell(name, x64):
+    cell, _, _, _, (by_cell, _, _) = evaluated(name, jnp.dtype("float64"))
     assert type(by_cell) is type(cell)
     assert jax.tree.structure(by_cell) == jax.tree.structure(cell)
 
@@ -290,8 +290,8 @@ def test_vmap_over_keys_makes_an_ensemble(name):
 
 
 @split_cells
-def test_a_call_is_project_mix_update_readout(name):
-    cell, xs, carry, _, _ = evaluated(name, jnp.dtype("float32"))
+def test_a_call_is_project_mix_update_readout(name, x64):
+    cell, xs, carry, _, _ = evaluated(name, jnp.dtype("float64"))
     moved = cell.update(carry, cell.project(xs[0]), cell.mix(carry))
     called, y = cell(carry, xs[0])
     jax.tree.map(np.testing.assert_array_equal, called, moved)
@@ -393,10 +393,10 @@ def test_runs_inside_flax_rnn_with_the_same_numbers(name, dtype):
 
 
 @every_cell
-def test_new_weights_do_not_compile_again(name, caplog):
-    evaluated(name, jnp.dtype("float32"))
-    cell = make(name, seed=2)
-    xs, carry = inputs(name, cell, seed=3)
+def test_new_weights_do_not_compile_again(name, caplog, x64):
+    evaluated(name, jnp.dtype("float64"))
+    cell = make(name, jnp.float64, seed=2)
+    xs, carry = inputs(name, cell, jnp.float64, seed=3)
     with jax.log_compiles():
         loss_and_gradients(cell, xs, carry)
         assert not [line for line in caplog.messages if "Compiling" in line]
@@ -416,7 +416,7 @@ def test_bfloat16_stays_bfloat16(name):
     assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves((cell, done, gradients)))
 
 
-@one_of_each_kind
+@quick("lstm", "gru", "s5")
 def test_bfloat16_gives_the_rounded_numbers(name):
     *example, done, _ = evaluated(name, jnp.dtype("float32"))
     (_, found), _ = loss_and_gradients(*narrow(tuple(example)))

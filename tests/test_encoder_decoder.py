@@ -30,6 +30,11 @@ Y = 2 * H
 START, END = 0, 1
 LENGTHS, WRITTEN = np.array([5, 1, 3]), np.array([4, 2, 0])
 KINDS = ("fixed", "additive", "dot")
+SLOW = pytest.mark.slow
+# Where the kinds differ in what the decoder reads and in nothing that the test asks about.
+one_kind = pytest.mark.parametrize(
+    "kind", ["additive", *(pytest.param(kind, marks=SLOW) for kind in ("fixed", "dot"))]
+)
 
 assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
 
@@ -129,8 +134,14 @@ def test_a_source_without_steps_has_no_gradient_of_nan(dtype):
 # Teacher forcing.
 
 
-@pytest.mark.parametrize("cell", [GRUCell, LSTMCell])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "cell"),
+    [
+        *((kind, GRUCell) for kind in KINDS),
+        ("additive", LSTMCell),
+        *(pytest.param(kind, LSTMCell, marks=SLOW) for kind in ("fixed", "dot")),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_every_step_is_that_of_the_equations(kind, cell):
     model = make(kind, cell=cell)
@@ -175,7 +186,7 @@ def test_padding_changes_neither_values_nor_gradients(kind):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(plain))
 
 
-@pytest.mark.parametrize("compile", [jax.jit, lambda f: f])
+@pytest.mark.parametrize("compile", [jax.jit, pytest.param(lambda f: f, marks=SLOW)])
 def test_padding_may_hold_what_is_no_token(compile):
     model = make("additive", dtype=jnp.float32)
     read, written = np.arange(L)[:, None] < LENGTHS, np.arange(T)[:, None] < WRITTEN
@@ -203,7 +214,7 @@ def test_a_start_token_that_the_targets_own_dtype_cannot_hold_is_held():
     np.testing.assert_array_equal(narrow.logits, wide.logits)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@one_kind
 def test_of_an_empty_target_the_loss_is_zero(kind):
     model = make(kind, dtype=jnp.float32)
     value, gradient = jax.value_and_grad(
@@ -224,10 +235,10 @@ def test_no_logit_knows_of_its_own_token_or_later_ones(kind):
         assert np.abs(changed[t + 1] - logits[t + 1]).max() > 1e-6
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@one_kind
 def test_a_model_of_either_precision_stays_in_it(kind, dtype):
     model, sources, targets = make(kind, dtype=dtype), draw_tokens(L, B), draw_tokens(T, B)
-    gradient = jax.grad(lambda model: model.loss(sources, targets))(model)
+    gradient = jax.jit(jax.grad(lambda model: model.loss(sources, targets)))(model)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {dtype}
     assert all(np.abs(np.asarray(leaf)).max() > 0 for leaf in jax.tree.leaves(gradient))
     assert greedy_search(model, sources, 3).log_probabilities.dtype == dtype
@@ -304,8 +315,14 @@ def every_target(steps):
     yield from itertools.product(others, repeat=steps)
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "length_penalty"),
+    [
+        *((kind, 1.0) for kind in KINDS),
+        ("additive", 0.0),
+        *(pytest.param(kind, 0.0, marks=SLOW) for kind in ("fixed", "dot")),
+    ],
+)
 @pytest.mark.usefixtures("x64")
 def test_a_beam_that_holds_every_target_finds_the_best_of_all(kind, length_penalty):
     model, sources, steps = make(kind), draw_tokens(L, B), 3
@@ -328,7 +345,7 @@ def test_a_beam_that_holds_every_target_finds_the_best_of_all(kind, length_penal
         assert np.all(np.isneginf(found.log_probabilities[b, 40:]))
 
 
-@pytest.mark.parametrize("kind", ["fixed", "dot"])
+@pytest.mark.parametrize("kind", [pytest.param("fixed", marks=SLOW), "dot"])
 @pytest.mark.usefixtures("x64")
 def test_a_beam_of_one_is_greedy_over_any_batch_axes(kind):
     model, sources = make(kind, cell=LSTMCell), draw_tokens(L, 2, 4)
@@ -376,7 +393,7 @@ def test_what_was_found_can_be_looked_at_again():
     assert_close(jnp.where(valid, each, 0).sum(axis=0), found.log_probabilities)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@one_kind
 def test_in_half_precision_every_token_is_still_the_most_probable(kind):
     """A sum of a hundred nats has steps of a half in bfloat16: too coarse to tell tokens apart."""
     model, sources, steps = endless(make(kind, dtype=jnp.bfloat16)), draw_tokens(L, 8), 100

@@ -33,7 +33,7 @@ from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
 from jaxrnn.unroll.signals import Pair, Sum, signals_of
-from tests.zoo import KINDS, SPLIT, every_cell
+from tests.zoo import SPLIT, every_cell, table_of_cells
 
 F, H, T, B = 3, 4, 7, 3
 LENGTHS = np.array([0, 3, 7])
@@ -111,17 +111,20 @@ def test_there_are_several_blocks_and_a_rest():
     assert [(s.blocks, s.size) for s in segments(T, 3)] == [(2, 3), (1, 1)]
 
 
-def _is_quick(name: str, options: str) -> bool:
-    """Tell what is always run: what reads backwards with masks and resets, reads forwards with them too."""
-    return name in KINDS and (
-        options == "plain" or (options == "all-reverse" and name != "elman-tanh")
-    )
+def _is_quick(method: str, name: str, options: str) -> bool:
+    """Tell what is always run: signals that are a sum and a pair, and, once a method, no recurrent weights.
+
+    What reads backwards with masks and resets reads forwards with them too, as the LSTM does in float32.
+    """
+    always = (name, options) in (("elman-tanh", "plain"), ("gru", "all-reverse"))
+    defaults = ("blocked", "remat", "newton", "one-window")
+    return always or (method in defaults and (name, options) == ("mingru", "plain"))
 
 
 @pytest.mark.parametrize(
     ("method", "name", "options"),
     [
-        pytest.param(m, n, o, marks=[] if _is_quick(n, o) else pytest.mark.slow)
+        pytest.param(m, n, o, marks=[] if _is_quick(m, n, o) else pytest.mark.slow)
         for m, n, o in itertools.product(METHODS, CELLS, OPTIONS)
         if n in SPLIT or not isinstance(METHODS[m], Blocked)
     ],
@@ -133,7 +136,7 @@ def test_every_method_equals_scan(method, name, options, x64):
     assert_close(actual, by_scan(name, options, "float64"), TOLERANCES["float64"])
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@table_of_cells("lstm", among=("lstm", "gru"))
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_equals_scan_in_float32(method, name):
     actual = loss_and_gradients(*example(name, "float32"), method=METHODS[method], **OPTIONS["all"])
@@ -143,7 +146,15 @@ def test_every_method_equals_scan_in_float32(method, name):
 
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 @pytest.mark.parametrize(
-    "method", ["blocked-with-a-rest", "blocked-computing-again", "remat", "newton"]
+    "method",
+    [
+        "blocked-with-a-rest",
+        *(  # they cut the steps up just as the first does
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("blocked-computing-again", "remat")
+        ),
+        "newton",
+    ],
 )
 def test_any_number_of_batch_axes(method, batch, x64):
     cell, _, _ = example("gru", "float64")
@@ -157,8 +168,9 @@ def test_any_number_of_batch_axes(method, batch, x64):
 
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf])
 @pytest.mark.parametrize("method", METHODS)
-def test_padding_changes_neither_values_nor_gradients(method, rubbish, x64):
-    cell, xs, carry = example("lstm", "float64")
+def test_padding_changes_neither_values_nor_gradients(method, rubbish):
+    # In float32, whose programs are there from the test above.
+    cell, xs, carry = example("lstm", "float32")
     valid = MASK & (np.arange(T)[:, None] < LENGTHS)
     spoilt = jnp.where(valid[..., None], xs, rubbish)
     run = functools.partial(loss_and_gradients, method=METHODS[method], **OPTIONS["all"])
@@ -177,19 +189,20 @@ def two_leaves(carry, x):
 
 @pytest.mark.parametrize("method", FOREIGN)
 def test_a_plain_function_gives_what_scan_gives(method, x64):
+    assert_close(gradients_of_two_leaves(METHODS[method]), gradients_of_two_leaves(Scan()), 1e-10)
+
+
+@functools.cache
+def gradients_of_two_leaves(method):
+    def loss(scale, xs, carry):
+        def step(carry, x):  # it closes over what is differentiated
+            return two_leaves(carry, scale * x)
+
+        done = unroll(step, xs, carry=carry, method=method, **OPTIONS["all"])
+        return jnp.sum(done.outputs**2) + jnp.sum(done.carry[0])
+
     xs, carry = draw((T, B, F), jnp.float64, 1), (draw((B, F), jnp.float64, 2),) * 2
-
-    def gradients(method):
-        def loss(scale, xs, carry):
-            def step(carry, x):  # it closes over what is differentiated
-                return two_leaves(carry, scale * x)
-
-            done = unroll(step, xs, carry=carry, method=method, **OPTIONS["all"])
-            return jnp.sum(done.outputs**2) + jnp.sum(done.carry[0])
-
-        return jax.grad(loss, argnums=(0, 1, 2))(jnp.float64(1.3), xs, carry)
-
-    assert_close(gradients(METHODS[method]), gradients(Scan()), 1e-10)
+    return jax.grad(loss, argnums=(0, 1, 2))(jnp.float64(1.3), xs, carry)
 
 
 @pytest.mark.parametrize("method", [Scan(), Remat(), Newton(), Truncated(2)])
@@ -236,8 +249,9 @@ def test_an_ensemble_differentiates_under_vmap(x64):
 
         return jax.vmap(jax.grad(loss))(pair)
 
+    expected = gradients(Scan())
     for method in (Blocked(block=4), Remat(), Newton()):
-        assert_close(gradients(method), gradients(Scan()), 1e-10)
+        assert_close(gradients(method), expected, 1e-10)
 
 
 # Blocked.
@@ -275,18 +289,20 @@ def test_blocked_refuses_forward_mode_and_names_scan():
 @pytest.mark.parametrize("method", [Blocked(), Scan()])
 @pytest.mark.parametrize("part", ["outputs", "carry", "carries", "nothing"])
 def test_whatever_the_loss_leaves_out_has_no_gradient(part, method, x64):
-    cell, xs, carry = example("lstm", "float64")
+    actual = gradients_of_a_part(part, method)
+    total = sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(actual))
+    assert (total == 0) == (part == "nothing")
+    assert_close(actual, gradients_of_a_part(part, Scan()), 1e-10)
 
+
+@functools.cache
+def gradients_of_a_part(part, method):
     def loss(cell, xs, carry):
         done = unroll(cell, xs, carry=carry, method=method)
         looked_at = () if part == "nothing" else jax.tree.leaves(getattr(done, part))
         return sum((jnp.sum(leaf**2) for leaf in looked_at), jnp.zeros(()))
 
-    actual = jax.grad(loss, argnums=(0, 1, 2))(cell, xs, carry)
-    total = sum(float(jnp.sum(jnp.abs(leaf))) for leaf in jax.tree.leaves(actual))
-    assert (total == 0) == (part == "nothing")
-    method = Scan()
-    assert_close(actual, jax.grad(loss, argnums=(0, 1, 2))(cell, xs, carry), 1e-10)
+    return jax.grad(loss, argnums=(0, 1, 2))(*example("lstm", "float64"))
 
 
 class LeakyCell(jaxrnn.ElmanCell):
@@ -529,7 +545,7 @@ def test_associative_follows_the_numpy_loop(x64):
     assert_close(done.carry, last, 1e-12)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_associative_has_the_gradient_of_scan(reverse, x64):
     xs = draw((T, B, F), jnp.float64, 1)
     carry = (draw((B, F), jnp.float64, 2), draw((B, F), jnp.float64, 3))
@@ -678,6 +694,7 @@ def test_where_newton_does_not_converge_the_loop_answers_and_says_so(jacobian, x
     start = jnp.array([[0.3], [0.61]])
     run = functools.partial(unroll, logistic, None, length=200)
 
+    @functools.partial(jax.jit, static_argnums=0)
     def gradient(method):
         return jax.grad(lambda c: jnp.sum(run(carry=c, method=method).outputs[:20]))(start)
 

@@ -179,4 +179,13 @@ def twins(kind):
     return cell, foreign(cell)
 
 
-every_twin = pytest.mark.parametrize("kind", TWINS)
+# A module with one leaf and a function with two stand for the rest.
+every_twin = pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        if kind in ("nnx.GRUCell", "linen.LSTMCell")
+        else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in TWINS
+    ],
+)

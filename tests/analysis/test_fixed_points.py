@@ -284,7 +284,7 @@ def test_distinct_says_what_is_one_point(x64):
     assert len(fixed_points(uncoupled, None, start, distinct=0.5)) == 3
 
 
-@pytest.mark.parametrize("batch", [1, 7, 64])
+@pytest.mark.parametrize("batch", [pytest.param(1, marks=pytest.mark.slow), 7, 64])
 def test_batches_change_nothing(batch, x64):
     cell = make("lstm")
     x, candidates = drawn(F, seed=5), candidates_for(cell, 50)

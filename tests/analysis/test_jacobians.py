@@ -42,7 +42,7 @@ from tests.analysis.examples import (
     zero_weights,
 )
 from tests.analysis.systems import A, C, henon
-from tests.zoo import every_plain_cell
+from tests.zoo import every_plain_cell, table_of_cells
 
 
 def by_complex_steps(name, cell, path):
@@ -110,7 +110,7 @@ def test_float32_is_right_to_its_own_rounding(name, method):
     assert_close(found, exact, 1e-6)
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm"])
+@table_of_cells("lstm", among=("gru", "lstm"))
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 @pytest.mark.parametrize("method", [structured_jacobians, general_jacobians])
 def test_any_number_of_batch_axes(name, batch, method, x64):

@@ -145,8 +145,19 @@ def numpy_exponents(matrices, directions):
     return np.sort(total / len(matrices))[::-1]
 
 
-@pytest.mark.parametrize("name", ["elman-tanh", "gru", "lstm"])
-@pytest.mark.parametrize("renorm_every", [None, 1, 7])
+@pytest.mark.parametrize(
+    ("name", "renorm_every"),
+    [
+        ("gru", None),
+        ("gru", 7),
+        ("lstm", 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("gru", 1), ("lstm", None), ("lstm", 7))
+        ),
+        *(pytest.param("elman-tanh", every, marks=pytest.mark.slow) for every in (None, 1, 7)),
+    ],
+)
 def test_driven_cells_follow_a_plain_loop(name, renorm_every):
     """In batches, and whatever the interval; the directions start alike, so all digits agree."""
     cell = make(name)

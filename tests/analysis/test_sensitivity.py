@@ -39,7 +39,7 @@ from tests.analysis.examples import (
     travelled,
     twins,
 )
-from tests.zoo import every_plain_cell
+from tests.zoo import every_plain_cell, table_of_cells
 
 
 def squares(outputs):
@@ -78,7 +78,7 @@ def check_against(found, by_lag):
 
 
 @every_plain_cell
-@pytest.mark.parametrize("loss", [squares, last])
+@pytest.mark.parametrize("loss", [squares, pytest.param(last, marks=pytest.mark.slow)])
 def test_contributions_equal_the_gradients_of_weights_that_are_not_shared(name, loss, x64):
     cell = make(name)
     xs, carry = inputs(cell)
@@ -87,7 +87,7 @@ def test_contributions_equal_the_gradients_of_weights_that_are_not_shared(name, 
     check_against(found, contributions(cell, xs, carry, loss))
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@table_of_cells("lstm", among=("lstm", "gru"))
 def test_sum_is_the_whole_gradient(name, x64):
     cell = make(name)
     xs, carry = inputs(cell, length=60)
@@ -275,7 +275,9 @@ def test_gradients_that_overflow_are_refused():
         lag_contributions(cell, jnp.zeros((38, 1)), lambda y: 1e5 * y[-1].sum(), carry=jnp.ones(1))
 
 
-@pytest.mark.parametrize("name", ["orthogonal", "antisymmetric", "lipschitz", "clockwork"])
+@table_of_cells(
+    "orthogonal", "clockwork", among=("orthogonal", "antisymmetric", "lipschitz", "clockwork")
+)
 def test_weights_that_are_derived_have_the_gradients_of_their_parameters(name, x64):
     cell = jaxrnn.make_cell(name, 3, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     xs = jax.random.normal(jax.random.key(0), (7, 2, 3), jnp.float64)
