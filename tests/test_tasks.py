@@ -13,8 +13,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jaxrnn.checks import InputError
-from jaxrnn.tasks import Split, digits, load_task, mnist, pixels, read_idx
-from jaxrnn.tasks.base import SequenceClassification
+from jaxrnn.tasks import Batch, Examples, Task, digits, load_task, mnist, pixels, read_idx
+from jaxrnn.tasks.objectives import accuracy
+from jaxrnn.tasks.pixels import image_classification
 
 _NAMES = {
     "train-images-idx3-ubyte": (40, 28, 28),
@@ -49,7 +50,7 @@ def test_digits_are_scikit_learns_pixels_in_reading_order():
     parts = [task.train, task.valid, task.test]
     inputs = np.concatenate([part.inputs for part in parts])
     np.testing.assert_array_equal(inputs[:, :, 0] * 16, rows[order])
-    np.testing.assert_array_equal(np.concatenate([part.labels for part in parts]), labels[order])
+    np.testing.assert_array_equal(np.concatenate([part.targets for part in parts]), labels[order])
     assert [len(part) for part in parts] == [1257, 180, 360]
     assert inputs[3, 8 * 2 + 5, 0] * 16 == rows[order[3], 8 * 2 + 5]
 
@@ -63,10 +64,11 @@ def test_no_sequence_is_in_two_parts_of_the_digits():
 
 
 def test_chance_is_the_commonest_class():
-    labels = np.array([0, 1, 1, 2], np.int32)
-    part = Split(np.zeros((4, 3, 1), np.float32), labels)
-    task = SequenceClassification("toy", part, part, part, classes=3, solved=0.9, source="")
-    assert task.chance == 0.5
+    inputs = np.zeros((4, 3, 1), np.float32)
+    train = Examples(inputs, np.array([0, 1, 1, 2], np.int32))
+    test = Examples(inputs, np.array([1, 2, 2, 2], np.int32))
+    task = image_classification("toy", train=train, valid=train, test=test, source="")
+    assert task.chance == 0.25
 
 
 def test_loss_and_metric_against_numpy():
@@ -77,12 +79,15 @@ def test_loss_and_metric_against_numpy():
         rng.integers(0, 10, 7).astype(np.int32),
     )
     expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(7), labels]
+    mask = np.arange(7) < 5
+    batch = Batch(None, jnp.asarray(labels), jnp.asarray(mask))
+    found = task.mean_loss(jnp.asarray(logits), batch)
+    np.testing.assert_allclose(found, expected[:5].mean(), rtol=1e-5)
     np.testing.assert_allclose(
-        task.loss(jnp.asarray(logits), jnp.asarray(labels)), expected, rtol=1e-5
+        task.losses(jnp.asarray(logits), batch), np.where(mask, expected, 0), rtol=1e-5
     )
-    np.testing.assert_array_equal(
-        task.correct(jnp.asarray(logits), jnp.asarray(labels)), logits.argmax(1) == labels
-    )
+    sums = task.metric.count(jnp.asarray(logits), labels, mask)
+    assert task.metric.value(np.asarray(sums)) == np.mean((logits.argmax(1) == labels)[:5])
 
 
 def test_idx_values_and_shape_survive(tmp_path: Path):
@@ -95,7 +100,7 @@ def test_idx_values_and_shape_survive(tmp_path: Path):
 
 def test_mnist_reads_plain_and_compressed_files(mnist_folder: Path):
     task = mnist(mnist_folder)
-    assert (task.length, task.in_features, task.classes) == (784, 1, 10)
+    assert (task.train.inputs.shape[1], task.in_features, task.outputs) == (784, 1, 10)
     assert [len(part) for part in (task.train, task.valid, task.test)] == [36, 4, 10]
     raw = read_idx(mnist_folder / "train-images-idx3-ubyte")
     np.testing.assert_array_equal(
@@ -118,7 +123,7 @@ def test_the_real_mnist_where_it_is_at_hand():
     task = mnist()
     assert [len(part) for part in (task.train, task.valid, task.test)] == [55_000, 5_000, 10_000]
     # Known of MNIST: the first training digits are 5, 0, 4, 1, 9, and the mean pixel is 0.1307.
-    assert task.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert task.train.targets[:5].tolist() == [5, 0, 4, 1, 9]
     assert abs(float(task.train.inputs.mean()) - 0.1307) < 5e-4
 
 
@@ -166,13 +171,62 @@ def test_unknown_task_suggests_the_nearest():
 
 
 def test_labels_out_of_range_and_empty_parts_are_refused():
-    good = Split(np.zeros((2, 3, 1), np.float32), np.array([0, 1], np.int32))
-    bad = Split(np.zeros((2, 3, 1), np.float32), np.array([0, 7], np.int32))
-    none = Split(np.zeros((0, 3, 1), np.float32), np.zeros(0, np.int32))
-    with pytest.raises(InputError, match=r"test labels: got values from 0 to 7.*0 to 1"):
-        SequenceClassification("toy", good, good, bad, classes=2, solved=0.9, source="")
+    good = Examples(np.zeros((2, 3, 1), np.float32), np.array([0, 1], np.int32))
+    bad = Examples(np.zeros((2, 3, 1), np.float32), np.array([0, 7], np.int32))
+    none = Examples(np.zeros((0, 3, 1), np.float32), np.zeros(0, np.int32))
+    with pytest.raises(InputError, match=r"test targets: got values from 0 to 7.*0 to 1"):
+        _toy(train=good, valid=good, test=bad)
     with pytest.raises(InputError, match=r"train: got no examples"):
-        SequenceClassification("toy", none, good, good, classes=2, solved=0.9, source="")
+        _toy(train=none, valid=good, test=good)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Examples(np.zeros((2, 3), np.float32), np.zeros(2, int)), r"inputs: got .*\[N, T, F\]"),
+        (Examples(np.zeros((2, 3, 1)), np.zeros(3, int)), "2 sequences and 3 targets"),
+        (Examples(np.zeros((2, 3, 2)), np.zeros(2, int)), "got 2 features a step; expected 1"),
+        (Examples(np.full((2, 3, 1), np.nan), np.zeros(2, int)), "6 non-finite values"),
+        (Examples(np.zeros((2, 3, 1)), np.zeros(2)), "targets: got .*expected integers"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused(part: Examples, message: str):
+    with pytest.raises(InputError, match=message):
+        _toy(train=part, valid=part, test=part)
+
+
+def test_a_task_is_on_numbers_or_on_tokens():
+    part = Examples(np.zeros((2, 3, 1), np.float32), np.array([0, 1], np.int32))
+    with pytest.raises(InputError, match="in_features=1 and tokens=5; expected one of the two"):
+        _toy(train=part, valid=part, test=part, tokens=5)
+    with pytest.raises(InputError, match="loss: got 'cross'"):
+        _toy(train=part, valid=part, test=part, loss="cross")
+
+
+def _toy(**changes) -> Task:
+    about = {"name": "toy", "source": "", "answers": "sequence", "outputs": 2, "in_features": 1}
+    judged = {"loss": "cross_entropy", "metric": accuracy, "chance": 0.5, "solved": 0.9}
+    return Task(**{**about, **judged, **changes})
+
+
+@pytest.mark.parametrize(("side", "steps"), [(14, 196), (7, 49)])
+def test_smaller_images_are_the_means_of_their_pixels(mnist_folder: Path, side: int, steps: int):
+    raw = read_idx(mnist_folder / "train-images-idx3-ubyte")
+    task = mnist(mnist_folder, side=side)
+    k = 28 // side
+    found = task.train.inputs[2].reshape(side, side)
+    assert task.train.inputs.shape[1] == steps
+    np.testing.assert_allclose(found[3, 5], raw[2, 3 * k : 4 * k, 5 * k : 6 * k].mean() / 255)
+    with pytest.raises(InputError, match="side: got 10; expected a divisor of 28"):
+        mnist(mnist_folder, side=10)
+
+
+def test_permuted_pixels_are_the_same_ones_in_one_order_for_all(mnist_folder: Path):
+    plain, permuted = mnist(mnist_folder), mnist(mnist_folder, permuted=True)
+    order = np.random.default_rng(0).permutation(784)
+    for part in ("train", "valid", "test"):
+        inputs = getattr(plain, part).inputs[:, order]
+        np.testing.assert_array_equal(inputs, getattr(permuted, part).inputs)
 
 
 def test_images_without_their_labels_are_refused():

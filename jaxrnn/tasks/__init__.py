@@ -1,15 +1,40 @@
 """Tasks: data, losses, metrics, and what chance and a solution mean."""
 
-from jaxrnn.tasks.base import SequenceClassification, Split
+from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.idx import read_idx
-from jaxrnn.tasks.pixels import TASKS, digits, load_task, mnist, pixels
+from jaxrnn.tasks.language import LanguageModelling
+from jaxrnn.tasks.objectives import LOSSES, Metric
+from jaxrnn.tasks.pixels import digits, mnist, pixels
+from jaxrnn.tasks.sources import (
+    Buckets,
+    Examples,
+    Sampler,
+    Source,
+    Stretch,
+    Text,
+    bucketed,
+)
+from jaxrnn.tasks.table import TASKS, TaskEntry, load_task
+from jaxrnn.tasks.translation import Translation
 from jaxrnn.tasks.vocabulary import Vocabulary
 
 __all__ = [
+    "LOSSES",
     "TASKS",
-    "SequenceClassification",
-    "Split",
+    "Batch",
+    "Buckets",
+    "Examples",
+    "LanguageModelling",
+    "Metric",
+    "Sampler",
+    "Source",
+    "Stretch",
+    "Task",
+    "TaskEntry",
+    "Text",
+    "Translation",
     "Vocabulary",
+    "bucketed",
     "digits",
     "load_task",
     "mnist",

@@ -1,107 +1,106 @@
-"""What a task is: data, loss, metric, and the two numbers that give a result its meaning.
+"""What a task is: where batches come from, what is asked, and two numbers that give a result its meaning.
 
-An accuracy of 0.3 says nothing before one knows what guessing reaches (`chance`) and what counts as
-having learnt it (`solved`), so a task owns both, beside its loss and its metric.
+A score of 0.3 says nothing before one knows what an answer reaches that ignores the inputs (`chance`) and
+what counts as having learnt it (`solved`), so a task owns both, beside its loss and its metric.
+
+A task asks for one answer a sequence or for one a step, and a mask says which answers count: those of
+padding do not, nor those of steps at which nothing is asked. A loss or a metric is a mean over what counts.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
-import optax
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array
 
 from jaxrnn import checks
+from jaxrnn.tasks.objectives import LOSSES, Metric
+from jaxrnn.typing import Key
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Labelled sequences.
+class Batch(NamedTuple):
+    """Some sequences and what is asked about them; ``*A`` is [B] or [T, B], by what the task asks for.
 
     Attributes:
-      inputs: [N, T, F], N examples, in order of time along T.
-      labels: class numbers [N].
+      inputs: numbers [T, B, F], or tokens [T, B].
+      targets: classes [*A], or numbers [*A, Y].
+      mask: which answers count [*A].
+      lengths: valid steps of each sequence [B]; None where all are whole.
+      fresh: whether the carry begins anew here (bool, []); False in the middle of a text that is read on.
     """
 
-    inputs: Float[np.ndarray, "N T F"]
-    labels: Int[np.ndarray, "N"]
+    inputs: Any
+    targets: Any
+    mask: Any
+    lengths: Any = None
+    fresh: Any = True
 
-    def __len__(self) -> int:
-        return len(self.labels)
 
-
-@dataclasses.dataclass(frozen=True)
-class SequenceClassification:
-    """Name the class of a whole sequence, after its last step.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """Sequences, a question about them, and how answers are judged.
 
     Attributes:
       name: how the command line calls it.
-      train: examples to learn from.
-      valid: examples to watch while learning.
-      test: examples for the one number at the end.
-      classes: number of classes C.
-      solved: the accuracy from which the task counts as solved.
-      source: what the data are and where they come from.
+      source: what the data are, and where they or the task come from.
+      train: batches to learn from.
+      valid: batches to watch while learning.
+      test: batches for the one number at the end.
+      answers: one answer a "sequence" or one a "step".
+      outputs: numbers Y that a network gives for an answer: classes, or what is to be predicted.
+      in_features: numbers F of a step's input; 0 where steps are tokens.
+      tokens: size V of the vocabulary of the inputs; 0 where steps are numbers.
+      loss: "cross_entropy", "mse" or "bernoulli".
+      metric: the score.
+      chance: the test score of an answer that ignores the inputs.
+      forecast: whether answers are inputs yet to come, which a network that reads backwards would see.
+      solved: the score from which the task counts as solved; None where there is no such line.
     """
 
     name: str
-    train: Split
-    valid: Split
-    test: Split
-    classes: int
-    solved: float
     source: str
+    train: Any
+    valid: Any
+    test: Any
+    answers: Literal["sequence", "step"]
+    outputs: int
+    in_features: int = 0
+    tokens: int = 0
+    loss: str
+    metric: Metric
+    chance: float
+    solved: float | None
+    forecast: bool = False
 
     def __post_init__(self):
-        """Refuse empty parts and labels that are not class numbers."""
-        for name in ("train", "valid", "test"):
-            _check_part(f"{self.name}: {name}", getattr(self, name), self.classes)
-            if getattr(self, name).inputs.shape[1:] != self.train.inputs.shape[1:]:
-                got = f"sequences of {list(getattr(self, name).inputs.shape[1:])}"
-                expected = f"{list(self.train.inputs.shape[1:])} [T, F], as in train"
-                checks.refuse(f"{self.name}: {name}", got, expected)
+        """Refuse a loss that nobody knows, and inputs that are neither numbers nor tokens."""
+        checks.choice("loss", self.loss, LOSSES)
+        if (self.in_features > 0) == (self.tokens > 0):
+            got = f"in_features={self.in_features} and tokens={self.tokens}"
+            checks.refuse(f"{self.name}", got, "one of the two above 0")
+        for part in ("train", "valid", "test"):
+            getattr(self, part).check(f"{self.name}: {part}", self)
 
-    @property
-    def length(self) -> int:
-        """Steps T of a sequence."""
-        return self.train.inputs.shape[1]
+    def predict(self, model: Any, batch: Batch, carry: Any, key: Key | None) -> tuple[Any, Any]:
+        """Return a model's carry, where the task hands one on, and its answers [*A, Y].
 
-    @property
-    def in_features(self) -> int:
-        """Features F of a step."""
-        return self.train.inputs.shape[2]
+        Args:
+          model: maps inputs to answers.
+          batch: what to answer.
+          carry: what the call before returned; None before the first.
+          key: draws the dropout masks; None drops nothing.
+        """
+        del carry
+        return None, model(batch.inputs, seq_lengths=batch.lengths, dropout_key=key)
 
-    @property
-    def chance(self) -> float:
-        """Test accuracy of always naming the commonest class of the training data."""
-        return float(np.mean(self.test.labels == np.bincount(self.train.labels).argmax()))
+    def losses(self, predictions: Any, batch: Batch) -> Array:
+        """Return the loss of every answer [*A], 0 where none counts."""
+        each = LOSSES[self.loss](predictions, batch.targets)
+        return jnp.where(batch.mask, each, jnp.zeros_like(each))
 
-    def loss(self, logits: Float[Array, "*B C"], labels: Int[Array, "*B"]) -> Float[Array, "*B"]:
-        """Cross-entropy of each example, in nats."""
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-    def correct(
-        self, logits: Float[Array, "*B C"], labels: Int[Array, "*B"]
-    ) -> Shaped[Array, "*B"]:
-        """Tell which examples are named rightly; their mean is the accuracy."""
-        return jnp.argmax(logits, axis=-1) == labels
-
-
-def _check_part(name: str, part: Split, classes: int) -> None:
-    """Refuse a split that is empty, misshapen, not finite, or whose labels are no class numbers."""
-    if part.inputs.ndim != 3:
-        checks.refuse(f"{name} inputs", checks.describe(part.inputs), "three axes, [N, T, F]")
-    if len(part.inputs) != len(part.labels):
-        got = f"{len(part.inputs)} sequences and {len(part.labels)} labels"
-        checks.refuse(name, got, "as many of the one as of the other")
-    if len(part) == 0:
-        checks.refuse(name, "no examples", "at least one")
-    checks.finite(f"{name} inputs", part.inputs)
-    if not np.issubdtype(part.labels.dtype, np.integer):
-        checks.refuse(f"{name} labels", checks.describe(part.labels), "integers, [N]")
-    low, high = int(part.labels.min()), int(part.labels.max())
-    if low < 0 or high >= classes:
-        expected = f"class numbers from 0 to {classes - 1}"
-        checks.refuse(f"{name} labels", f"values from {low} to {high}", expected)
+    def mean_loss(self, predictions: Any, batch: Batch) -> Array:
+        """Return the mean loss over the answers that count."""
+        each = self.losses(predictions, batch)
+        return each.sum() / jnp.maximum(batch.mask.sum(), 1).astype(each.dtype)

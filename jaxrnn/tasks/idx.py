@@ -6,16 +6,15 @@ as big-endian 32-bit integers, then the values; usually compressed with gzip.
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.tasks.files import read_bytes
 
 _UINT8 = 0x08
 
@@ -29,12 +28,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
       InputError: the file cannot be read, is not IDX, or holds fewer or more bytes than it declares.
     """
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        checks.refuse(str(path), f"a file that cannot be read ({error})", "an IDX file")
+    content = read_bytes(Path(path), "an IDX file")
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UINT8:
         checks.refuse(
             str(path), f"a file beginning {content[:4].hex(' ')}", "an IDX file of bytes, 00 00 08"
