@@ -14,6 +14,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import RNN, Bidirectional, InputError, Remat, Scan, Stack
+from jaxrnn.layers.dropout import steps_mask
 
 F, H, T, B = 3, 4, 6, 3
 LENGTHS = np.array([0, 2, 6])
@@ -328,3 +329,97 @@ def test_both_directions_need_weights_of_their_own():
     for other in (layer, RNN(layer.cell)):
         with pytest.raises(InputError, match="backward_rnn"):
             Bidirectional(layer, other)
+
+
+# Zoneout, and masks of every step.
+
+
+def _double(name: str, features: int, units: int) -> Any:
+    return jaxrnn.make_cell(name, features, units, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_zoneout_in_evaluation_takes_the_expected_state(name: str):
+    layer = RNN(_double(name, 3, 5), zoneout=0.3, time_major=True)
+    xs = jax.random.normal(jax.random.key(0), (7, 4, 3))
+    found = layer.unrolled(xs)
+    carry = layer.cell.initialize_carry((4, 3))
+    for t in range(7):
+        after, _ = layer.cell(carry, xs[t])
+        carry = jax.tree.map(lambda old, new: 0.3 * old + 0.7 * new, carry, after)
+        states = jax.tree.map(lambda leaf, t=t: leaf[t], found.carries)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), states, carry)
+        np.testing.assert_allclose(found.outputs[t], jax.tree.leaves(carry)[-1], atol=1e-6)
+
+
+def test_zoneout_in_training_keeps_a_share_of_the_units_as_they_are():
+    layer = RNN(_double("gru", 3, 50), zoneout=0.3)
+    xs = jax.random.normal(jax.random.key(0), (20, 40, 3))
+    states = np.asarray(layer.unrolled(xs, dropout_key=jax.random.key(1)).carries)
+    stays = states[1:] == states[:-1]
+    assert abs(stays.mean() - 0.3) < 0.01
+    assert abs(stays.std(axis=0).mean() - np.sqrt(0.3 * 0.7)) < 0.03  # other units at every step
+    for t in range(1, 20):
+        after, _ = layer.cell(jnp.asarray(states[t - 1]), xs[t])
+        moved = np.where(stays[t - 1], states[t - 1], after)
+        np.testing.assert_allclose(states[t], moved, atol=1e-6)
+
+
+def test_without_variational_masks_every_step_drops_others():
+    cell = _double("elman-tanh", 4, 4)
+    cell.kernel[...] = jnp.eye(4)
+    cell.recurrent_kernel[...] = jnp.zeros((4, 4))
+    xs = jnp.ones((200, 3, 4)) * 0.1
+    for variational in (True, False):
+        layer = RNN(cell, dropout=0.25, variational=variational)
+        outputs = layer.unrolled(xs, dropout_key=jax.random.key(0)).outputs
+        dropped = np.asarray(outputs) == 0
+        assert abs(dropped.mean() - 0.25) < (0.3 if variational else 0.02)
+        assert (dropped == dropped[:1]).all() == variational
+    np.testing.assert_allclose(outputs[~dropped], np.tanh(0.1 / 0.75), rtol=1e-5)
+
+
+def test_recurrent_masks_of_every_step_are_what_the_recurrent_weights_see():
+    cell = _double("gru", 3, 6)
+    layer = RNN(cell, recurrent_dropout=0.4, variational=False)
+    xs = jax.random.normal(jax.random.key(0), (9, 2, 3))
+    key = jax.random.key(5)
+    found = layer.unrolled(xs, dropout_key=key)
+    masks = steps_mask(jax.random.split(key)[1], 0.4, jnp.zeros((2, 6)), 9)
+    assert set(np.unique(masks).round(4)) == {0.0, round(1 / 0.6, 4)}
+    carry = jnp.zeros((2, 6))
+    for t in range(9):
+        carry = cell.update(carry, cell.project(xs[t]), cell.mix(carry * masks[t]))
+        np.testing.assert_allclose(found.carries[t], carry, atol=1e-6)
+
+
+def test_zoneout_goes_with_lengths_and_gradients():
+    layer = RNN(_double("lstm", 3, 5), zoneout=0.2)
+    xs = jax.random.normal(jax.random.key(0), (7, 3, 3))
+    lengths = jnp.array([7, 3, 0])
+
+    def loss(layer, xs):
+        done = layer.unrolled(xs, seq_lengths=lengths, dropout_key=jax.random.key(1))
+        return (done.outputs**2).sum()
+
+    value, (d_layer, d_xs) = jax.value_and_grad(loss, argnums=(0, 1))(layer, xs)
+    assert np.isfinite(value)
+    assert (np.asarray(d_xs)[3:, 1] == 0).all()
+    assert (np.asarray(d_xs)[:, 2] == 0).all()
+    assert np.abs(d_layer.cell.kernel[...]).sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"zoneout": 1.0}, "zoneout: got 1.0; expected a rate"),
+        ({"zoneout": 0.1, "recurrent_dropout": 0.1}, "zoneout: got 0.1; expected 0 with rec"),
+    ],
+)
+def test_rates_that_do_not_fit_are_refused(rates, message: str):
+    with pytest.raises(InputError, match=message):
+        RNN(_double("gru", 3, 4), **rates)
+    with pytest.raises(
+        InputError, match=r"zoneout: got 0\.1; expected 0 for a cell that is not split"
+    ):
+        RNN(_double("lem", 3, 4), zoneout=0.1)

@@ -121,8 +121,8 @@ def test_the_outputs_of_an_encoder_can_be_labelled(name: str):
     ("build", "message"),
     [
         (
-            lambda rngs: SequenceClassifier(_rnn(2), 3, rngs=rngs),
-            r"cell: got RNN; expected a cell of jaxrnn \(layers and encoders: EncoderClassifier\)",
+            lambda rngs: SequenceClassifier(Stack([_rnn(2)]), 3, rngs=rngs),
+            r"cell: got Stack; expected a cell of jaxrnn, or an RNN of one \(other layers: Encoder",
         ),
         (lambda rngs: SequenceClassifier(_rnn(2).cell, 0, rngs=rngs), "classes: got 0; expected"),
         (lambda rngs: EncoderClassifier(_rnn(2), 0, rngs=rngs), "classes: got 0; expected"),

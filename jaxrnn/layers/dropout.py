@@ -1,7 +1,14 @@
-"""Variational dropout: one mask a sequence, the same at every step, drawn from an explicit key.
+"""Dropout and zoneout, drawn from an explicit key.
 
-Gal & Ghahramani 2016, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks".
-What is kept is divided by the share that is kept, so expectations stay.
+    variational   one mask a sequence, the same at every step      `Dropped`; Gal & Ghahramani 2016
+    each step     a new mask at every step                         `DroppedEachStep`; Zaremba et al. 2014 for
+                  inputs; for the recurrent weights the naive way, whose masks wipe the memory out
+    zoneout       some units keep their state for a step           `Zoned`; Krueger et al. 2017
+
+What dropout keeps is divided by the share that is kept, so expectations stay; zoneout at evaluation takes the
+expected state, s_t = z s_t−1 + (1 − z) step(s_t−1, x_t) with rate z.
+
+Weakness: masks of every step are as large as the states of every step, and are kept for the gradient.
 """
 
 from __future__ import annotations
@@ -25,6 +32,12 @@ def sequence_mask(key: Key, rate: float, like: Any) -> Any:
     """Return what to multiply an array with: 0 for a share `rate` of it, 1 / (1 − rate) for the rest."""
     kept = jax.random.bernoulli(key, 1 - rate, like.shape)
     return kept.astype(like.dtype) / (1 - rate)
+
+
+def steps_mask(key: Key, rate: float, carry: Carry, steps: int) -> Carry:
+    """Return a mask [T, …] for every leaf of a carry, new at every step."""
+    each = jax.vmap(lambda key: units_mask(key, rate, carry))
+    return each(jax.random.split(key, steps))
 
 
 def units_mask(key: Key, rate: float, carry: Carry) -> Carry:
@@ -67,3 +80,52 @@ class Dropped(nnx.Module):
         """Take one step."""
         carry = self.update(carry, self.project(x), self.mix(carry))
         return carry, self.readout(carry)
+
+
+class DroppedEachStep(nnx.Module):
+    """A split cell whose recurrent weights see other units as zero at every step.
+
+    Its inputs are pairs of an input and a mask of the carry. Since the masks come with the inputs it is not
+    split, and takes the general path.
+    """
+
+    def __init__(self, cell: Any):
+        self.cell = cell
+
+    def __call__(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
+        """Take one step."""
+        x, masks = inputs
+        pull = self.cell.mix(jax.tree.map(jnp.multiply, carry, masks))
+        carry = self.cell.update(carry, self.cell.project(x), pull)
+        return carry, self.cell.readout(carry)
+
+
+class Zoned(nnx.Module):
+    """A split cell some of whose units stay as they are: s_t = z_t s_t−1 + (1 − z_t) step(s_t−1, x_t).
+
+    Its inputs are pairs of an input and of z_t for every leaf of the carry: 1 or 0 in training, the rate in
+    evaluation.
+    """
+
+    def __init__(self, cell: Any):
+        self.cell = cell
+
+    def __call__(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
+        """Take one step; the output is read from the state that was kept in part."""
+        x, stays = inputs
+        after, _ = self.cell(carry, x)
+        carry = jax.tree.map(lambda z, old, new: z * old + (1 - z) * new, stays, carry, after)
+        return carry, self.cell.readout(carry)
+
+
+def staying(key: Key | None, rate: float, carry: Carry, steps: int) -> Carry:
+    """Return which units stay at each step [T, …], 1 or 0; without a key the rate, for all."""
+    leaves, structure = jax.tree.flatten(carry)
+    if key is None:
+        stays = [jnp.full((steps, *leaf.shape), rate, leaf.dtype) for leaf in leaves]
+    else:
+        stays = [
+            jax.random.bernoulli(k, rate, (steps, *leaf.shape)).astype(leaf.dtype)
+            for k, leaf in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
+        ]
+    return jax.tree.unflatten(structure, stays)

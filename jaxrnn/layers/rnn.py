@@ -13,7 +13,16 @@ from jaxtyping import Array, Bool, Float
 from jaxrnn import checks
 from jaxrnn.cells.base import free_leaves
 from jaxrnn.layers.axes import time_axis, time_first
-from jaxrnn.layers.dropout import Dropped, sequence_mask, units_mask
+from jaxrnn.layers.dropout import (
+    Dropped,
+    DroppedEachStep,
+    Zoned,
+    keys,
+    sequence_mask,
+    staying,
+    steps_mask,
+    units_mask,
+)
 from jaxrnn.typing import Carry, Initializer, Key, Lengths, SplitCell
 from jaxrnn.unroll import Method, Unrolled, unroll
 
@@ -30,7 +39,10 @@ class RNN(nnx.Module):
       carry_init: initialiser of a learnable initial carry, one vector [H] a leaf for all sequences, but not
         for leaves that are the cell's own (`own_carry`); by default the cell's carry (zeros), not learnt.
       dropout: share of input features to drop.
-      recurrent_dropout: share of units that the recurrent weights do not see; for cells of ours.
+      recurrent_dropout: share of units that the recurrent weights do not see; for split cells.
+      variational: one dropout mask a sequence; False draws a new one at every step.
+      zoneout: share of units of a split cell that stay as they are at each step; without a `dropout_key`, as
+        in evaluation, the state is the expected one. Not together with `recurrent_dropout`.
       rngs: draws the learnable carry; needed with `carry_init` alone.
 
     Attributes:
@@ -60,15 +72,21 @@ class RNN(nnx.Module):
         carry_init: Initializer | None = None,
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        variational: bool = True,
+        zoneout: float = 0.0,
         rngs: nnx.Rngs | None = None,
     ):
         if not hasattr(cell, "initialize_carry"):
             checks.refuse("cell", type(cell).__name__, "a cell, with initialize_carry")
-        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+        rates = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
+        for name, rate in rates.items():
             if not 0 <= rate < 1:
                 checks.refuse(name, rate, "a rate from 0 up to, not including, 1")
-        if recurrent_dropout and not isinstance(cell, SplitCell):
-            checks.refuse("recurrent_dropout", recurrent_dropout, "0 for a cell that is not split")
+        for name in ("recurrent_dropout", "zoneout"):
+            if rates[name] and not isinstance(cell, SplitCell):
+                checks.refuse(name, rates[name], "0 for a cell that is not split")
+        if zoneout and recurrent_dropout:
+            checks.refuse("zoneout", zoneout, "0 with recurrent_dropout: the one or the other")
         self.cell: Any = cell
         self.time_major = time_major
         self.return_carry = return_carry
@@ -76,6 +94,8 @@ class RNN(nnx.Module):
         self.method = method
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
+        self.variational = variational
+        self.zoneout = zoneout
         self.carry = nnx.List(_learnable_carry(cell, carry_init, rngs))
 
     def __call__(
@@ -137,12 +157,18 @@ class RNN(nnx.Module):
             initial_carry = self._initial_carry(xs)
         reverse = self.reverse if reverse is None else reverse
         settings = {"reverse": reverse, "method": self.method, **options}
-        if dropout_key is None:
+        for_inputs, for_units = keys(dropout_key, 2)
+        if self.dropout and for_inputs is not None:
+            like = xs[0] if self.variational else xs
+            xs = xs * jnp.broadcast_to(sequence_mask(for_inputs, self.dropout, like), xs.shape)
+        if self.zoneout:
+            stays = staying(for_units, self.zoneout, initial_carry, len(xs))
+            return unroll(Zoned(self.cell), (xs, stays), carry=initial_carry, **settings)
+        if not self.recurrent_dropout or for_units is None:
             return unroll(self.cell, xs, carry=initial_carry, **settings)
-        for_inputs, for_units = jax.random.split(dropout_key)
-        xs = xs * jnp.broadcast_to(sequence_mask(for_inputs, self.dropout, xs[0]), xs.shape)
-        if not self.recurrent_dropout:
-            return unroll(self.cell, xs, carry=initial_carry, **settings)
+        if not self.variational:
+            masks = steps_mask(for_units, self.recurrent_dropout, initial_carry, len(xs))
+            return unroll(DroppedEachStep(self.cell), (xs, masks), carry=initial_carry, **settings)
         masks = units_mask(for_units, self.recurrent_dropout, initial_carry)
         done = unroll(Dropped(self.cell), xs, carry=(initial_carry, masks), **settings)
         return dataclasses.replace(done, carry=done.carry[0], carries=done.carries[0])

@@ -17,18 +17,19 @@ from jaxtyping import Array, Float
 
 from jaxrnn import checks
 from jaxrnn.cells import CellEntry, RecurrentCell
+from jaxrnn.layers import RNN
 from jaxrnn.models.bodies import Reader, ends, outputs
 from jaxrnn.models.encoder import Pool, last_step
 from jaxrnn.models.readouts import linear
 from jaxrnn.typing import ArrayLike, Key, Lengths, SplitCell, Step
-from jaxrnn.unroll import Method, Unrolled, unroll
+from jaxrnn.unroll import Unrolled
 
 
 class SequenceClassifier(nnx.Module):
     """A cell and a linear readout.
 
     Args:
-      cell: the recurrent cell, with H output features.
+      cell: the recurrent cell, with H output features, or an `RNN` of it, which may drop out.
       classes: number of classes C.
       rngs: ``nnx.Rngs`` whose ``params`` stream draws the readout's weights.
 
@@ -43,25 +44,32 @@ class SequenceClassifier(nnx.Module):
     """
 
     def __init__(self, cell: Any, classes: int, *, rngs: nnx.Rngs):
+        layer = cell if isinstance(cell, RNN) else None
+        cell = cell if layer is None else layer.cell
         if not isinstance(cell, RecurrentCell):
-            expected = "a cell of jaxrnn (layers and encoders: EncoderClassifier)"
+            expected = "a cell of jaxrnn, or an RNN of one (other layers: EncoderClassifier)"
             checks.refuse("cell", type(cell).__name__, expected)
         checks.count("classes", classes)
-        self.cell = cell
+        self.layer = layer or RNN(cell)
         dtype = cell.dtype
         self.readout = nnx.Linear(
             cell.out_features, classes, dtype=dtype, param_dtype=dtype, rngs=rngs
         )
 
+    @property
+    def cell(self) -> RecurrentCell:
+        """The recurrent cell."""
+        return self.layer.cell
+
     def __call__(
         self,
         xs: Float[ArrayLike, "T *B F"],
         *,
-        seq_lengths: Lengths | None = None,
-        method: Method | None = None,
+        seq_lengths: Lengths | Any = None,
+        dropout_key: Key | None = None,
     ) -> Float[Array, "*B C"]:
         """Map sequences [T, *B, F] to logits [*B, C], from the output after each one's last valid step."""
-        done = unroll(self.cell, xs, seq_lengths=seq_lengths, method=method)
+        done = self.layer.unrolled(xs, seq_lengths=seq_lengths, dropout_key=dropout_key)
         return self.readout(last_output(self.cell, done, seq_lengths))
 
 
