@@ -23,6 +23,9 @@ from jaxrnn import checks
 
 _AXIS = "batch"
 
+_CLUSTERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
+"""Variables by which a job of several processes is known."""
+
 
 def use_cores(count: int | None = None) -> int:
     """Make JAX show the CPU as several devices, one a core; call it before JAX computes anything.
@@ -46,6 +49,31 @@ def use_cores(count: int | None = None) -> int:
             "use_cores", f"a call too late ({error})", "a call before JAX computes anything"
         )
     return count
+
+
+def join_processes() -> None:
+    """Join the other processes of a job, one a host or one a device; call it before JAX computes anything.
+
+    Slurm, Open MPI and TPU pods are recognised by JAX itself. Elsewhere the environment of each process says
+    where they meet: ``JAX_COORDINATOR_ADDRESS`` (host:port of the first), ``JAX_NUM_PROCESSES`` and
+    ``JAX_PROCESS_ID``. A process that is alone stays alone.
+
+    Raises:
+      InputError: only some of these variables are set, or they are no numbers.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [os.environ.get(name) for name in names]
+    if any(given) and not all(given):
+        missing = [name for name, value in zip(names, given, strict=True) if not value]
+        checks.refuse(missing[0], "nothing", f"a value, as {', '.join(names)} go together")
+    address, count, number = given
+    if address and count and number:
+        if not (count.isdecimal() and number.isdecimal() and int(number) < int(count)):
+            got = f"process {number} of {count}"
+            checks.refuse("JAX_PROCESS_ID, JAX_NUM_PROCESSES", got, "0 to the number less 1")
+        jax.distributed.initialize(address, int(count), int(number))
+    elif any(name in os.environ for name in _CLUSTERS):
+        jax.distributed.initialize()
 
 
 def split_batch(

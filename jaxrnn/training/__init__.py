@@ -1,20 +1,44 @@
 """Training: the fit loop, run folders, checkpoints and progress."""
 
 from jaxrnn.training.checkpoints import Checkpoints
-from jaxrnn.training.fit import FitConfig, FitResult, fit, load_models
+from jaxrnn.training.config import FitConfig
+from jaxrnn.training.fit import FitResult, fit, load_models
+from jaxrnn.training.interruption import ProcessLostError, Stopped
+from jaxrnn.training.optimizers import OPTIMIZERS, SCHEDULES
+from jaxrnn.training.penalties import Penalties
+from jaxrnn.training.placement import Placement
 from jaxrnn.training.progress import ProgressBar
-from jaxrnn.training.run_folder import RunFolder, environment, holds_run, read_config, read_metrics
+from jaxrnn.training.run_folder import (
+    RunFolder,
+    environment,
+    holds_run,
+    read_config,
+    read_metrics,
+    read_result,
+)
+from jaxrnn.training.views import View, required, view, whole_sequences
 
 __all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
     "Checkpoints",
     "FitConfig",
     "FitResult",
+    "Penalties",
+    "Placement",
+    "ProcessLostError",
     "ProgressBar",
     "RunFolder",
+    "Stopped",
+    "View",
     "environment",
     "fit",
     "holds_run",
     "load_models",
     "read_config",
     "read_metrics",
+    "read_result",
+    "required",
+    "view",
+    "whole_sequences",
 ]

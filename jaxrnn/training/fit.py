@@ -1,66 +1,42 @@
-"""Train an ensemble: the same network from many seeds at once, each with its own weights and its own order.
+"""Train an ensemble: networks from many seeds and settings at once, each with its own weights and order.
 
 A result from one seed is an anecdote. Because a module is a pytree, ``jax.vmap`` over stacked modules trains
-all seeds in one program, and every figure can carry an error. One epoch is one compiled call: a
-``lax.scan`` over its batches, data on the device.
+all networks in one program, and every figure can carry an error. Many steps are one compiled call, with the
+data on the device, so that a small network is not held up by Python.
 
-Everything random in epoch e of seed s follows from the pair (s, e). A run that is resumed from the checkpoint
-after epoch e therefore goes on exactly as it would have.
+Everything random at step i of a network follows from its seed and from i. A run that is resumed from a
+checkpoint therefore goes on exactly as it would have.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float
 
 from jaxrnn import checks
-from jaxrnn.tasks import SequenceClassification, Split
+from jaxrnn.tasks import Sampler, Stretch, Task
 from jaxrnn.training.checkpoints import Checkpoints
+from jaxrnn.training.config import FitConfig
+from jaxrnn.training.interruption import Interruption, together
+from jaxrnn.training.placement import Placement
+from jaxrnn.training.program import Program, State
 from jaxrnn.training.progress import ProgressBar
 from jaxrnn.training.run_folder import RunFolder
-from jaxrnn.typing import Key
 
-_EVALUATION_BATCH = 512
+Observer = Callable[[Any], dict[str, Any]]
+"""Measures an ensemble; the numbers and lists that it returns join a report's line of metrics."""
 
-
-@dataclasses.dataclass(frozen=True)
-class FitConfig:
-    """How to train.
-
-    Attributes:
-      epochs: passes over the training data.
-      batch_size: examples a step, for each seed.
-      learning_rate: peak rate of Adam; it falls to zero along a cosine.
-      clip_norm: the gradient is scaled down to this norm where it is larger (Pascanu et al. 2013).
-      seeds: how many networks to train at once.
-      seed: the first seed; the others follow it.
-    """
-
-    epochs: int = 30
-    batch_size: int = 32
-    learning_rate: float = 3e-3
-    clip_norm: float = 1.0
-    seeds: int = 5
-    seed: int = 0
-
-    def check(self) -> None:
-        """Refuse settings with which nothing can be trained."""
-        for field in ("epochs", "batch_size", "seeds"):
-            checks.count(field, getattr(self, field))
-        for field in ("learning_rate", "clip_norm"):
-            checks.positive(field, getattr(self, field))
-        if self.seed < 0:
-            checks.refuse("seed", self.seed, "0 or more")
+_PIECE_SECONDS = 0.5
+_ONE_DEVICE = Placement()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,25 +44,54 @@ class FitResult:
     """What training gave.
 
     Attributes:
-      initial: the ensemble before training; every leaf has a leading axis of seeds.
-      models: the ensemble after training.
-      history: rows as in ``metrics.jsonl``, one an epoch, beginning with epoch 0 before training.
-      test_accuracy: accuracy on the test data after the last epoch, one a seed.
+      members: what distinguishes the networks: seed, and settings of which several were tried.
+      metric: name of the score.
+      initial: the ensemble before training; every leaf has a leading axis of networks.
+      models: the ensemble after training: the last weights, or the best ones if they were asked for.
+      history: rows as in ``metrics.jsonl``, one a report, beginning with step 0 before training.
+      test_score: the task's metric on the test data, one a network.
+      test_loss: mean loss on the test data, one a network.
       parameters: number of parameters of one network.
+      memory: bytes that training took on a device at most; 0 if nothing was trained.
     """
 
+    members: list[dict[str, Any]]
+    metric: str
     initial: Any
     models: Any
     history: list[dict[str, Any]]
-    test_accuracy: Float[np.ndarray, "seeds"]
+    test_score: Float[np.ndarray, "N"]
+    test_loss: Float[np.ndarray, "N"]
     parameters: int
+    memory: int
+
+    @property
+    def waiting(self) -> float:
+        """Share of the training's time in which the device waited for the host: for data, or for its word."""
+        total = sum(row["seconds"] for row in self.history)
+        return sum(row["waiting_seconds"] for row in self.history) / total if total else math.nan
 
     @property
     def seconds_per_step(self) -> float:
         """Median wall time of one optimiser step of the whole ensemble, without compilation."""
-        return float(
-            np.median([row["seconds"] / row["steps"] for row in self.history if row["steps"]])
-        )
+        paces = [row["seconds_per_step"] for row in self.history if row["seconds_per_step"]]
+        return float(np.median(paces)) if paces else math.nan
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What ``result.json`` holds."""
+        return {
+            "metric": self.metric,
+            "members": self.members,
+            "test_score": self.test_score.tolist(),
+            "test_loss": self.test_loss.tolist(),
+            "parameters": self.parameters,
+            "step": self.history[-1]["step"],
+            "seconds": sum(row["seconds"] for row in self.history),
+            "compile_seconds": self.compile_seconds,
+            "waiting": self.waiting,
+            "memory": self.memory,
+        }
 
     @property
     def compile_seconds(self) -> float:
@@ -94,224 +99,280 @@ class FitResult:
         return float(sum(row["compile_seconds"] for row in self.history))
 
 
-class _State(NamedTuple):
-    models: Any
-    optimizer: Any
-
-
 def fit(
     make_model: Callable[[nnx.Rngs], Any],
-    task: SequenceClassification,
+    task: Task,
     config: FitConfig,
     *,
     folder: RunFolder | None = None,
     title: str = "training",
-    observe: Callable[[Any], dict[str, Any]] | None = None,
+    observe: Observer | None = None,
+    placement: Placement = _ONE_DEVICE,
 ) -> FitResult:
     """Train an ensemble of networks on a task.
 
     Args:
-      make_model: makes one network from its random streams; a network maps [T, B, F] to logits [B, C].
+      make_model: makes one network from its random streams.
       task: data, loss and metric.
       config: how to train.
       folder: where metrics and checkpoints go; a run that was broken off goes on from its last checkpoint.
       title: what the progress bar calls it.
-      observe: measures the ensemble before training and after every epoch; what it returns, numbers and
-        lists of them, joins that epoch's row of the history.
+      observe: measures the ensemble before training and at every report.
+      placement: how many devices to use, and for what.
 
     Returns:
-      A `FitResult`. The test data are looked at once, after the last epoch; nothing is chosen by them.
+      A `FitResult`. The test data are looked at once, at the end; nothing is chosen by them.
 
     Raises:
-      InputError: a batch larger than the training data, or a checkpoint of another network.
+      InputError: a batch larger than the training data, devices that there are not, or a checkpoint of
+        another network.
+      Stopped: the process was asked to end (SIGTERM); the state is in the checkpoint.
+      ProcessLostError: another process of the job is gone; the last checkpoint is good.
     """
-    run, state = _begin(make_model, task, config, observe or _nothing)
-    initial = state.models
-    if folder is None:
-        state, history = _epochs(run, state, [], title=title, keep=lambda row, state: None)
-    else:
-        folder.open()
-        with Checkpoints(folder.checkpoints) as checkpoints:
-            if checkpoints.latest is None:
-                folder.rewind(-1)
-            else:
-                state = checkpoints.restore(state)
-                folder.rewind(checkpoints.latest)
-            history = list(folder.rows())
+    with together():
+        program = _program(make_model, task, config, placement)
+        start = program.start()
+        first = program.gather(start.members.model)
+        run = _Run(program, observe, title)
+        if folder is None:
+            return _result(run, first, run.train(start, _Nowhere()))
+        say = ProgressBar(title, config.steps).say
+        with folder.opened():
+            with Checkpoints(folder.checkpoints, say) as checkpoints:
+                keeper = _Keeper(folder, checkpoints)
+                state = run.train(keeper.resume(start, run), keeper)
+            result = _result(run, first, state)
+            folder.finish(result.summary)
+            return result
 
-            def keep(row, state):
-                folder.append(row)
-                checkpoints.save(row["epoch"], state)
 
-            state, history = _epochs(run, state, history, title=title, keep=keep)
-    _, accuracy = run.evaluate(state.models, task.test)
-    leaves = jax.tree.leaves(initial)
+def _result(run: _Run, initial: Any, state: State) -> FitResult:
+    """Look at the test data."""
+    program, task, config = run.program, run.program.task, run.program.config
+    models = _selected(state, config)
+    loss, score = program.evaluate(models, task.test)
     return FitResult(
+        members=config.members,
+        metric=task.metric.name,
         initial=initial,
-        models=state.models,
-        history=history,
-        test_accuracy=accuracy,
-        parameters=sum(leaf.size for leaf in leaves) // config.seeds,
+        models=program.gather(models),
+        history=run.history,
+        test_score=score,
+        test_loss=loss,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(models)) // len(config.members),
+        memory=program.memory,
     )
 
 
 def load_models(
-    make_model: Callable[[nnx.Rngs], Any],
-    task: SequenceClassification,
-    config: FitConfig,
-    folder: Path,
+    make_model: Callable[[nnx.Rngs], Any], task: Task, config: FitConfig, folder: Path
 ) -> Any:
-    """Return the ensemble of a run's newest checkpoint; every leaf has a leading axis of seeds.
+    """Return the ensemble of a run's newest checkpoint; every leaf has a leading axis of networks.
 
     Raises:
       InputError: the folder holds no checkpoint, or one of another network.
     """
-    _, state = _begin(make_model, task, config, _nothing)
+    state = _program(make_model, task, config, Placement()).start()
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        return checkpoints.restore(state).models
+        found = checkpoints.restore(state)
+    return _selected(found, config)
 
 
-def _nothing(models: Any) -> dict[str, Any]:
-    return {}
+def _selected(state: State, config: FitConfig) -> Any:
+    return state.members.best if config.select == "best" else state.members.model
 
 
-def _begin(
-    make_model: Callable[[nnx.Rngs], Any],
-    task: SequenceClassification,
-    config: FitConfig,
-    observe: Callable[[Any], dict[str, Any]],
-) -> tuple[_Run, _State]:
-    """Return the run's compiled parts and the state from which it starts."""
+def _ratios(sums: Any, counts: Any) -> list[float]:
+    """Return the quotients; NaN where nothing was counted."""
+    pairs = zip(np.asarray(sums).tolist(), np.asarray(counts).tolist(), strict=True)
+    return [total / count if count else math.nan for total, count in pairs]
+
+
+def _program(
+    make_model: Callable[[nnx.Rngs], Any], task: Task, config: FitConfig, placement: Placement
+) -> Program:
     config.check()
-    if config.batch_size > len(task.train):
-        checks.refuse(
-            "batch_size", config.batch_size, f"at most the {len(task.train)} training examples"
-        )
-    steps = config.epochs * (len(task.train) // config.batch_size)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adam(optax.cosine_decay_schedule(config.learning_rate, steps)),
-    )
-    keys = jax.random.split(jax.random.key(config.seed), config.seeds)
-    models = jax.vmap(lambda key: make_model(nnx.Rngs(key)))(keys)
-    state = _State(models, jax.vmap(optimizer.init)(models))
-    return _Run(task, config, optimizer, keys, observe), state
+    placement.check(config)
+    if config.batch_size > len(task.train) and not isinstance(task.train, Sampler):
+        expected = f"at most the {len(task.train)} training examples"
+        checks.refuse("batch_size", config.batch_size, expected)
+    return Program(make_model, task, config, placement.grid())
 
 
-def _epochs(
-    run: _Run,
-    state: _State,
-    history: list[dict[str, Any]],
-    *,
-    title: str,
-    keep: Callable[[dict[str, Any], _State], None],
-) -> tuple[_State, list[dict[str, Any]]]:
-    """Train the epochs that the history does not have yet."""
-    done = history[-1]["epoch"] if history else 0
-    if done == run.config.epochs:
-        return state, history
-    with ProgressBar(title, run.config.epochs, done=done) as progress:
-        if done:
-            progress.say(f"resumed after epoch {done}")
-        progress.say("compiling")
-        compile_seconds = run.compile(state)
-        progress.say(f"compiled in {compile_seconds:.1f} s")
-        if not history:
-            history.append(run.row(0, state, losses=None, seconds=0.0))
-            keep(history[0], state)
-        for epoch in range(done + 1, run.config.epochs + 1):
-            began = time.perf_counter()
-            state, losses = jax.block_until_ready(run.epoch(state, epoch))
-            seconds = time.perf_counter() - began
-            row = run.row(epoch, state, losses=losses, seconds=seconds)
-            row["compile_seconds"] = compile_seconds if epoch == done + 1 else 0.0
-            history.append(row)
-            keep(row, state)
-            accuracy, loss = np.mean(row["valid_accuracy"]), np.mean(row["train_loss"])
-            lost = [s for s, value in enumerate(row["train_loss"]) if not np.isfinite(value)]
-            if lost:
-                progress.say(f"epoch {epoch}: the loss of network {lost} is not finite any more")
-            pace = f"{1e3 * seconds / row['steps']:.1f} ms a step"
-            progress.advance(f"loss {loss:.3f}  valid accuracy {accuracy:.3f}  {pace}")
-    return state, history
+class _Nowhere:
+    """Keeps nothing: for training without a folder."""
+
+    def report(self, row: dict[str, Any], state: State) -> None:
+        pass
+
+    def save(self, state: State) -> None:
+        pass
+
+
+class _Keeper:
+    """Keeps metrics and checkpoints in a run's folder."""
+
+    def __init__(self, folder: RunFolder, checkpoints: Checkpoints):
+        self._folder, self._checkpoints = folder, checkpoints
+
+    def resume(self, initial: State, run: _Run) -> State:
+        """Return the newest state, and give the run the history up to it."""
+        if self._checkpoints.latest is None:
+            if any(row["step"] for row in self._folder.rows()):
+                expected = "those that belong to metrics.jsonl, or a new folder"
+                checks.refuse("resume", "no checkpoints, though there are metrics", expected)
+            self._folder.rewind(-1)
+            return initial
+        state = self._checkpoints.restore(initial)
+        self._checkpoints.forget_after(int(state.step))
+        run.history = self._folder.rewind(int(state.step))
+        if not run.history:
+            expected = "metrics.jsonl, which belongs to the checkpoints"
+            checks.refuse("resume", "no metrics, though there are checkpoints", expected)
+        return state
+
+    def report(self, row: dict[str, Any], state: State) -> None:
+        """Keep a line of metrics and the state that belongs to it."""
+        self._folder.append(row)
+        self.save(state)
+
+    def save(self, state: State) -> None:
+        """Keep the state."""
+        self._checkpoints.save(int(state.step), state)
 
 
 class _Run:
-    """The compiled parts of one training run."""
+    """One ensemble on its way from step 0 to the last."""
 
-    def __init__(
+    def __init__(self, program: Program, observe: Observer | None, title: str):
+        self.program, self._observe, self._title = program, observe, title
+        self._config, self._task = program.config, program.task
+        self._epoch_steps = self._task.train.steps(self._config.batch_size)
+        self._stretch = 1
+        self.history: list[dict[str, Any]] = []
+
+    def train(self, state: State, keeper: _Keeper | _Nowhere) -> State:
+        """Take the steps that are left."""
+        if self._finished(state):
+            return state
+        with (
+            ProgressBar(self._title, self._config.steps, done=int(state.step)) as progress,
+            Interruption() as interruption,
+        ):
+            if int(state.step):
+                progress.say(f"resumed after step {int(state.step)}")
+            progress.say("compiling")
+            compile_seconds = self.program.compile(state)
+            progress.say(f"compiled in {compile_seconds:.1f} s")
+            if not self.history:
+                state = self._report(state, keeper)
+            while not self._finished(state):
+                state, times = self._advance(state, keeper, progress, interruption)
+                state = self._report(state, keeper, **times, compile_seconds=compile_seconds)
+                compile_seconds = 0.0
+                self._tell(progress)
+                if interruption.asked and not self._finished(state):
+                    interruption.stop(int(state.step))
+        return state
+
+    def _finished(self, state: State) -> bool:
+        """Tell whether all steps are taken, or nothing has become better for long."""
+        config = self._config
+        if int(state.step) >= config.steps:
+            return True
+        waited = int(state.step) - int(np.max(self.program.gather(state.members.best_step)))
+        return bool(config.patience) and waited >= config.patience * config.every
+
+    def _advance(
         self,
-        task: SequenceClassification,
-        config: FitConfig,
-        optimizer: optax.GradientTransformation,
-        keys: Key,
-        observe: Callable[[Any], dict[str, Any]],
-    ):
-        self.task, self.config, self.steps = task, config, len(task.train) // config.batch_size
-        self._optimizer, self._keys, self._observe = optimizer, keys, observe
-        self._data = (jnp.asarray(task.train.inputs), jnp.asarray(task.train.labels))
-        self._evaluate = jax.jit(jax.vmap(self._score, in_axes=(0, None, None)))
-        self._epoch: Any = None
+        state: State,
+        keeper: _Keeper | _Nowhere,
+        progress: ProgressBar,
+        interruption: Interruption,
+    ) -> tuple[State, dict[str, Any]]:
+        """Train up to the next report; return the state, and how many steps that took, and how long."""
+        first = step = int(state.step)
+        every = self._config.every
+        end = min((step // every + 1) * every, self._config.steps)
+        began, busy = time.perf_counter(), 0.0
+        for stretch in self._stretches(step, end):
+            tick = time.perf_counter()
+            state = jax.block_until_ready(self.program.train(state, stretch))
+            took = time.perf_counter() - tick
+            step, busy = step + stretch.batches, busy + took
+            self._adapt(stretch.batches, took)
+            progress.move(step)
+            if interruption.asked and step < end:
+                keeper.save(state)
+                interruption.stop(step)
+        seconds = time.perf_counter() - began
+        return state, {"taken": end - first, "seconds": seconds, "waiting_seconds": seconds - busy}
 
-    def compile(self, state: _State) -> float:
-        """Compile one epoch and return the seconds that took."""
-        began = time.perf_counter()
-        by_seed = jax.vmap(self._train, in_axes=(0, 0, None, None, None))
-        arguments = (state, self._keys, jnp.asarray(1), *self._data)
-        self._epoch = jax.jit(by_seed).lower(*arguments).compile()
-        self.evaluate(state.models, self.task.valid)
-        return time.perf_counter() - began
+    def _stretches(self, begin: int, end: int) -> Iterator[Stretch]:
+        """Cut the steps from `begin` to `end` into pieces that each come from one part of the data."""
+        while begin < end:
+            number, offset = divmod(begin, self._epoch_steps)
+            for stretch in self._task.train.epoch(number, self._config.batch_size):
+                skipped = min(offset, stretch.batches)
+                offset -= skipped
+                first, left = stretch.first + skipped, stretch.batches - skipped
+                while left and begin < end:
+                    count = min(left, end - begin, self._stretch)
+                    yield Stretch(stretch.part, first, count)
+                    first, left, begin = first + count, left - count, begin + count
 
-    def epoch(self, state: _State, epoch: int) -> tuple[_State, Float[Array, "seeds steps"]]:
-        """Train every seed for one epoch; return the new state and the loss of each step."""
-        return self._epoch(state, self._keys, jnp.asarray(epoch), *self._data)
+    def _adapt(self, count: int, seconds: float) -> None:
+        """Let a call take as many steps as fit into half a second: progress shows, and signals are heard.
 
-    def evaluate(
-        self, models: Any, split: Split
-    ) -> tuple[Float[np.ndarray, "seeds"], Float[np.ndarray, "seeds"]]:
-        """Return mean loss and accuracy on a split, one a seed."""
-        losses, hits = [], []
-        for start in range(0, len(split), _EVALUATION_BATCH):
-            part = slice(start, start + _EVALUATION_BATCH)
-            loss, hit = self._evaluate(models, split.inputs[part], split.labels[part])
-            losses.append(np.asarray(loss, np.float64))
-            hits.append(np.asarray(hit, np.float64))
-        return np.sum(losses, axis=0) / len(split), np.sum(hits, axis=0) / len(split)
+        Several processes must cut alike, and so do not cut at all.
+        """
+        if jax.process_count() > 1:
+            self._stretch = self._config.every
+        else:
+            self._stretch = max(1, min(4 * count, int(_PIECE_SECONDS * count / max(seconds, 1e-6))))
 
-    def row(self, epoch: int, state: _State, *, losses: Any, seconds: float) -> dict[str, Any]:
-        """Return one line of metrics."""
-        valid_loss, valid_accuracy = self.evaluate(state.models, self.task.valid)
-        return {
-            "epoch": epoch,
-            "steps": 0 if losses is None else self.steps,
-            "train_loss": None if losses is None else np.mean(losses, axis=1).tolist(),
+    def _report(
+        self,
+        state: State,
+        keeper: _Keeper | _Nowhere,
+        taken: int = 0,
+        seconds: float = 0.0,
+        waiting_seconds: float = 0.0,
+        compile_seconds: float = 0.0,
+    ) -> State:
+        """Evaluate, note the best weights, and keep a line of metrics and the state."""
+        step, name, steps = int(state.step), self._task.metric.name, int(state.counted)
+        valid_loss, valid_score = self.program.evaluate(state.members.model, self._task.valid)
+        members = state.members
+        loss, finite, nonfinite = self.program.gather(
+            (members.loss, members.finite, members.nonfinite)
+        )
+        observed = self._observe(self.program.gather(members.model)) if self._observe else {}
+        row = {
+            "step": step,
+            "epoch": step / self._epoch_steps,
+            "train_loss": _ratios(loss, finite) if steps else None,
             "valid_loss": valid_loss.tolist(),
-            "valid_accuracy": valid_accuracy.tolist(),
+            f"valid_{name}": valid_score.tolist(),
+            "nonfinite_steps": np.asarray(nonfinite).tolist(),
             "seconds": seconds,
-            "compile_seconds": 0.0,
-            **self._observe(state.models),
+            "seconds_per_step": seconds / taken if taken else None,
+            "waiting_seconds": waiting_seconds,
+            "compile_seconds": compile_seconds,
+            **observed,
         }
+        state = self.program.compare(state, valid_score)
+        self.history.append(row)
+        keeper.report(row, state)
+        return state
 
-    def _train(
-        self, state: _State, key: Key, epoch: Int[Array, ""], inputs: Array, labels: Array
-    ) -> Any:
-        """Train one seed for one epoch."""
-        order = jax.random.permutation(jax.random.fold_in(key, epoch), len(labels))
-        batches = order[: self.steps * self.config.batch_size].reshape(self.steps, -1)
-
-        def step(state: _State, chosen: Int[Array, "B"]) -> tuple[_State, Float[Array, ""]]:
-            def loss(model):
-                logits = model(jnp.swapaxes(inputs[chosen], 0, 1))
-                return self.task.loss(logits, labels[chosen]).mean()
-
-            value, gradient = jax.value_and_grad(loss)(state.models)
-            with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats with integers
-                change, optimizer = self._optimizer.update(gradient, state.optimizer, state.models)
-            return _State(optax.apply_updates(state.models, change), optimizer), value
-
-        return jax.lax.scan(step, state, batches)
-
-    def _score(self, model: Any, inputs: Array, labels: Array) -> tuple[Array, Array]:
-        """Return the summed loss and the number of right answers of one network."""
-        logits = model(jnp.swapaxes(inputs, 0, 1))
-        return self.task.loss(logits, labels).sum(), self.task.correct(logits, labels).sum()
+    def _tell(self, progress: ProgressBar) -> None:
+        """Say how the last report's networks are doing."""
+        row, name = self.history[-1], self._task.metric.name
+        lost = [m for m, loss in enumerate(row["train_loss"]) if not math.isfinite(loss)]
+        if lost:
+            progress.say(f"step {row['step']}: the loss of network {lost} is not finite any more")
+        progress.report(
+            f"loss {np.mean(row['train_loss']):.4g}  valid {name} {np.mean(row[f'valid_{name}']):.4g}  "
+            f"{1 / max(row['seconds_per_step'], 1e-9):.3g} steps/s"
+        )

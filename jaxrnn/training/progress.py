@@ -6,7 +6,9 @@ processes only the first one speaks.
 
 from __future__ import annotations
 
+import datetime
 import sys
+import time
 from types import TracebackType
 
 import jax
@@ -32,7 +34,8 @@ class ProgressBar:
     """
 
     def __init__(self, title: str, total: int, *, done: int = 0, console: Console | None = None):
-        self._title, self._total, self._done = title, total, done
+        self._title, self._total, self._done, self._first = title, total, done, done
+        self._began = time.monotonic()
         self._console = console or Console(file=sys.stderr, quiet=jax.process_index() != 0)
         columns = (
             TextColumn("{task.description}"),
@@ -61,9 +64,26 @@ class ProgressBar:
         """Write one line beside the bar."""
         self._console.print(f"{self._title}: {text}", highlight=False, soft_wrap=True)
 
+    def move(self, done: int) -> None:
+        """Set how many parts are done, for the bar alone."""
+        self._done = done
+        self._bar.update(self._task, completed=done)
+
+    def report(self, news: str) -> None:
+        """Report what the parts done so far have brought; in a log, with the time that is left."""
+        self._bar.update(self._task, news=news)
+        if not self._console.is_terminal:
+            self.say(f"{self._done}/{self._total}  {news}{self._left()}")
+
     def advance(self, news: str) -> None:
         """Report one more part done; `news` is what it brought."""
-        self._done += 1
-        self._bar.update(self._task, completed=self._done, news=news)
-        if not self._console.is_terminal:
-            self.say(f"{self._done}/{self._total}  {news}")
+        self.move(self._done + 1)
+        self.report(news)
+
+    def _left(self) -> str:
+        """Return the time left, if the other parts take as long as those done since the beginning."""
+        done = self._done - self._first
+        if not done or self._done >= self._total:
+            return ""
+        seconds = (time.monotonic() - self._began) / done * (self._total - self._done)
+        return f"  {datetime.timedelta(seconds=round(seconds))} left"

@@ -2,12 +2,15 @@
 
     config.json      every setting, as it was asked for
     env.json         versions, devices, git revision
-    metrics.jsonl    one line an epoch
-    checkpoints/     the state after each epoch; the last few are kept
+    metrics.jsonl    one line a report
+    checkpoints/     the state at each report; the last few are kept
+    result.json      scores on the test data, once training has come to its end
+    lock             held by the process that writes here
     figures/, report.md, report.html    what was found
 
 A folder that already holds a run is never overwritten: it is refused, or, when asked, resumed. Resuming
-insists on the settings of the first time and names every one that differs.
+insists on the settings of the first time and names every one that differs. While one process writes, another
+is refused; of several processes that train together the first one writes.
 """
 
 from __future__ import annotations
@@ -18,15 +21,18 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import filelock
 import jax
 
 from jaxrnn import checks
 from jaxrnn.files import UNFINISHED, replace_file
 
 _CONFIG, _ENVIRONMENT, _METRICS = "config.json", "env.json", "metrics.jsonl"
+_RESULT, _LOCK = "result.json", "lock"
 _PACKAGES = ("jaxrnn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -49,20 +55,52 @@ class RunFolder:
     ):
         self.path = Path(path)
         self._config = json.loads(json.dumps(config))  # what it will be when it is read back
+        self._resume = resume
+        self._check()
+
+    def _check(self) -> None:
+        """Refuse a folder that holds what it should not, or not what it should."""
+        if jax.process_index() != 0:  # the first process looks, and may have begun to write
+            return
         try:
             settled = (self.path / _CONFIG).exists()
             others = self.path.exists() and any(
-                file.suffix != UNFINISHED for file in self.path.iterdir()
+                file.suffix != UNFINISHED and file.name != _LOCK for file in self.path.iterdir()
             )
         except OSError as error:
             checks.refuse("out", f"{self.path} ({error.strerror})", "a folder")
-        if resume and not settled:
+        if self._resume and not settled:
             checks.refuse("resume", f"{self.path}, which holds no run", "the folder of a run")
-        if resume:
+        if self._resume:
             _require_same(self.path, self._config)
         elif others:
             hint = "a new folder, or --resume to go on with the run" if settled else "a new folder"
             checks.refuse("out", f"{self.path}, which is not empty", hint)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the folder, so that no other process writes into it, and open it.
+
+        Raises:
+          InputError: another process holds it, or it cannot be written.
+        """
+        if jax.process_index() != 0:
+            yield
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / _LOCK, blocking=False)
+            lock.acquire()
+        except filelock.Timeout:
+            checks.refuse(
+                "out", f"{self.path}, into which another process writes", "a folder of its own"
+            )
+        except OSError as error:
+            self._refuse(error)
+        with lock:
+            self._check()  # once more: another process may have been here since
+            self.open()
+            yield
 
     def open(self) -> None:
         """Make the folder and write down settings and environment; those of the first time stay."""
@@ -73,7 +111,10 @@ class RunFolder:
                 _write(self.path / _ENVIRONMENT, environment())
             self.figures.mkdir(exist_ok=True)
         except OSError as error:
-            checks.refuse("out", f"{self.path} ({error.strerror})", "a folder that can be written")
+            self._refuse(error)
+
+    def _refuse(self, error: OSError) -> NoReturn:
+        checks.refuse("out", f"{self.path} ({error.strerror})", "a folder that can be written")
 
     @property
     def figures(self) -> Path:
@@ -92,19 +133,42 @@ class RunFolder:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one line of metrics; it is on the disk when this returns."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        if jax.process_index() != 0:
+            return
+        try:
+            with self.metrics.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            self._refuse(error)
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write down what training came to."""
+        if jax.process_index() == 0:
+            try:
+                _write(self.path / _RESULT, result)
+            except OSError as error:
+                self._refuse(error)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Read the metrics; a last line that was cut off by a crash is left out."""
         return read_metrics(self.path)
 
-    def rewind(self, epoch: int) -> None:
-        """Forget the metrics after `epoch`, of which the checkpoint to go on from does not know."""
-        kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch]
-        replace_file(self.metrics, "".join(kept).encode())
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Forget the metrics after `step`, of which the checkpoint to go on from does not know.
+
+        Returns:
+          The rows that are left.
+        """
+        kept = [row for row in self.rows() if row["step"] <= step]
+        if jax.process_index() == 0:
+            lines = [json.dumps(row) + "\n" for row in kept]
+            try:
+                replace_file(self.metrics, "".join(lines).encode())
+            except OSError as error:
+                self._refuse(error)
+        return kept
 
 
 def holds_run(path: Path) -> bool:
@@ -122,6 +186,12 @@ def read_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except json.JSONDecodeError:
             return
+
+
+def read_result(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what a run came to; None if it has not come to its end."""
+    file = Path(path) / _RESULT
+    return json.loads(file.read_text("utf-8")) if file.exists() else None
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
