@@ -7,9 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.export
+import numpy as np
 import pytest
 
+from jaxrnn import interop
 from jaxrnn.cli import main
+from jaxrnn.experiments import load_network
 
 
 def _jaxrnn(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,7 +28,7 @@ def _jaxrnn(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run, trained by the installed command."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    options = ["--cell", "elman-tanh", "--hidden-features", "8", "--epochs", "1", "--seeds", "2"]
+    options = ["--cell", "elman-tanh", "--hidden-features", "8", "--steps", "40", "--seeds", "2"]
     done = _jaxrnn("train", "digits", *options, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
@@ -33,10 +38,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_names_the_commands_and_teaches(capsys):
     for arguments, words in (
-        (["--help"], ("train", "diagnose", "demo", "cells")),
+        (["--help"], ("train", "diagnose", "demo", "cells", "tasks", "export", "generate")),
         (
             ["train", "--help"],
-            ("Example: jaxrnn train digits", "--hidden-features", "--resume", "default"),
+            ("jaxrnn train digits --cell lstm", "--hidden-features", "--l2", "--resume", "default"),
         ),
     ):
         with pytest.raises(SystemExit) as end:
@@ -58,7 +63,7 @@ def test_python_dash_m_is_the_same_program():
 
 def test_train_writes_a_run_and_diagnose_reads_it(trained: Path, tmp_path: Path, capsys):
     config = json.loads((trained / "config.json").read_text())
-    assert (config["cell"], config["fit"]["seeds"]) == ("elman-tanh", 2)
+    assert (config["network"]["cell"], config["fit"]["seeds"]) == ("elman-tanh", 2)
     assert (
         main(["diagnose", str(trained), "--out", str(tmp_path / "report"), "--sequences", "2"]) == 0
     )
@@ -74,7 +79,7 @@ def test_diagnose_a_fresh_cell(capsys):
 
 
 def test_resume_of_a_finished_run_prints_its_summary(trained: Path, capsys):
-    options = ["--cell", "elman-tanh", "--hidden-features", "8", "--epochs", "1", "--seeds", "2"]
+    options = ["--cell", "elman-tanh", "--hidden-features", "8", "--steps", "40", "--seeds", "2"]
     assert main(["train", "digits", *options, "--out", str(trained), "--resume"]) == 0
     assert "test accuracy" in capsys.readouterr().out
 
@@ -86,10 +91,10 @@ def test_resume_of_a_finished_run_prints_its_summary(trained: Path, capsys):
             ["train", "--out", "x", "--cell", "lstmm"],
             "cell: got 'lstmm'; expected one of .*did you mean",
         ),
-        (["train", "nothing", "--out", "x"], "task: got 'nothing'; expected one of digits, mnist"),
+        (["train", "nothing", "--out", "x"], "task: got 'nothing'; expected one of copy-memory, "),
         (
-            ["train", "--out", "x", "--epochs", "0"],
-            "epochs: got 0; expected a whole number above 0",
+            ["train", "--out", "x", "--steps", "0"],
+            "steps: got 0; expected a whole number above 0",
         ),
         (
             ["train", "--out", "x", "--batch-size", "9999"],
@@ -102,6 +107,11 @@ def test_resume_of_a_finished_run_prints_its_summary(trained: Path, capsys):
         (["diagnose", "nowhere"], "target: got 'nowhere'; expected a run's folder, or one of"),
         (["diagnose", "."], "run: got .; expected a run's folder"),
         (["diagnose", "gru", "--sequences", "0"], "sequences: got 0"),
+        (["diagnose", "gru", "--task", "agreement"], "task: got agreement; expected a task on num"),
+        (["train", "adding", "--out", "x", "--set", "length"], "set: got 'length'; expected name="),
+        (["train", "adding", "--out", "x", "--set", "size=3"], "setting: got 'size'; expected one"),
+        (["export", "nowhere", "--out", "x"], "run: got nowhere; expected a run's folder"),
+        (["generate", "nowhere"], "run: got nowhere; expected a run's folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(arguments, message, tmp_path, monkeypatch, capsys):
@@ -120,7 +130,7 @@ def test_bad_input_is_one_line_and_exit_code_two(arguments, message, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["train", "--out", "x", "--epochs", "many"], "--epochs"),
+        (["train", "--out", "x", "--steps", "many"], "--steps"),
         (["trian"], "trian"),
         (["train", "--out", "x", "--no-such", "1"], "--no-such"),
         ([], "demo"),
@@ -139,3 +149,74 @@ def test_an_existing_folder_is_not_overwritten(trained: Path, capsys):
     assert main(["train", "--out", str(trained)]) == 2
     assert "which is not empty" in capsys.readouterr().err
     assert (trained / "config.json").read_bytes() == before
+
+
+def test_tasks_are_listed_with_their_settings(capsys):
+    assert main(["tasks"]) == 0
+    text = capsys.readouterr().out
+    for word in ("adding-600", "length=600", "mnist", "needs files"):
+        assert word in text
+
+
+def test_a_run_goes_out_as_stablehlo_and_safetensors(trained: Path, tmp_path: Path, capsys):
+    assert main(["export", str(trained), "--out", str(tmp_path), "--network", "1"]) == 0
+    assert "any batch size" in capsys.readouterr().out
+    task, model = load_network(trained, 1)
+    program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
+    assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+    inputs = task.test.take(5).inputs
+    found = program.call(inputs)
+    np.testing.assert_allclose(found, model(inputs), rtol=1e-5, atol=1e-5)
+    _, other = load_network(trained, 0)
+    restored = interop.load(tmp_path / "model.safetensors", other)
+    jax.tree.map(np.testing.assert_array_equal, restored, model)
+    assert main(["export", str(trained), "--out", str(tmp_path), "--network", "2"]) == 2
+    assert "network: got 2; expected 0 to 1" in capsys.readouterr().err
+
+
+def test_a_language_model_is_trained_and_writes(tmp_path: Path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog . " * 60)
+    options = ["--set", f"file={text}", "window=20", "--steps", "60", "--every", "30"]
+    sizes = ["--hidden-features", "32", "--embedding-features", "16", "--batch-size", "8"]
+    out = tmp_path / "run"
+    rate = ["--seeds", "1", "--learning-rate", "0.03"]
+    assert main(["train", "characters", "--out", str(out), *options, *sizes, *rate]) == 0
+    assert "test bits" in capsys.readouterr().out
+    written = ["--prompt", "the quick ", "--count", "30", "--temperature", "0"]
+    assert main(["generate", str(out), *written]) == 0
+    said = capsys.readouterr().out.rstrip("\n")
+    assert said == "the quick brown fox jumps over the lazy "
+    assert main(["generate", str(out), "--prompt", ""]) == 2
+    assert "prompt: got ''" in capsys.readouterr().err
+    assert main(["generate", str(out), "--top-k", "999"]) == 2
+    assert "top_k: got 999" in capsys.readouterr().err
+
+
+def test_only_a_language_model_writes(trained: Path, capsys):
+    assert main(["generate", str(trained)]) == 2
+    assert "run: got a run of digits; expected a run of a language model" in capsys.readouterr().err
+
+
+def test_a_network_of_ragged_sequences_goes_out_with_their_lengths(tmp_path: Path, capsys):
+    sizes = [
+        "--hidden-features",
+        "6",
+        "--steps",
+        "4",
+        "--every",
+        "4",
+        "--seeds",
+        "1",
+        "--no-probes",
+    ]
+    settings = ["--set", "longest=5", "tested=9"]
+    assert main(["train", "parity", *settings, *sizes, "--out", str(tmp_path / "run")]) == 0
+    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    assert "with their lengths" in capsys.readouterr().out
+    task, model = load_network(tmp_path / "run", 0)
+    batch = task.test.take(7)
+    program = (tmp_path / "out" / "model.stablehlo").read_bytes()
+    found = jax.export.deserialize(bytearray(program)).call(batch.inputs, batch.lengths)
+    expected = model(batch.inputs, seq_lengths=batch.lengths)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

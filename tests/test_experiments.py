@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import pickle
 import re
 from pathlib import Path
@@ -18,30 +17,31 @@ from flax import nnx
 
 from jaxrnn.checks import InputError
 from jaxrnn.experiments import (
+    NetworkConfig,
     RunConfig,
     Subject,
     compare,
     digits_comparison,
     flow_history,
-    flow_observer,
-    make_model,
+    network,
     probe,
+    probes,
     run_diagnosis,
     train,
 )
 from jaxrnn.experiments.stages import Stages
 from jaxrnn.models import classifier_parameters
 from jaxrnn.tasks import load_task
-from jaxrnn.training import FitConfig, read_metrics
+from jaxrnn.training import FitConfig, read_metrics, whole_sequences
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory):
     """Two tiny cells, compared."""
     runs = [
-        dataclasses.replace(run, hidden_features=6)
+        dataclasses.replace(run, network=dataclasses.replace(run.network, hidden_features=6))
         for run in digits_comparison(epochs=1, seeds=2)
-        if run.cell in ("elman-tanh", "lstm")
+        if run.network.cell in ("elman-tanh", "lstm")
     ]
     out = tmp_path_factory.mktemp("compare") / "out"
     return runs, out, compare(runs, out)
@@ -65,16 +65,16 @@ def test_the_reported_accuracy_is_the_runs_own(compared):
     runs, out, _ = compared
     text = (out / "report.md").read_text("utf-8")
     for run in runs:
-        result = train(run, out / run.cell, resume=True)
-        row = next(line for line in text.splitlines() if line.startswith(f"| {run.cell} "))
-        error = np.std(result.test_accuracy, ddof=1) / np.sqrt(2)
-        assert f"{result.test_accuracy.mean():.3f} ± {error:.3f}" in row
+        result = train(run, out / run.network.cell, resume=True)
+        row = next(line for line in text.splitlines() if line.startswith(f"| {run.network.cell} "))
+        error = np.std(result.test_score, ddof=1) / np.sqrt(2)
+        assert f"{result.test_score.mean():.3f} ± {error:.3f}" in row
 
 
 def test_the_rate_is_the_mean_over_seeds_with_their_spread(compared):
     runs, out, _ = compared
     task = load_task("digits")
-    found = probe(train(runs[0], out / runs[0].cell, resume=True).models, task)
+    found = probe(train(runs[0], out / runs[0].network.cell, resume=True).models, task)
     rates = [float(flow.rate) for flow in found.flows]
     assert found.rate == pytest.approx((np.mean(rates), np.std(rates, ddof=1) / np.sqrt(2)))
     changes = [np.mean(flow.log_norms[0] - flow.log_norms[-1]) for flow in found.flows]
@@ -97,14 +97,15 @@ def test_a_comparison_goes_on_where_it_stood(compared, capsys):
 def test_each_cell_keeps_its_settings(compared):
     runs, out, _ = compared
     for run in runs:
-        assert json.loads((out / run.cell / "config.json").read_text()) == dataclasses.asdict(run)
+        assert RunConfig.of(out / run.network.cell) == run
 
 
 def test_the_demonstration_matches_its_cells_in_size():
     from jaxrnn.cells import CELLS
 
     counts = [
-        classifier_parameters(CELLS[r.cell], 1, 10, r.hidden_features) for r in digits_comparison()
+        classifier_parameters(CELLS[r.network.cell], 1, 10, r.network.hidden_features)
+        for r in digits_comparison()
     ]
     assert max(counts) / min(counts) < 1.02
 
@@ -174,22 +175,26 @@ def test_a_diagnosis_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch
 
 
 def test_the_flow_through_training_is_in_the_metrics(tmp_path: Path):
-    fit = FitConfig(epochs=1, seeds=2)
-    train(RunConfig("digits", "elman-tanh", 6, fit), tmp_path / "run")
+    fit = FitConfig(steps=40, every=20, seeds=2)
+    network = NetworkConfig("elman-tanh", 6)
+    train(RunConfig("digits", network=network, fit=fit), tmp_path / "run")
     history = flow_history(read_metrics(tmp_path / "run"))
     assert history is not None
-    assert history.epochs.tolist() == [0, 1]
-    assert history.log_norms.shape == (2, 2, 64)
-    assert flow_history([{"epoch": 0}]) is None
+    assert history.steps.tolist() == [0, 20, 40]
+    assert history.log_norms.shape == (3, 2, 64)
+    assert flow_history([{"step": 0}]) is None
 
 
 def test_networks_that_have_died_do_not_stop_the_others():
     task = load_task("digits", None)
-    config = RunConfig("digits", "elman-tanh", 6, FitConfig(seeds=2))
-    make = make_model(config, task)
+    make = network(NetworkConfig("elman-tanh", 6), task)
     models: Any = jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 2))
-    models.cell.bias[...] = models.cell.bias[...].at[1].set(jnp.nan)
-    (alive, dead) = flow_observer(task)(models)["log_gradient_norms"]
+    bias = models.layer.cell.bias
+    bias[...] = bias[...].at[1].set(jnp.nan)
+    measured = probes(task)(models)
+    (alive, dead), radii = measured["log_gradient_norms"], measured["spectral_radius"]
+    assert np.isfinite(radii[0])
+    assert np.isnan(radii[1])
     assert np.isfinite(alive).all()
     assert np.isnan(dead).all()
 
@@ -197,3 +202,22 @@ def test_networks_that_have_died_do_not_stop_the_others():
 def test_resume_needs_a_folder():
     with pytest.raises(InputError, match="resume: got True without a folder"):
         run_diagnosis(Subject("gru"), resume=True)
+
+
+def test_what_foretells_does_not_read_backwards():
+    task = load_task("random-walk")
+    with pytest.raises(InputError, match="bidirectional: got True; expected False: random-walk"):
+        network(NetworkConfig(bidirectional=True), task)
+
+
+def test_analyses_read_sequences_of_one_length_with_their_own_answers():
+    batch = whole_sequences(load_task("parity").test, 4)
+    tokens = np.asarray(batch.inputs).argmax(-1)
+    assert batch.lengths is None
+    assert tokens.shape[0] > 400
+    np.testing.assert_array_equal(batch.targets, tokens.sum(0) % 2)
+    plain = whole_sequences(load_task("digits").test, 4)
+    assert plain.inputs.shape == (64, 4, 1)
+    stepwise = whole_sequences(load_task("anbn").test, 4)
+    assert len(stepwise.inputs) == len(stepwise.targets) == len(stepwise.mask) > 190
+    assert np.asarray(stepwise.mask).all()

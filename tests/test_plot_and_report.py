@@ -89,13 +89,13 @@ def test_convergence_ends_at_the_exponents(path):
         assert _heights(line)[-1] == pytest.approx(exponent, abs=1e-6)
 
 
-def test_flow_history_shows_epochs_by_steps():
+def test_flow_history_shows_training_by_time_steps():
     norms = np.log(10) * np.arange(6.0).reshape(2, 1, 3)
-    ax = plot.flow_history(analysis.FlowHistory(epochs=np.array([0, 5]), log_norms=norms))
+    ax = plot.flow_history(analysis.FlowHistory(steps=np.array([0, 5]), log_norms=norms))
     np.testing.assert_allclose(
         np.asarray(ax.collections[0].get_array()), [[0, 1, 2], [3, 4, 5]], atol=1e-12
     )
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time step t", "epoch")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time step t", "optimiser step")
 
 
 def test_phase_portrait_puts_points_by_their_kind_into_the_plane():
@@ -167,8 +167,8 @@ def test_gradient_flow_is_relative_to_the_last_step():
 
 
 def test_learning_curves_draw_the_mean_over_seeds():
-    history = [{"epoch": e, "valid_accuracy": [0.1 * e, 0.3 * e]} for e in range(3)]
-    ax = plot.learning_curves(history, label="x")
+    history = [{"step": e, "valid_accuracy": [0.1 * e, 0.3 * e]} for e in range(3)]
+    ax = plot.learning_curves(history, "accuracy", label="x")
     np.testing.assert_allclose(_heights(ax.lines[0]), [0, 0.2, 0.4])
 
 

@@ -75,11 +75,11 @@ class FlowHistory:
     """The gradient flow through training.
 
     Attributes:
-      epochs: when it was measured, 0 before training [E].
+      steps: when it was measured, 0 before training [E].
       log_norms: log ‖∂L/∂s_t‖ of N networks, nats, median over sequences [E, N, T].
     """
 
-    epochs: Int[Any, "E"]
+    steps: Int[Any, "E"]
     log_norms: Float[Any, "E N T"]
 
 

@@ -3,63 +3,160 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import jax
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from jaxrnn import checks
+from jaxrnn.devices import join_processes
 from jaxrnn.experiments import (
+    NetworkConfig,
     RunConfig,
     Subject,
     compare,
     digits_comparison,
+    export,
     run_diagnosis,
     train,
+    training_summary,
+    write,
 )
-from jaxrnn.report import CELLS_HEADER, cell_rows, cells_page
-from jaxrnn.training import FitConfig
+from jaxrnn.report import CELLS_HEADER, TASKS_HEADER, cell_rows, cells_page, task_rows
+from jaxrnn.training import FitConfig, Placement
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-    """Train one cell on a task, several seeds at once, into a run folder.
+    """Train one network on a task, from several seeds and settings at once, into a run folder.
 
-    Example: jaxrnn train digits --cell lstm --epochs 60 --learning-rate 0.01 --out runs/lstm
+    Examples: jaxrnn train digits --cell lstm --steps 2400 --learning-rate 0.01 --out runs/lstm
+              jaxrnn train adding --set length=400 --learning-rate 0.001 0.003 0.01 --out runs/adding
+
+    A run that was broken off, by a signal or a crash, goes on with the same words and --resume.
 
     Attributes:
       out: the run's folder; it must be new, or with --resume hold the same run.
-      task: what to learn: digits (64 steps, bundled), or mnist (784 steps, needs its four IDX files).
-      cell: which cell; `jaxrnn cells` lists them.
-      hidden_features: number of units.
-      data: folder with the task's files; by default where $JAXRNN_DATA points.
+      task: what to learn; `jaxrnn tasks` lists the tasks.
+      set: settings of the task in place of its own, as in length=400.
+      data: folder with the task's files; by default below $JAXRNN_DATA.
       resume: go on with a run that was broken off.
+      network: what to train.
       fit: how to train.
+      placement: how many devices to use, and for what.
+      probes: measure gradient flow and spectral radius at every report.
     """
 
     out: Path
     task: tyro.conf.Positional[str] = "digits"
-    cell: str = "gru"
-    hidden_features: int = 64
+    set: tuple[str, ...] = ()
     data: str | None = None
     resume: bool = False
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+    placement: Placement = dataclasses.field(default_factory=Placement)
+    probes: bool = True
 
     def run(self) -> None:
         """Train and print the summary."""
-        config = RunConfig(self.task, self.cell, self.hidden_features, self.fit, self.data)
-        result = train(config, self.out, resume=self.resume)
-        accuracy = result.test_accuracy
-        spread = (
-            f" ± {np.std(accuracy, ddof=1) / len(accuracy) ** 0.5:.3f}" if len(accuracy) > 1 else ""
+        join_processes()
+        config = RunConfig(
+            self.task, _settings(self.set), self.network, self.fit, self.data, self.probes
         )
-        print(f"test accuracy   {accuracy.mean():.3f}{spread}, mean and standard error over seeds")
-        print(f"parameters      {result.parameters:,} a network")
-        print(f"time            {1e3 * result.seconds_per_step:.1f} ms a step of all seeds, median")
-        print(f"compilation     {result.compile_seconds:.1f} s")
-        print(f"run             {self.out}; take it apart with: jaxrnn diagnose {self.out}")
+        result = train(config, self.out, resume=self.resume, placement=self.placement)
+        if jax.process_index() == 0:
+            print(training_summary(config, result))
+            print(f"run             {self.out}; take it apart with: jaxrnn diagnose {self.out}")
+
+
+def _settings(words: tuple[str, ...]) -> dict[str, Any]:
+    """Return settings from words such as length=400; what is no JSON is a string."""
+    settings = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            checks.refuse("set", repr(word), "name=value, as in length=400")
+        try:
+            settings[name] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name] = value
+    return settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Export a trained network: its program as StableHLO, its weights as safetensors, both checked.
+
+    Example: jaxrnn export runs/lstm --out lstm
+
+    Attributes:
+      run_folder: the run's folder.
+      out: a folder for model.stablehlo and model.safetensors.
+      network: which of the run's networks, 0 the first.
+    """
+
+    run_folder: tyro.conf.Positional[Path]
+    out: Path
+    network: int = 0
+
+    def run(self) -> None:
+        """Export and say what was written."""
+        done = export(self.run_folder, self.out, network=self.network)
+        lengths = ", with their lengths" if done.lengths else ""
+        print(
+            f"program     {done.program}, for sequences of {done.steps} steps, any batch size{lengths}"
+        )
+        print(f"weights     {done.weights}")
+        print(f"check       answers differ by {done.difference:.1e}, relative to the largest")
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+    """Let a trained language model write on from a prompt.
+
+    Example: jaxrnn generate runs/characters --prompt "The " --count 400 --temperature 0.7
+
+    Attributes:
+      run_folder: the folder of a run on characters or words.
+      prompt: what stands before.
+      count: characters or words to write.
+      network: which of the run's networks, 0 the first.
+      temperature: below 1 the probable becomes more so; 0 takes the most probable.
+      top_k: draw from the k most probable alone.
+      seed: of what is drawn.
+    """
+
+    run_folder: tyro.conf.Positional[Path]
+    prompt: str = "The "
+    count: int = 400
+    network: int = 0
+    temperature: float = 0.8
+    top_k: int | None = None
+    seed: int = 0
+
+    def run(self) -> None:
+        """Print the text."""
+        settings = dataclasses.asdict(self)
+        run, prompt, count = (settings.pop(name) for name in ("run_folder", "prompt", "count"))
+        print(write(run, prompt, count, **settings))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tasks:
+    """List the tasks: what they are, their settings, and where they come from."""
+
+    def run(self) -> None:
+        """Print the table."""
+        table = Table(title="Tasks")
+        for head in TASKS_HEADER:
+            table.add_column(head, no_wrap=head == "task")
+        for row in task_rows():
+            table.add_row(*row)
+        Console().print(table)
 
 
 @dataclasses.dataclass(frozen=True)

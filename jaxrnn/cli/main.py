@@ -9,37 +9,55 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
+import jax
 import tyro
 
 from jaxrnn import checks
-from jaxrnn.cli.commands import Cells, Demo, Diagnose, Train
+from jaxrnn.cli.commands import Cells, Demo, Diagnose, Export, Generate, Tasks, Train
+from jaxrnn.training import ProcessLostError, Stopped
 
 _COMMANDS = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Cells, tyro.conf.subcommand("cells")]
+    | Annotated[Tasks, tyro.conf.subcommand("tasks")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Generate, tyro.conf.subcommand("generate")]
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for bad input, 130 when interrupted."""
+    """Run the command line and return its exit code: 0, 2 for bad input, 128 + n for signal n."""
     try:
         _parse(arguments).run()
     except checks.InputError as error:
-        print(f"jaxrnn: error: {error}", file=sys.stderr)
+        print(f"jaxrnn: error: {error}", file=sys.stderr, flush=True)
+        if jax.process_count() > 1:
+            os._exit(2)  # the usual way out waits for the others, who wait for this one
         return 2
+    except Stopped as end:
+        print(f"jaxrnn: {end}; --resume goes on from there", file=sys.stderr)
+        return end.exit_code
+    except ProcessLostError as error:
+        print(
+            f"jaxrnn: {error}; --resume goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)  # the usual way out waits for the process that is lost
     except KeyboardInterrupt:
         print("jaxrnn: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> Train | Diagnose | Demo | Cells:
+def _parse(arguments: Sequence[str] | None) -> Any:
     """Return the command that the words ask for; words that ask for none are an `InputError`."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):

@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 
 from jaxrnn import checks, plot
 from jaxrnn.cells import CELLS
+from jaxrnn.experiments.networks import NetworkConfig
 from jaxrnn.experiments.probe import Probe, probe
 from jaxrnn.experiments.runs import RunConfig, train
 from jaxrnn.models import matched_width
 from jaxrnn.report import Report
-from jaxrnn.tasks import SequenceClassification, load_task
+from jaxrnn.tasks import Task, load_task
 from jaxrnn.training import FitConfig, FitResult, ProgressBar, RunFolder, environment, holds_run
 
 _LEARNING_RATES = {"elman-tanh": 3e-3, "lstm": 2e-2, "gru": 2e-2}
@@ -39,17 +40,14 @@ def digits_comparison(
       seeds: how many networks of each cell.
       parameters: what each network's number of parameters comes nearest to, readout included.
     """
-    return [
-        RunConfig(
-            task="digits",
-            cell=cell,
-            hidden_features=matched_width(
-                CELLS[cell], in_features=1, classes=10, parameters=parameters
-            ),
-            fit=FitConfig(epochs=epochs, seeds=seeds, learning_rate=rate),
-        )
-        for cell, rate in _LEARNING_RATES.items()
-    ]
+    task = load_task("digits")
+    epoch = task.train.steps(FitConfig.batch_size)
+    runs = []
+    for cell, rate in _LEARNING_RATES.items():
+        units = matched_width(CELLS[cell], task.in_features, task.outputs, parameters)
+        fit = FitConfig(steps=epochs * epoch, every=epoch, seeds=seeds, learning_rate=rate)
+        runs.append(RunConfig("digits", network=NetworkConfig(cell, units), fit=fit))
+    return runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Finding:
     @property
     def cell(self) -> str:
         """The cell's name."""
-        return self.run.cell
+        return self.run.network.cell
 
 
 def compare(runs: Sequence[RunConfig], out: str | Path, *, resume: bool = False) -> Path:
@@ -89,24 +87,24 @@ def compare(runs: Sequence[RunConfig], out: str | Path, *, resume: bool = False)
       InputError: runs that cannot be compared, a folder that holds something else, or missing data.
     """
     _check_comparable(runs)
-    task = load_task(runs[0].task, runs[0].data)
+    task = runs[0].load_task()
     folder = RunFolder(out, {"runs": [dataclasses.asdict(run) for run in runs]}, resume=resume)
-    folder.open()
-    findings = [_study(run, task, folder.path / run.cell) for run in runs]
+    with folder.opened():
+        findings = [_study(run, task, folder.path / run.network.cell) for run in runs]
     return _write_report(task, findings, folder)
 
 
 def _check_comparable(runs: Sequence[RunConfig]) -> None:
-    cells, tasks = [run.cell for run in runs], {run.task for run in runs}
+    cells, tasks = [run.network.cell for run in runs], {run.task for run in runs}
     if not cells or len(set(cells)) < len(cells):
         checks.refuse("runs", f"the cells {cells}", "one or more, each once")
     if len(tasks) > 1:
         checks.refuse("runs", f"the tasks {sorted(tasks)}", "one task for all")
 
 
-def _study(run: RunConfig, task: SequenceClassification, path: Path) -> Finding:
+def _study(run: RunConfig, task: Task, path: Path) -> Finding:
     fit = train(run, path, resume=holds_run(path))
-    with ProgressBar(f"{run.cell}: diagnosis", total=2) as progress:
+    with ProgressBar(f"{run.network.cell}: diagnosis", total=2) as progress:
         before = probe(fit.initial, task)
         progress.advance("before training")
         after = probe(fit.models, task)
@@ -114,7 +112,7 @@ def _study(run: RunConfig, task: SequenceClassification, path: Path) -> Finding:
     return Finding(run, fit, before, after)
 
 
-def _write_report(task: SequenceClassification, findings: list[Finding], folder: RunFolder) -> Path:
+def _write_report(task: Task, findings: list[Finding], folder: RunFolder) -> Path:
     report = Report(f"{', '.join(finding.cell for finding in findings)} on {task.name}")
     report.paragraph(_setting(task, findings))
     report.heading("Results")
@@ -131,14 +129,14 @@ def _write_report(task: SequenceClassification, findings: list[Finding], folder:
     return html
 
 
-def _setting(task: SequenceClassification, findings: list[Finding]) -> str:
+def _setting(task: Task, findings: list[Finding]) -> str:
     about = environment()
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     trained = "; ".join(f"{finding.cell}: {_training(finding.run)}" for finding in findings)
     return (
         f"Data: {task.source}; {len(task.train)} sequences to train, {len(task.valid)} to validate, "
-        f"{len(task.test)} to test, {task.length} steps of {task.in_features} feature each, "
-        f"{task.classes} classes; always naming the commonest training class gives {task.chance:.3f}. "
+        f"{len(task.test)} to test, {len(task.test.take(1).inputs)} steps of {task.in_features} feature "
+        f"each, {task.outputs} classes; always naming the commonest training class gives {task.chance:.3f}. "
         f"Training is by Adam, its rate falling to 0 along a cosine, all seeds of a cell at once. "
         f"{trained}. The test data are looked at once, at the end. Solved, by the task's own standard, is "
         f"{task.solved:g}. Training and compiling took {_seconds(findings):.0f} s on "
@@ -153,9 +151,9 @@ def _seconds(findings: list[Finding]) -> float:
 
 def _training(run: RunConfig) -> str:
     return (
-        f"{run.hidden_features} units, {run.fit.seeds} seeds, {run.fit.epochs} epochs, "
-        f"batches of {run.fit.batch_size}, rate {run.fit.learning_rate:g}, "
-        f"gradient norm clipped at {run.fit.clip_norm:g}"
+        f"{run.network.hidden_features} units, {run.fit.seeds} seeds, {run.fit.steps:,} steps, "
+        f"batches of {run.fit.batch_size}, rate {run.fit.learning_rate}, "
+        f"gradient norm clipped at {run.fit.clip_norm}"
     )
 
 
@@ -190,7 +188,7 @@ def _table(findings: list[Finding]) -> tuple[list[str], list[list[str]]]:
     ]
     rows = []
     for finding in findings:
-        accuracy = finding.fit.test_accuracy
+        accuracy = finding.fit.test_score
         error = np.std(accuracy, ddof=1) / np.sqrt(len(accuracy)) if len(accuracy) > 1 else np.nan
         about = [
             finding.cell,
@@ -215,10 +213,10 @@ def _plus_minus(value: float, error: float, form: str) -> str:
     return f"{value:{form}}" if np.isnan(error) else f"{value:{form}} ± {error:{form.lstrip('+')}}"
 
 
-def _learning_figure(findings: list[Finding], task: SequenceClassification) -> Figure:
+def _learning_figure(findings: list[Finding], task: Task) -> Figure:
     figure, ax = plt.subplots(figsize=(6, 4))
     for finding in findings:
-        plot.learning_curves(finding.fit.history, ax, label=finding.cell)
+        plot.learning_curves(finding.fit.history, finding.fit.metric, ax, label=finding.cell)
     ax.axhline(
         task.chance,
         color="0.5",
@@ -230,7 +228,7 @@ def _learning_figure(findings: list[Finding], task: SequenceClassification) -> F
     return figure
 
 
-def _flow_figure(findings: list[Finding], task: SequenceClassification) -> Figure:
+def _flow_figure(findings: list[Finding], task: Task) -> Figure:
     del task
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     for ax, when in zip(axes, ("before", "after"), strict=True):
@@ -243,7 +241,7 @@ def _flow_figure(findings: list[Finding], task: SequenceClassification) -> Figur
     return figure
 
 
-def _spectrum_figure(findings: list[Finding], task: SequenceClassification) -> Figure:
+def _spectrum_figure(findings: list[Finding], task: Task) -> Figure:
     del task
     figure, axes = plt.subplots(2, len(findings), figsize=(4.4 * len(findings), 7.4), squeeze=False)
     for row, when in zip(axes, ("before", "after"), strict=True):
@@ -253,7 +251,7 @@ def _spectrum_figure(findings: list[Finding], task: SequenceClassification) -> F
     return figure
 
 
-def _propagator_figure(findings: list[Finding], task: SequenceClassification) -> Figure:
+def _propagator_figure(findings: list[Finding], task: Task) -> Figure:
     del task
     figure, axes = plt.subplots(
         2, len(findings), figsize=(4.4 * len(findings), 7), squeeze=False, sharex=True, sharey="col"

@@ -10,19 +10,17 @@ from typing import Any
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import numpy as np
 from flax import nnx
 
 from jaxrnn import checks, plot
 from jaxrnn.analysis import PARTS, Diagnosis, FlowHistory, diagnose
 from jaxrnn.cells import CELLS, make_cell
 from jaxrnn.experiments.history import flow_history
-from jaxrnn.experiments.probe import each, task_loss
-from jaxrnn.experiments.runs import RunConfig, load
+from jaxrnn.experiments.runs import load_network
 from jaxrnn.experiments.stages import Stages
 from jaxrnn.report import Report
 from jaxrnn.tasks import load_task
-from jaxrnn.training import RunFolder, read_metrics
+from jaxrnn.training import RunFolder, read_metrics, required, view, whole_sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,23 +49,16 @@ class Subject:
         if not self._is_run and self.target not in CELLS:
             got, cells = repr(self.target), ", ".join(CELLS)
             checks.refuse("target", got, f"a run's folder, or one of {cells}")
-        if self._is_run and not 0 <= self.seed < self._run.fit.seeds:
-            expected = f"0 to {self._run.fit.seeds - 1}, the networks of the run"
-            checks.refuse("seed", self.seed, expected)
 
     @property
     def _is_run(self) -> bool:
         return Path(self.target).is_dir()
 
     @property
-    def _run(self) -> RunConfig:
-        return RunConfig.of(self.target)
-
-    @property
     def settings(self) -> dict[str, Any]:
         """What the diagnosis depends on: a run that has been trained on is another subject."""
         rows = list(read_metrics(self.target)) if self._is_run else []
-        return {**dataclasses.asdict(self), "epoch": rows[-1]["epoch"] if rows else 0}
+        return {**dataclasses.asdict(self), "step": rows[-1]["step"] if rows else 0}
 
     @property
     def history(self) -> FlowHistory | None:
@@ -87,16 +78,16 @@ class Subject:
           InputError: no run there, no checkpoint in it, no such network or task.
         """
         if not self._is_run:
-            xs = _inputs(self.task, self.data, self.sequences)
+            task = load_task(self.task, self.data)
+            if not task.in_features:
+                checks.refuse("task", self.task, "a task on numbers, for a fresh cell to read")
+            xs = jnp.asarray(whole_sequences(task.test, self.sequences).inputs)
             rngs = nnx.Rngs(self.seed)
-            cell = make_cell(self.target, xs.shape[-1], self.hidden_features, rngs=rngs)
+            cell = make_cell(self.target, task.in_features, self.hidden_features, rngs=rngs)
             return diagnose(cell, xs, part=part)
-        config = self._run
-        task = load_task(config.task, config.data)
-        model = list(each(load(config, Path(self.target))))[self.seed]
-        labels = jnp.asarray(task.test.labels[: self.sequences])
-        xs = _inputs(config.task, config.data, self.sequences)
-        return diagnose(model.cell, xs, task_loss(model, task, labels), part=part)
+        task, model = load_network(self.target, self.seed)
+        seen = required(view(model, task, whole_sequences(task.test, self.sequences)))
+        return diagnose(seen.cell, seen.xs, seen.loss, part=part)
 
 
 def run_diagnosis(
@@ -119,14 +110,14 @@ def run_diagnosis(
         checks.refuse(
             "resume", "True without a folder", "out, the folder of the diagnosis to go on with"
         )
-    folder = None if out is None else RunFolder(out, subject.settings, resume=resume)
-    kept = None
-    if folder is not None:
-        folder.open()
-        kept = folder.path / "parts"
-    with Stages(f"diagnosis of {subject.target}", len(PARTS), kept) as stages:
+    title = f"diagnosis of {subject.target}"
+    if out is None:
+        with Stages(title, len(PARTS)) as stages:
+            return subject.diagnose(stages), None
+    folder = RunFolder(out, subject.settings, resume=resume)
+    with folder.opened(), Stages(title, len(PARTS), folder.path / "parts") as stages:
         diagnosis = subject.diagnose(stages)
-    return diagnosis, None if folder is None else _write_report(diagnosis, subject, folder)
+        return diagnosis, _write_report(diagnosis, subject, folder)
 
 
 def _write_report(diagnosis: Diagnosis, subject: Subject, folder: RunFolder) -> Path:
@@ -150,11 +141,6 @@ def _write_report(diagnosis: Diagnosis, subject: Subject, folder: RunFolder) -> 
         report.figure(f"figures/{name}.png", caption)
     _, html = report.write(folder.path)
     return html
-
-
-def _inputs(task: str, data: str | None, sequences: int) -> Any:
-    inputs = load_task(task, data).test.inputs[:sequences]
-    return jnp.asarray(np.swapaxes(inputs, 0, 1))
 
 
 _HISTORY = (

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -28,9 +27,8 @@ from jaxrnn.analysis import (
     spectrum,
     trace,
 )
-from jaxrnn.models import SequenceClassifier
-from jaxrnn.tasks import SequenceClassification
-from jaxrnn.typing import Loss
+from jaxrnn.tasks import Task
+from jaxrnn.training import required, view, whole_sequences
 
 _FLOW_SEQUENCES = 64
 _SPECTRUM_SEQUENCES = 2  # an eigenvalue problem for every step and sequence
@@ -76,25 +74,24 @@ class Probe:
         return judge(changes.mean(axis=1) if len(changes) > 1 else changes, transported)
 
 
-def probe(models: Any, task: SequenceClassification) -> Probe:
-    """Take every network of an ensemble apart on test sequences of its task."""
-    inputs = jnp.asarray(np.swapaxes(task.test.inputs[:_FLOW_SEQUENCES], 0, 1))
-    labels = jnp.asarray(task.test.labels[:_FLOW_SEQUENCES])
+def probe(models: Any, task: Task) -> Probe:
+    """Take every network of an ensemble apart on test sequences of its task.
+
+    Raises:
+      InputError: networks of several layers, or that read backwards.
+    """
+    batch = whole_sequences(task.test, _FLOW_SEQUENCES)
     found = Probe([], [], [])
     for model in each(models):
-        found.flows.append(gradient_flow(model.cell, inputs, task_loss(model, task, labels)))
-        path = trace(model.cell, inputs[:, :_SPECTRUM_SEQUENCES])
-        found.spectra.append(spectrum(model.cell, path))
-        found.propagators.append(propagator(model.cell, path))
+        seen = required(view(model, task, batch))
+        found.flows.append(gradient_flow(seen.cell, seen.xs, seen.loss))
+        path = trace(seen.cell, seen.xs[:, :_SPECTRUM_SEQUENCES])
+        found.spectra.append(spectrum(seen.cell, path))
+        found.propagators.append(propagator(seen.cell, path))
     return found
 
 
-def each(models: Any) -> Iterator[SequenceClassifier]:
-    """Go through the networks of an ensemble, whose leaves have a leading axis of seeds."""
+def each(models: Any) -> Iterator[Any]:
+    """Go through the networks of an ensemble, whose leaves have a leading axis of networks."""
     for i in range(len(jax.tree.leaves(models)[0])):
         yield jax.tree.map(lambda leaf, i=i: leaf[i], models)
-
-
-def task_loss(model: SequenceClassifier, task: SequenceClassification, labels: Any) -> Loss:
-    """Return the task's loss as a function of a cell's outputs, through the model's readout."""
-    return lambda outputs: task.loss(model.readout(outputs[-1]), labels)

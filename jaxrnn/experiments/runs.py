@@ -1,44 +1,55 @@
-"""One cell on one task, in a run folder: the piece from which every experiment is made."""
+"""One network on one task, in a run folder: the piece from which every experiment is made."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
+import jax
 
 from jaxrnn import checks
-from jaxrnn.cells import CELLS, make_cell
-from jaxrnn.experiments.history import flow_observer
-from jaxrnn.models import SequenceClassifier
-from jaxrnn.tasks import SequenceClassification, load_task
-from jaxrnn.training import FitConfig, FitResult, RunFolder, fit, load_models, read_config
+from jaxrnn.experiments.history import probes
+from jaxrnn.experiments.networks import NetworkConfig, network
+from jaxrnn.tasks import TASKS, Task, load_task
+from jaxrnn.training import (
+    FitConfig,
+    FitResult,
+    Penalties,
+    Placement,
+    RunFolder,
+    fit,
+    load_models,
+    read_config,
+)
+
+_ONE_DEVICE = Placement()
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """What to train.
+    """What to train, on what, and how.
 
     Attributes:
-      task: a task's name: digits, or mnist where its files are at hand.
-      cell: a cell's name, as `jaxrnn cells` lists them.
-      hidden_features: number of units.
+      task: a task's name, as `jaxrnn tasks` lists them.
+      settings: of the task, in place of the preset's.
+      network: what to train.
       fit: how to train.
-      data: folder with the task's files; by default where $JAXRNN_DATA points.
+      data: folder with the task's files; by default below $JAXRNN_DATA.
+      probes: measure gradient flow and spectral radius at every report.
     """
 
     task: str = "digits"
-    cell: str = "gru"
-    hidden_features: int = 64
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     fit: FitConfig = dataclasses.field(default_factory=FitConfig)
     data: str | None = None
+    probes: bool = True
 
     def __post_init__(self):
-        """Refuse a cell that is not in the table, and a size that is none."""
-        checks.choice("cell", self.cell, CELLS)
-        checks.count("hidden_features", self.hidden_features)
+        """Refuse a task or a cell that nobody knows, and settings with which nothing can be trained."""
+        checks.choice("task", self.task, TASKS)
+        self.network.check()
         self.fit.check()
 
     @classmethod
@@ -46,32 +57,65 @@ class RunConfig:
         """Return the settings that a run's folder holds."""
         settings = read_config(folder)
         try:
-            return cls(**{**settings, "fit": FitConfig(**settings["fit"])})
+            training = settings["fit"]
+            penalties = Penalties(**training["penalties"])
+            parts = {
+                "network": NetworkConfig(**settings["network"]),
+                "fit": FitConfig(**{**training, "penalties": penalties}),
+            }
+            return cls(**{**settings, **parts})
         except (KeyError, TypeError):
             checks.refuse("run", str(folder), "the folder of one training run")
 
+    def load_task(self) -> Task:
+        """Return the task, with its data."""
+        return load_task(self.task, self.data, **self.settings)
 
-def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> FitResult:
-    """Train one cell's ensemble into a run folder.
+
+def train(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    placement: Placement = _ONE_DEVICE,
+) -> FitResult:
+    """Train one ensemble into a run folder.
 
     Args:
       config: what to train.
       out: the run's folder; it must be new, or with `resume` hold the same run.
       resume: go on with a run that was broken off, from its last checkpoint.
+      placement: how many devices to use, and for what.
 
     Raises:
       InputError: data that are missing or damaged, a folder that is in use, or one with another run.
+      Stopped: the process was asked to end; what was done is kept.
     """
-    task = load_task(config.task, config.data)
+    task = config.load_task()
     folder = RunFolder(out, dataclasses.asdict(config), resume=resume)
     return fit(
-        make_model(config, task),
+        network(config.network, task),
         task,
         config.fit,
         folder=folder,
-        title=config.cell,
-        observe=flow_observer(task),
+        title=config.network.cell,
+        observe=probes(task) if config.probes else None,
+        placement=placement,
     )
+
+
+def load_network(run: str | Path, number: int) -> tuple[Task, Any]:
+    """Return a run's task and one of its networks, from the newest checkpoint.
+
+    Raises:
+      InputError: no run there, no checkpoint in it, or no such network.
+    """
+    config = RunConfig.of(run)
+    count = len(config.fit.members)
+    if not 0 <= number < count:
+        checks.refuse("network", number, f"0 to {count - 1}, the networks of the run")
+    models = load(config, Path(run))
+    return config.load_task(), jax.tree.map(lambda leaf: leaf[number], models)
 
 
 def load(config: RunConfig, folder: Path) -> Any:
@@ -80,17 +124,5 @@ def load(config: RunConfig, folder: Path) -> Any:
     Raises:
       InputError: the folder holds no checkpoint, or one of another network.
     """
-    task = load_task(config.task, config.data)
-    return load_models(make_model(config, task), task, config.fit, folder)
-
-
-def make_model(
-    config: RunConfig, task: SequenceClassification
-) -> Callable[[nnx.Rngs], SequenceClassifier]:
-    """Return the function that makes one network of a run from its random streams."""
-
-    def make(rngs: nnx.Rngs) -> SequenceClassifier:
-        cell = make_cell(config.cell, task.in_features, config.hidden_features, rngs=rngs)
-        return SequenceClassifier(cell, task.classes, rngs=rngs)
-
-    return make
+    task = config.load_task()
+    return load_models(network(config.network, task), task, config.fit, folder)

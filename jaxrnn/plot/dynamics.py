@@ -82,16 +82,16 @@ def lyapunov_convergence(
 
 
 def flow_history(result: FlowHistory, ax: Axes | None = None) -> Axes:
-    """Draw log₁₀ ‖∂L/∂s_t‖ over time steps and epochs as a heat map: median over the networks."""
+    """Draw log₁₀ ‖∂L/∂s_t‖ over time steps and training as a heat map: median over the networks."""
     ax = axes_or_new(ax)
     norms = np.median(result.log_norms, axis=1) / np.log(10)
     norms = np.ma.masked_invalid(norms)
     time = np.arange(1, norms.shape[1] + 1)
     image = ax.pcolormesh(
-        time, np.asarray(result.epochs), norms, cmap=plt.get_cmap(TIME), rasterized=True
+        time, np.asarray(result.steps), norms, cmap=plt.get_cmap(TIME), rasterized=True
     )
     ax.grid(False)
-    ax.set(xlabel="time step t", ylabel="epoch")
+    ax.set(xlabel="time step t", ylabel="optimiser step")
     ax.figure.colorbar(image, ax=ax, label="log₁₀ ‖∂L/∂s(t)‖")
     return ax
 

@@ -162,30 +162,28 @@ def propagator(
 
 def learning_curves(
     history: Sequence[dict[str, Any]],
+    metric: str,
     ax: Axes | None = None,
     *,
     label: str | None = None,
     **line: Any,
 ) -> Axes:
-    """Draw validation accuracy against the epoch: mean over seeds, and their range.
+    """Draw a validation score against the optimiser step: mean over networks, and their range.
 
     Args:
       history: rows of ``metrics.jsonl``.
+      metric: the score's name, as in ``valid_<metric>``.
       ax: axes to draw into; by default new ones.
       label: what the legend calls the curve.
       line: passed on to ``ax.plot``.
     """
     ax = axes_or_new(ax)
-    epochs = [row["epoch"] for row in history]
-    accuracy = np.array([row["valid_accuracy"] for row in history])
-    (drawn,) = ax.plot(epochs, accuracy.mean(axis=1), label=label, **line)
-    ax.fill_between(
-        epochs,
-        accuracy.min(axis=1),
-        accuracy.max(axis=1),
-        color=drawn.get_color(),
-        alpha=0.2,
-        linewidth=0,
-    )
-    ax.set(xlabel="epoch", ylabel="validation accuracy", ylim=(0, 1))
+    steps = [row["step"] for row in history]
+    scores = np.array([row[f"valid_{metric}"] for row in history])
+    (drawn,) = ax.plot(steps, scores.mean(axis=1), label=label, **line)
+    low, high = scores.min(axis=1), scores.max(axis=1)
+    ax.fill_between(steps, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+    ax.set(xlabel="optimiser step", ylabel=f"validation {metric}")
+    if metric == "accuracy":
+        ax.set_ylim(0, 1)
     return ax

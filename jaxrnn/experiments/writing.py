@@ -1,0 +1,54 @@
+"""Text from a trained language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import checks
+from jaxrnn.experiments.runs import load_network
+from jaxrnn.models import generate
+from jaxrnn.tasks import LanguageModelling
+
+
+def write(
+    run: str | Path,
+    prompt: str,
+    count: int,
+    *,
+    network: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> str:
+    """Return a text that a run's language model writes on from a prompt, the prompt included.
+
+    Args:
+      run: the run's folder.
+      prompt: what stands before; at least one character or word.
+      count: characters or words to write.
+      network: which of the run's networks, 0 the first.
+      temperature: below 1 the probable becomes more so; 0 takes the most probable.
+      top_k: draw from the k most probable alone.
+      seed: of what is drawn.
+
+    Raises:
+      InputError: no run of a language model there, no such network, or an argument out of its range.
+    """
+    task, model = load_network(run, network)
+    if not isinstance(task, LanguageModelling):
+        checks.refuse("run", f"a run of {task.name}", "a run of a language model")
+    tokens = task.encode(prompt)
+    if not len(tokens):
+        checks.refuse("prompt", repr(prompt), "at least one character or word")
+    written = generate(
+        model,
+        jnp.asarray(tokens)[:, None],
+        count,
+        key=jax.random.key(seed),
+        temperature=temperature,
+        top_k=top_k,
+    )
+    return prompt + task.joint + task.decode(written.tokens[:, 0])
