@@ -18,7 +18,7 @@ READY := .venv/.installed
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check # errors only
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: help install demo test test-all lint format notebooks bench bench-full bench-gpu rivals constraints clean
+.PHONY: help install demo test test-all lint format notebooks bench bench-full bench-gpu results rivals constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +66,9 @@ bench-full: $(READY) ## Measure everything; write benchmarks/results, the README
 
 bench-gpu: $(READY) ## Measure against cuDNN on a GPU (needs a jax and a PyTorch that see it); writes benchmarks/results
 	$(BIN)/python -m benchmarks.gpu
+
+results: $(READY) ## Train on published tasks; writes docs/results.md (an hour; what is there is gone on with)
+	$(BIN)/python -m benchmarks.learning $(ARGS)
 
 rivals: $(READY) ## Install PyTorch, Keras and lyapax beside jaxrnn, for the benchmarks
 	$(PIP) torch==2.13.0 keras lyapax

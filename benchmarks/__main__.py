@@ -46,7 +46,9 @@ def _measure(*, full: bool) -> None:
         "cells": _cells(),
         "lyapunov": _lyapunov(),
         "jacobians": _jacobians(),
+        "large": _large(cores),
         "fixed_points": _fixed_points(cores),
+        "ensembles": _ensembles(cores),
     }
     if full:
         parts |= {"unseen": _speed("unseen shapes", cores, full)}
@@ -109,6 +111,31 @@ def _lyapunov() -> Iterator[dict[str, Any]]:
         print(
             f"{row['size']:5}, {row['exponents']:3}, {row['steps']:5}: {_seconds(row)}, "
             f"largest difference {row['difference']:.0e}",
+            flush=True,
+        )
+        yield row
+
+
+def _large(cores: int) -> Iterator[dict[str, Any]]:
+    print("\nlarge systems and long runs, float32: (N, K, T), seconds and growth of the process")
+    for row in results("lyapunov.large", cores, cases=[[4096, 32, 2000], [64, 4, 1_000_000]]):
+        print(
+            f"{row['size']:5}, {row['exponents']:3}, {row['steps']:8}: {row['seconds']:.1f} s, "
+            f"{row['grown'] / 1e6:.0f} MB, largest exponent {row['largest']:.4f} ± {row['stderr']:.4f}"
+            f" (mean field {row['mean_field']:.4f})",
+            flush=True,
+        )
+        yield row
+
+
+def _ensembles(cores: int) -> Iterator[dict[str, Any]]:
+    print(
+        "\n32 seeds of a small LSTM at once against one after another, compilation counted, seconds"
+    )
+    for row in results("ensembles.ensembles", cores, steps=500):
+        print(
+            f"{row['networks']} together {row['together']:.1f}, one {row['alone'][1]:.1f}: "
+            f"{_ratio(row['ratio'])}",
             flush=True,
         )
         yield row

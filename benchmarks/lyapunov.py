@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import resource
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from flax import nnx
 
 import jaxrnn
 from benchmarks.timing import quartiles, take_turns, turn
-from jaxrnn.analysis import lyapunov
+from jaxrnn.analysis import lyapunov, mean_field
 
 _GAIN = 2.0
 _SETTLE = 100
@@ -25,6 +27,35 @@ def lyapunov_spectra(cores: int, cases: list[list[int]]) -> Iterator[dict[str, A
     with jax.enable_x64(True):
         for size, count, steps in cases:
             yield {"cores": cores, **_row(size, count, steps)}
+
+
+def large(cores: int, cases: list[list[int]]) -> Iterator[dict[str, Any]]:
+    """Take leading exponents of large maps, or over many steps, and see how far the process grows.
+
+    The first half of the steps settles. No rival takes part: none was found that holds so large a system.
+    """
+    for size, count, steps in cases:
+        step = _tanh_map(size, jnp.float32)
+        start = jnp.asarray(np.random.default_rng(1).normal(size=size), jnp.float32)
+        before, began = _resident(), time.perf_counter()
+        xs = jnp.zeros((steps, 1))
+        found = lyapunov(step, xs, carry=start, k=count, warmup=steps // 2)
+        yield {
+            "cores": cores,
+            "size": size,
+            "exponents": count,
+            "steps": steps,
+            "seconds": time.perf_counter() - began,
+            "grown": _resident() - before,
+            "largest": float(found.exponents[0]),
+            "stderr": float(found.stderr[0]),
+            "mean_field": float(mean_field(jnp.tanh, _GAIN).lyapunov),
+        }
+
+
+def _resident() -> int:
+    """Return the largest size that this process has had, in bytes (Linux counts in KiB)."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _row(size: int, count: int, steps: int) -> dict[str, Any]:
@@ -48,11 +79,11 @@ def _row(size: int, count: int, steps: int) -> dict[str, Any]:
     }
 
 
-def _tanh_map(size: int) -> Any:
+def _tanh_map(size: int, dtype: Any = jnp.float64) -> Any:
     """Return h ← tanh(J h), J ~ N(0, g²/N): an Elman cell whose input is zero."""
     coupling = _GAIN / np.sqrt(size) * np.random.default_rng(0).normal(size=(size, size))
-    cell = jaxrnn.ElmanCell(1, size, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    cell.recurrent_kernel[...] = jnp.asarray(coupling)
+    cell = jaxrnn.ElmanCell(1, size, param_dtype=dtype, rngs=nnx.Rngs(0))
+    cell.recurrent_kernel[...] = jnp.asarray(coupling, dtype)
     return cell
 
 
