@@ -158,9 +158,12 @@ def test_tasks_are_listed_with_their_settings(capsys):
         assert word in text
 
 
+# Exported by the installed command: the batch size stays a symbol, which the types checked in tests refuse.
+
+
 def test_a_run_goes_out_as_stablehlo_and_safetensors(trained: Path, tmp_path: Path, capsys):
-    assert main(["export", str(trained), "--out", str(tmp_path), "--network", "1"]) == 0
-    assert "any batch size" in capsys.readouterr().out
+    done = _jaxrnn("export", str(trained), "--out", str(tmp_path), "--network", "1")
+    assert "any batch size" in done.stdout
     task, model = load_network(trained, 1)
     program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
@@ -198,7 +201,7 @@ def test_only_a_language_model_writes(trained: Path, capsys):
     assert "run: got a run of digits; expected a run of a language model" in capsys.readouterr().err
 
 
-def test_a_network_of_ragged_sequences_goes_out_with_their_lengths(tmp_path: Path, capsys):
+def test_a_network_of_ragged_sequences_goes_out_with_their_lengths(tmp_path: Path):
     sizes = [
         "--hidden-features",
         "6",
@@ -212,8 +215,8 @@ def test_a_network_of_ragged_sequences_goes_out_with_their_lengths(tmp_path: Pat
     ]
     settings = ["--set", "longest=5", "tested=9"]
     assert main(["train", "parity", *settings, *sizes, "--out", str(tmp_path / "run")]) == 0
-    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
-    assert "with their lengths" in capsys.readouterr().out
+    done = _jaxrnn("export", str(tmp_path / "run"), "--out", str(tmp_path / "out"))
+    assert "with their lengths" in done.stdout
     task, model = load_network(tmp_path / "run", 0)
     batch = task.test.take(7)
     program = (tmp_path / "out" / "model.stablehlo").read_bytes()

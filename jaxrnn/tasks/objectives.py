@@ -21,19 +21,25 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.typing import ArrayLike
+
 Count = Callable[[Any, Any, Any], Any]
 """``(answers [*A, Y], targets, mask [*A]) -> sums [K]``."""
 
 
-def _cross_entropy(logits: Float[Array, "*A C"], classes: Int[Array, "*A"]) -> Float[Array, "*A"]:
+def _cross_entropy(
+    logits: Float[ArrayLike, "*A C"], classes: Int[ArrayLike, "*A"]
+) -> Float[Any, "*A"]:
     return optax.softmax_cross_entropy_with_integer_labels(logits, classes)
 
 
-def _mse(values: Float[Array, "*A Y"], targets: Float[Array, "*A Y"]) -> Float[Array, "*A"]:
+def _mse(values: Float[ArrayLike, "*A Y"], targets: Float[ArrayLike, "*A Y"]) -> Float[Any, "*A"]:
     return jnp.mean((values - targets) ** 2, axis=-1)
 
 
-def _bernoulli(logits: Float[Array, "*A Y"], targets: Float[Array, "*A Y"]) -> Float[Array, "*A"]:
+def _bernoulli(
+    logits: Float[ArrayLike, "*A Y"], targets: Float[ArrayLike, "*A Y"]
+) -> Float[Any, "*A"]:
     return optax.sigmoid_binary_cross_entropy(logits, targets).sum(axis=-1)
 
 
