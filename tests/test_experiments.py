@@ -32,7 +32,7 @@ from jaxrnn.experiments import (
 from jaxrnn.experiments.stages import Stages
 from jaxrnn.models import classifier_parameters
 from jaxrnn.tasks import load_task
-from jaxrnn.training import FitConfig, read_metrics, whole_sequences
+from jaxrnn.training import FitConfig, Penalties, RunFolder, read_metrics, whole_sequences
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +202,13 @@ def test_networks_that_have_died_do_not_stop_the_others():
 def test_resume_needs_a_folder():
     with pytest.raises(InputError, match="resume: got True without a folder"):
         run_diagnosis(Subject("gru"), resume=True)
+
+
+def test_settings_survive_their_folder(tmp_path: Path):
+    fit = FitConfig(learning_rate=(1e-3, 1e-2), clip_norm=None, penalties=Penalties(l2=0.1))
+    config = RunConfig("adding", {"length": 20}, NetworkConfig("lstm", 6), fit, probes=False)
+    RunFolder(tmp_path / "run", dataclasses.asdict(config)).open()
+    assert RunConfig.of(tmp_path / "run") == config
 
 
 def test_what_foretells_does_not_read_backwards():

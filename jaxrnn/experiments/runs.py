@@ -57,7 +57,11 @@ class RunConfig:
         """Return the settings that a run's folder holds."""
         settings = read_config(folder)
         try:
-            training = settings["fit"]
+            # JSON knows no tuples.
+            training: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in settings["fit"].items()
+            }
             penalties = Penalties(**training["penalties"])
             parts = {
                 "network": NetworkConfig(**settings["network"]),
