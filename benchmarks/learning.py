@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxrnn.checks import InputError
-from jaxrnn.experiments import NetworkConfig, RunConfig, Score, scores, train
-from jaxrnn.training import FitConfig, environment, holds_run, read_result
+from jaxrnn.experiments import NetworkConfig, RunConfig, scores, train
+from jaxrnn.training import FitConfig, holds_run, read_result
 
 _ROOT = Path(__file__).parents[1]
 _RUNS = _ROOT / "runs" / "results"
@@ -128,13 +129,13 @@ def main() -> None:
 
 def page() -> str:
     """Return the page, from the run folders."""
-    about = environment()
-    rows = [row for line in lines() for row in _rows(line)]
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    done = [(line, result) for line in lines() if (result := _result(line)) is not None]
+    rows = [row for line, result in done for row in _rows(line, result)]
+    where = dict.fromkeys(_where(line) for line, _ in done)
     head = ["task", "cell", "units", "parameters", "rate", "seeds", "steps", "score", "test"]
     table = [[*head, "best seed", "chance", "published", "minutes"], ["---"] * 13, *rows]
     body = "\n".join(f"| {' | '.join(row)} |" for row in table)
-    return _PAGE_TEXT.format(table=body, machine=about["machine"], versions=versions)
+    return _PAGE_TEXT.format(table=body, where="\n\n".join(where))
 
 
 _PAGE_TEXT = """# What networks learn
@@ -146,17 +147,25 @@ were chosen coarsely, by validation, not tuned to the published number.
 
 {table}
 
-On {machine}, {versions}.
+{where}
 """
 
 
-def _rows(line: Line) -> Iterator[list[str]]:
+def _result(line: Line) -> dict[str, Any] | None:
+    """Return what a line's run came to; None where it has not, or was another run."""
     folder = _RUNS / line.name
     result = read_result(folder) if folder.is_dir() else None
-    if result is None or RunConfig.of(folder) != line.config:
-        return
-    config, task = line.config, line.config.load_task()
-    best = max if task.metric.higher_is_better else min
+    return None if result is None or RunConfig.of(folder) != line.config else result
+
+
+def _where(line: Line) -> str:
+    about = json.loads((_RUNS / line.name / "env.json").read_text("utf-8"))
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return f"On {about['machine']}, {versions}."
+
+
+def _rows(line: Line, result: dict[str, Any]) -> Iterator[list[str]]:
+    config, best = line.config, max if result["higher_is_better"] else min
     for score in scores(result["members"], result["test_score"]):
         yield [
             config.task,
@@ -167,16 +176,12 @@ def _rows(line: Line) -> Iterator[list[str]]:
             str(config.fit.seeds),
             f"{result['step']:,}",
             result["metric"],
-            _text(score),
+            score.text,
             f"{best(score.values):.4g}",
-            f"{task.chance:.4g}",
+            f"{result['chance']:.4g}",
             line.published,
             f"{(result['seconds'] + result['compile_seconds']) / 60:.1f}",
         ]
-
-
-def _text(score: Score) -> str:
-    return score.text
 
 
 if __name__ == "__main__":

@@ -78,6 +78,12 @@ def count(argument: str, value: Any) -> None:
         refuse(argument, repr(value), "a whole number above 0")
 
 
+def counts(**values: Any) -> None:
+    """Refuse, among arguments given by name, anything but whole numbers above zero."""
+    for argument, value in values.items():
+        count(argument, value)
+
+
 def floating(argument: str, x: Any) -> None:
     """Refuse anything but an array of floats: integers have no gradient to analyse."""
     dtype = getattr(x, "dtype", None)

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxrnn import analysis
 from jaxrnn.cells import CELLS
 from jaxrnn.report import CELLS_HEADER, cells_page
+from jaxrnn.tasks import TASKS
 
 mpl.use("Agg")
 
@@ -33,6 +34,29 @@ def test_the_tour_of_the_readme_runs(capsys, tmp_path, monkeypatch):
     with jax.numpy_dtype_promotion("standard"):
         exec(compile("".join(tour), "README.md", "exec"), {})
     assert "gradient's rate" in capsys.readouterr().out
+
+
+def test_the_arithmetic_of_scaling_is_that_of_its_formula():
+    text = (_ROOT / "docs" / "scaling.md").read_text("utf-8")
+    lines = re.findall(
+        r"^\| ([\d,]+) × (\d+) \| ([\d.]+) ms \| ([\d.]+) ms \| (\d+) % \|", text, re.M
+    )
+    assert len(lines) == 4
+    parameters = CELLS["lstm"].parameters(128, 1024)
+    for devices, sequences, *told in lines:
+        d = int(devices.replace(",", ""))
+        compute = 256 * int(sequences) * 6 * parameters / 20e12
+        traffic = 8 * parameters * (d - 1) / d / 50e9
+        share = compute / (compute + traffic + 10e-6 * np.log2(d))
+        expected = (1e3 * compute, 1e3 * traffic, 100 * share)
+        np.testing.assert_allclose([float(x) for x in told], expected, rtol=0.02)
+
+
+def test_the_readme_counts_the_tasks():
+    for name in ("README.md", "CHANGELOG.md"):
+        assert re.search(
+            rf"{len(TASKS)} (tasks|of them with their presets)", (_ROOT / name).read_text("utf-8")
+        )
 
 
 def test_the_lines_for_all_cores_run():

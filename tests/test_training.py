@@ -450,10 +450,10 @@ def test_steps_that_are_not_finite_are_counted_and_left_out_where_asked(task):
         return _Fragile(_make(rngs))
 
     counted = fit(broken, task, _CONFIG)
-    assert counted.history[-1]["nonfinite_steps"] > [0, 0]
+    assert all(steps > 0 for steps in counted.history[-1]["nonfinite_steps"])
     assert not np.isfinite(counted.test_loss).all()
     kept = fit(broken, task, dataclasses.replace(_CONFIG, skip_nonfinite=True))
-    assert kept.history[-1]["nonfinite_steps"] > [0, 0]
+    assert all(steps > 0 for steps in kept.history[-1]["nonfinite_steps"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept.models))
 
 

@@ -69,7 +69,7 @@ class Train:
         )
         result = train(config, self.out, resume=self.resume, placement=self.placement)
         if jax.process_index() == 0:
-            print(training_summary(config, result))
+            print(training_summary(result))
             print(f"run             {self.out}; take it apart with: jaxrnn diagnose {self.out}")
 
 

@@ -6,7 +6,7 @@ from jaxrnn.experiments.export import Exported, export
 from jaxrnn.experiments.history import flow_history, probes
 from jaxrnn.experiments.networks import NetworkConfig, network
 from jaxrnn.experiments.probe import Probe, each, probe
-from jaxrnn.experiments.runs import RunConfig, load, load_network, train
+from jaxrnn.experiments.runs import RunConfig, load_network, train
 from jaxrnn.experiments.summary import Score, scores, training_summary
 from jaxrnn.experiments.writing import write
 
@@ -22,7 +22,6 @@ __all__ = [
     "each",
     "export",
     "flow_history",
-    "load",
     "load_network",
     "network",
     "probe",

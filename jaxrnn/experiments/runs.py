@@ -118,15 +118,6 @@ def load_network(run: str | Path, number: int) -> tuple[Task, Any]:
     count = len(config.fit.members)
     if not 0 <= number < count:
         checks.refuse("network", number, f"0 to {count - 1}, the networks of the run")
-    models = load(config, Path(run))
-    return config.load_task(), jax.tree.map(lambda leaf: leaf[number], models)
-
-
-def load(config: RunConfig, folder: Path) -> Any:
-    """Return the ensemble of a run's newest checkpoint.
-
-    Raises:
-      InputError: the folder holds no checkpoint, or one of another network.
-    """
     task = config.load_task()
-    return load_models(network(config.network, task), task, config.fit, folder)
+    models = load_models(network(config.network, task), task, config.fit, Path(run))
+    return task, jax.tree.map(lambda leaf: leaf[number], models)

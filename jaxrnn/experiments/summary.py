@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from jaxrnn.experiments.runs import RunConfig
 from jaxrnn.training import FitResult
 
 
@@ -56,18 +55,17 @@ def scores(members: Sequence[dict[str, Any]], values: Iterable[float]) -> list[S
     return [Score(dict(settings), np.array(values)) for settings, values in groups.items()]
 
 
-def training_summary(config: RunConfig, result: FitResult) -> str:
+def training_summary(result: FitResult) -> str:
     """Say in a few lines what training came to."""
-    task = config.load_task()
-    each = "mean and 95 % interval over seeds" if config.fit.seeds > 1 else "one seed"
     lines = []
     for score in scores(result.members, result.test_score):
+        each = "mean and 95 % interval over seeds" if len(score.values) > 1 else "one seed"
         about = ", ".join(f"{name} {value:g}" for name, value in score.settings.items())
         lines.append(f"test {result.metric:<11}{score.text}, {each}{about and f' ({about})'}")
-    solved = "" if task.solved is None else f"; solved from {task.solved:g}"
+    solved = "" if result.solved is None else f"; solved from {result.solved:g}"
     lost = sum(result.history[-1]["nonfinite_steps"])
     lines += [
-        f"by chance       {task.chance:.4g}{solved}",
+        f"by chance       {result.chance:.4g}{solved}",
         f"parameters      {result.parameters:,} a network, {len(result.members)} networks",
         f"time            {1e3 * result.seconds_per_step:.1f} ms a step of all networks, median",
         f"waiting         {result.waiting:.1%} of the training's time, for data or for the host",

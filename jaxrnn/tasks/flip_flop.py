@@ -43,8 +43,7 @@ def flip_flop(
       >>> inputs.shape, bool((targets[0] == inputs[0]).all())
       ((50, 4, 3), True)
     """
-    for name, value in (("steps", steps), ("batch", batch), ("bits", bits)):
-        checks.count(name, value)
+    checks.counts(steps=steps, batch=batch, bits=bits)
     if not 0 <= probability <= 1:
         checks.refuse("probability", repr(probability), "a number from 0 to 1")
     when, which = jax.random.split(key)

@@ -185,8 +185,7 @@ def dyck(kinds: int = 2, longest: int = 50, tested: int = 100, depth: int = 10) 
       depth: how many brackets may be open at once.
     """
     _check_lengths(longest, tested)
-    for name, value in {"kinds": kinds, "depth": depth}.items():
-        checks.count(name, value)
+    checks.counts(kinds=kinds, depth=depth)
     if longest % 2 or tested % 2:
         checks.refuse("longest, tested", (longest, tested), "even numbers: brackets come in pairs")
     return synthetic(
@@ -248,8 +247,7 @@ def listops(length: int = 100, depth: int = 5, most: int = 5) -> Task:
       depth: lists within lists at most.
       most: values of a list at most, at least 2.
     """
-    for name, value in {"length": length, "depth": depth, "most": most}.items():
-        checks.count(name, value)
+    checks.counts(length=length, depth=depth, most=most)
     if most < 2 or length < 4:
         checks.refuse("most, length", (most, length), "at least 2 values, 4 tokens")
     draw = functools.partial(_listops, length, depth, most)
@@ -333,7 +331,6 @@ def _value(counts: Any, operators: Any) -> Any:
 
 
 def _check_lengths(longest: int, tested: int) -> None:
-    checks.count("longest", longest)
-    checks.count("tested", tested)
+    checks.counts(longest=longest, tested=tested)
     if tested <= longest:
         checks.refuse("tested", tested, f"more than the {longest} of the training")

@@ -19,7 +19,7 @@ from jaxrnn import checks
 from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.files import find_files, read_text
 from jaxrnn.tasks.objectives import Metric, bits, perplexity
-from jaxrnn.tasks.sources import Text
+from jaxrnn.tasks.texts import Text
 from jaxrnn.tasks.vocabulary import Vocabulary
 from jaxrnn.typing import Key
 

@@ -11,9 +11,10 @@ import scipy.io
 
 from jaxrnn import checks
 from jaxrnn.tasks.base import Task
+from jaxrnn.tasks.examples import bucketed
 from jaxrnn.tasks.files import find_files
 from jaxrnn.tasks.objectives import LOSSES, nll
-from jaxrnn.tasks.sources import Source, bucketed
+from jaxrnn.tasks.sources import Source
 
 _KEYS = 88
 _PARTS = ("traindata", "validdata", "testdata")

@@ -14,10 +14,10 @@ from jaxtyping import Num
 
 from jaxrnn import checks
 from jaxrnn.tasks.base import Task
+from jaxrnn.tasks.examples import Examples
 from jaxrnn.tasks.files import find_files
 from jaxrnn.tasks.idx import read_idx
 from jaxrnn.tasks.objectives import accuracy
-from jaxrnn.tasks.sources import Examples
 
 _MNIST_FILES = {
     "the train images as an IDX file of bytes": "train-images-idx3-ubyte",

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +36,7 @@ def copy_memory(delay: int = 100, symbols: int = 10, alphabet: int = 8) -> Task:
       symbols: how many to remember.
       alphabet: how many different ones there are.
     """
-    _check_counts(delay=delay, symbols=symbols, alphabet=alphabet)
+    checks.counts(delay=delay, symbols=symbols, alphabet=alphabet)
     chance = symbols * math.log(alphabet) / (delay + 2 * symbols)
     return synthetic(
         "copy-memory",
@@ -59,7 +58,7 @@ def _copy(delay: int, symbols: int, alphabet: int, key: Key, batch: int) -> Batc
     sign = jnp.full((1, batch), alphabet + 1, string.dtype)
     shown = jnp.concatenate([string, blank((delay - 1, batch)), sign, blank((symbols, batch))])
     asked = jnp.concatenate([blank((delay + symbols, batch)), string])
-    return Batch(_one_hot(shown, alphabet + 2), asked, jnp.ones(asked.shape, bool))
+    return Batch(jax.nn.one_hot(shown, alphabet + 2), asked, jnp.ones(asked.shape, bool))
 
 
 def selective_copy(length: int = 100, symbols: int = 10, alphabet: int = 8) -> Task:
@@ -72,7 +71,7 @@ def selective_copy(length: int = 100, symbols: int = 10, alphabet: int = 8) -> T
       symbols: how many there are.
       alphabet: how many different ones.
     """
-    _check_counts(length=length, symbols=symbols, alphabet=alphabet)
+    checks.counts(length=length, symbols=symbols, alphabet=alphabet)
     if symbols > length:
         checks.refuse("symbols", symbols, f"at most the {length} steps")
     return synthetic(
@@ -99,7 +98,7 @@ def _selective(length: int, symbols: int, alphabet: int, key: Key, batch: int) -
     sign = jnp.full((symbols, batch), alphabet + 1, string.dtype)
     asked = jnp.concatenate([jnp.zeros_like(shown), string])
     mask = jnp.arange(length + symbols) >= length
-    inputs = _one_hot(jnp.concatenate([shown, sign]), alphabet + 2)
+    inputs = jax.nn.one_hot(jnp.concatenate([shown, sign]), alphabet + 2)
     return Batch(inputs, asked, jnp.broadcast_to(mask[:, None], asked.shape))
 
 
@@ -113,7 +112,7 @@ def first_token(length: int = 100, alphabet: int = 8) -> Task:
       length: steps.
       alphabet: how many different tokens there are.
     """
-    _check_counts(length=length, alphabet=alphabet)
+    checks.counts(length=length, alphabet=alphabet)
     return synthetic(
         "first-token",
         functools.partial(_first, length, alphabet),
@@ -130,7 +129,7 @@ def first_token(length: int = 100, alphabet: int = 8) -> Task:
 
 def _first(length: int, alphabet: int, key: Key, batch: int) -> Batch:
     tokens = jax.random.randint(key, (length, batch), 0, alphabet)
-    return Batch(_one_hot(tokens, alphabet), tokens[0], jnp.ones(batch, bool))
+    return Batch(jax.nn.one_hot(tokens, alphabet), tokens[0], jnp.ones(batch, bool))
 
 
 def flip_flop(length: int = 100, bits: int = 3, probability: float = 0.1) -> Task:
@@ -176,7 +175,7 @@ def agreement(gap: int = 20, fillers: int = 20, cues: int = 2) -> Task:
       fillers: how many different ones there are.
       cues: how many cues there are, each with a verb of its own.
     """
-    _check_counts(gap=gap, fillers=fillers, cues=cues)
+    checks.counts(gap=gap, fillers=fillers, cues=cues)
     return synthetic(
         "agreement",
         functools.partial(_agreement, gap, fillers, cues),
@@ -211,7 +210,7 @@ def shifted_labels(shift: int = 10, length: int = 100, alphabet: int = 4) -> Tas
       length: steps.
       alphabet: how many different tokens there are.
     """
-    _check_counts(length=length, alphabet=alphabet)
+    checks.counts(length=length, alphabet=alphabet)
     if not abs(shift) < length:
         checks.refuse("shift", shift, f"fewer than the {length} steps, forwards or backwards")
     return synthetic(
@@ -233,7 +232,7 @@ def _shifted(shift: int, length: int, alphabet: int, key: Key, batch: int) -> Ba
     origin = jnp.arange(length) - shift
     defined = (origin >= 0) & (origin < length)
     mask = jnp.broadcast_to(defined[:, None], tokens.shape)
-    return Batch(_one_hot(tokens, alphabet), jnp.roll(tokens, shift, axis=0), mask)
+    return Batch(jax.nn.one_hot(tokens, alphabet), jnp.roll(tokens, shift, axis=0), mask)
 
 
 def associative_recall(pairs: int = 8, keys: int = 26, values: int = 10) -> Task:
@@ -247,7 +246,7 @@ def associative_recall(pairs: int = 8, keys: int = 26, values: int = 10) -> Task
       keys: how many different keys there are.
       values: how many different values.
     """
-    _check_counts(pairs=pairs, keys=keys, values=values)
+    checks.counts(pairs=pairs, keys=keys, values=values)
     if pairs > keys:
         checks.refuse("pairs", pairs, f"at most the {keys} keys")
     return synthetic(
@@ -273,14 +272,5 @@ def _associative(pairs: int, keys: int, values: int, key: Key, batch: int) -> Ba
     query = jnp.take_along_axis(shown, wanted, axis=0)
     answer = jnp.take_along_axis(beside, wanted, axis=0)[0]
     return Batch(
-        _one_hot(jnp.concatenate([rows, query]), keys + values), answer, jnp.ones(batch, bool)
+        jax.nn.one_hot(jnp.concatenate([rows, query]), keys + values), answer, jnp.ones(batch, bool)
     )
-
-
-def _one_hot(tokens: Any, size: int) -> Any:
-    return jax.nn.one_hot(tokens, size)
-
-
-def _check_counts(**settings: int) -> None:
-    for name, value in settings.items():
-        checks.count(name, value)

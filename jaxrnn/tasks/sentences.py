@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.tasks.base import Task
+from jaxrnn.tasks.examples import bucketed
 from jaxrnn.tasks.files import find_files, read_lines
 from jaxrnn.tasks.objectives import accuracy, entity_f1
-from jaxrnn.tasks.sources import bucketed
 from jaxrnn.tasks.vocabulary import Vocabulary
 
 

@@ -18,8 +18,8 @@ from jaxtyping import Float
 
 from jaxrnn import checks
 from jaxrnn.tasks.base import Batch, Task
+from jaxrnn.tasks.examples import Examples
 from jaxrnn.tasks.objectives import rmse
-from jaxrnn.tasks.sources import Examples
 from jaxrnn.tasks.synthetic import synthetic
 from jaxrnn.typing import Key
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.tasks.base import Batch, Task
+from jaxrnn.tasks.examples import bucketed
 from jaxrnn.tasks.files import find_files, read_lines
 from jaxrnn.tasks.objectives import perplexity
-from jaxrnn.tasks.sources import bucketed
 from jaxrnn.tasks.vocabulary import Vocabulary
 from jaxrnn.typing import Key
 

@@ -7,7 +7,7 @@ leaves the last good one. With several processes each writes what lies on its ow
 fewer may read it back.
 
 A file can rot after it was whole. So a fingerprint of every leaf is stored beside it; a checkpoint that
-cannot be read, or that holds other numbers than were written, is put aside for the one before.
+cannot be read, or that holds other numbers than were written, is passed over for the one before.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Checkpoints:
 
     Args:
       folder: where they lie.
-      say: is told when a checkpoint is put aside.
+      say: is told of a checkpoint that is damaged.
     """
 
     def __init__(
@@ -133,9 +133,8 @@ class Checkpoints:
         """Turn a disk that cannot be written into a refusal."""
         try:
             yield
-        except (
-            Exception
-        ) as error:  # TensorStore's errors are ValueErrors with the reason in the text
+        except Exception as error:
+            # TensorStore's errors are ValueErrors, with the reason in the text.
             reason = _reason(error)
             if reason is None:
                 raise

@@ -46,6 +46,9 @@ class FitResult:
     Attributes:
       members: what distinguishes the networks: seed, and settings of which several were tried.
       metric: name of the score.
+      higher_is_better: whether a larger score is a better one.
+      chance: the score of an answer that ignores the inputs.
+      solved: the score from which the task counts as solved; None where there is no such line.
       initial: the ensemble before training; every leaf has a leading axis of networks.
       models: the ensemble after training: the last weights, or the best ones if they were asked for.
       history: rows as in ``metrics.jsonl``, one a report, beginning with step 0 before training.
@@ -57,6 +60,9 @@ class FitResult:
 
     members: list[dict[str, Any]]
     metric: str
+    higher_is_better: bool
+    chance: float
+    solved: float | None
     initial: Any
     models: Any
     history: list[dict[str, Any]]
@@ -82,6 +88,9 @@ class FitResult:
         """What ``result.json`` holds."""
         return {
             "metric": self.metric,
+            "higher_is_better": self.higher_is_better,
+            "chance": self.chance,
+            "solved": self.solved,
             "members": self.members,
             "test_score": self.test_score.tolist(),
             "test_loss": self.test_loss.tolist(),
@@ -150,10 +159,13 @@ def _result(run: _Run, initial: Any, state: State) -> FitResult:
     """Look at the test data."""
     program, task, config = run.program, run.program.task, run.program.config
     models = _selected(state, config)
-    loss, score = program.evaluate(models, task.test)
+    loss, score = program.evaluate(models, program.batches(task.test))
     return FitResult(
         members=config.members,
         metric=task.metric.name,
+        higher_is_better=task.metric.higher_is_better,
+        chance=task.chance,
+        solved=task.solved,
         initial=initial,
         models=program.gather(models),
         history=run.history,
@@ -342,7 +354,7 @@ class _Run:
     ) -> State:
         """Evaluate, note the best weights, and keep a line of metrics and the state."""
         step, name, steps = int(state.step), self._task.metric.name, int(state.counted)
-        valid_loss, valid_score = self.program.evaluate(state.members.model, self._task.valid)
+        valid_loss, valid_score = self.program.evaluate(state.members.model, self.program.valid)
         members = state.members
         loss, finite, nonfinite = self.program.gather(
             (members.loss, members.finite, members.nonfinite)

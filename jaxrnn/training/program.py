@@ -9,8 +9,9 @@ Networks of an ensemble lie along the first axis of every array.
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -96,8 +97,8 @@ class Program:
         self._keys = jax.jit(jax.vmap(_streams), out_shardings=grid.spread)(seeds)
         values = {name: np.array(each, np.float32) for name, each in config.by_member.items()}
         self._values = grid.place(values)
-        self._parts = [grid.replicate(part) for part in task.train.parts(config.batch_size)]
-        self._train: dict[int, Any] = {}
+        self._parts: list[Any] = []
+        self._train: list[Any] = []
         self._state = State(grid.shared, grid.shared, grid.spread)  # where each part of it lies
         self._compare = jax.jit(self._compared, out_shardings=self._state)
         self._evaluate = jax.jit(self._answer_all, out_shardings=(grid.shared, grid.spread))
@@ -159,19 +160,21 @@ class Program:
     # Training.
 
     def compile(self, state: State) -> float:
-        """Compile training and evaluation; return the seconds that took."""
+        """Place the data, compile training and evaluation; return the seconds that took."""
         began = time.perf_counter()
-        for part in range(len(self._parts)):
-            arguments = self._arguments(state, Stretch(part, 0, 1))
-            run = jax.jit(self._run, out_shardings=self._state)
-            self._train[part] = run.lower(*arguments).compile()
-        self.evaluate(state.members.model, self.task.valid)
+        parts = self.task.train.parts(self.config.batch_size)
+        self._parts = [self._grid.replicate(part) for part in parts]
+        run = jax.jit(self._run, out_shardings=self._state)
+        for number in range(len(parts)):
+            arguments = self._arguments(state, Stretch(number, 0, 1))
+            self._train.append(run.lower(*arguments).compile())
+        self.evaluate(state.members.model, self.valid)
         return time.perf_counter() - began
 
     @property
     def memory(self) -> int:
         """Bytes that training takes on a device at most: data, states, and what lies between them."""
-        uses = [run.memory_analysis() for run in self._train.values()]
+        uses = [run.memory_analysis() for run in self._train]
         return max(
             (
                 use.argument_size_in_bytes + use.output_size_in_bytes + use.temp_size_in_bytes
@@ -249,14 +252,24 @@ class Program:
 
     # Evaluation.
 
+    @functools.cached_property
+    def valid(self) -> list[Batch]:
+        """The validation data, which every report looks at."""
+        return list(self.batches(self.task.valid))
+
+    def batches(self, source: Source) -> Iterator[Batch]:
+        """Place a split's batches on the devices, one after another."""
+        for batch in source.batches(source.evaluation_size()):
+            yield self._grid.replicate(batch)
+
     def evaluate(
-        self, models: Any, source: Source
+        self, models: Any, batches: Iterable[Batch]
     ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-        """Return the mean loss and the score on a split, one a network."""
+        """Return the mean loss and the score on the batches of a split, one a network."""
         networks, carry = len(self.config.members), None
         losses, counts, sums = np.zeros(networks), 0.0, 0.0
-        for batch in source.batches(source.evaluation_size()):
-            found, carry = self._evaluate(models, self._grid.replicate(batch), carry)
+        for batch in batches:
+            found, carry = self._evaluate(models, batch, carry)
             loss, count, part = (np.asarray(each, np.float64) for each in found)
             losses, counts, sums = losses + loss, counts + count, sums + part
         scores = np.array([self.task.metric.value(each) for each in np.asarray(sums)])

@@ -56,9 +56,10 @@ def view(model: Any, task: Task, batch: Batch) -> View | None:
 
 def whole_sequences(source: Source, count: int) -> Batch:
     """Return up to so many sequences of one length, the longest there is among the first `_SEARCHED`."""
-    batch = source.take(_SEARCHED if source.ragged else count)
+    batch = source.take(count)
     if batch.lengths is None:
         return batch
+    batch = source.take(_SEARCHED)
     lengths = np.asarray(batch.lengths)
     steps = int(lengths.max())
     chosen = np.flatnonzero(lengths == steps)[:count]
