@@ -115,6 +115,27 @@ def test_a_lost_process_ends_the_job_and_leaves_a_good_checkpoint(lost: int, tmp
         assert checkpoints.read()[".step"] == checkpoints.latest
 
 
+@pytest.mark.parametrize("asked", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_process_that_is_asked_to_end_ends_the_job_which_one_process_goes_on_with(
+    asked: int, alone: Path, tmp_path: Path
+):
+    out = tmp_path / "run"
+    processes = _start_two(out, "--steps", "40", "--every", "1")
+    while not (out / "checkpoints" / "2").exists():
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    processes[asked].send_signal(signal.SIGTERM)
+    for process in processes:
+        _, said = process.communicate(timeout=150)
+        assert process.returncode == 128 + signal.SIGTERM, said
+        assert "by SIGTERM; --resume goes on from there" in said
+    with Checkpoints(out / "checkpoints") as checkpoints:
+        assert checkpoints.latest is not None
+        assert checkpoints.latest < 40
+    _finish(_start(out, "--steps", "40", "--every", "1", "--resume"))
+    _assert_same(out, alone)
+
+
 def test_processes_need_all_of_their_variables(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
     with pytest.raises(InputError, match="JAX_NUM_PROCESSES: got nothing; expected a value"):

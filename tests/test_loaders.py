@@ -145,12 +145,12 @@ def test_conll_columns_are_sentences_of_words_and_tags(tmp_path: Path):
     path = tmp_path / "file.conll"
     path.write_text(_CONLL)
     assert read_conll(path) == [
-        (["the", "red", "sox"], ["O", "B-group", "I-group"]),
+        (["The", "Red", "Sox"], ["O", "B-group", "I-group"]),
         (["hi"], ["O"]),
-        (["paris"], ["B-place"]),
+        (["Paris"], ["B-place"]),
     ]
     path.write_text("The O\nRed B-group\n")
-    assert read_conll(path) == [(["the", "red"], ["O", "B-group"])]
+    assert read_conll(path) == [(["The", "Red"], ["O", "B-group"])]
     path.write_text("The\tO\nRed\n")
     with pytest.raises(
         InputError, match=r"file.conll, line 2: got 'Red'; expected a word and its tag"
@@ -168,8 +168,14 @@ def test_entities_are_tagged_step_by_step(tmp_path: Path):
         tuple(task.vocabulary.decode(inputs)): [task.labels[i] for i in tags]  # pyright: ignore[reportGeneralTypeIssues]
         for inputs, tags in sentences(task.test)
     }
-    assert found[("the", "red", "sox")] == ["O", "B-group", "I-group"]
+    assert found[("The", "Red", "Sox")] == ["O", "B-group", "I-group"]
     assert len(found) == 3
+    (tmp_path / "emerging.test.annotated").write_text("The\tO\nBig\tB-group\n9\tO\n")
+    rare = wnut17(tmp_path, least=2)  # nothing comes twice but the shapes of names
+    assert isinstance(rare, SentenceTask)
+    assert rare.vocabulary.words == ("<pad>", "<unk>", "Xx")
+    ((inputs, _),) = sentences(rare.test)
+    assert rare.vocabulary.decode(inputs) == ["Xx", "Xx", "<unk>"]
     (tmp_path / "emerging.dev.conll").write_text("x\tB-new\n")
     with pytest.raises(InputError, match="wnut17: valid: got the tag B-new; expected one of O, "):
         wnut17(tmp_path)

@@ -189,11 +189,13 @@ def _timeless(result: Any) -> list[dict[str, Any]]:
 
 def test_a_finished_run_is_not_trained_again_but_read(task, undisturbed, tmp_path: Path, capsys):
     settings = dataclasses.asdict(_CONFIG)
-    fit(_make, task, _CONFIG, folder=RunFolder(tmp_path / "run", settings))
+    first = fit(_make, task, _CONFIG, folder=RunFolder(tmp_path / "run", settings))
     capsys.readouterr()
     again = fit(_make, task, _CONFIG, folder=RunFolder(tmp_path / "run", settings, resume=True))
     assert "compil" not in capsys.readouterr().err
     _assert_same(again.models, undisturbed.models)
+    assert again.summary == first.summary
+    assert again.memory > 0
     _assert_same(load_models(_make, task, _CONFIG, tmp_path / "run"), undisturbed.models)
 
 

@@ -8,8 +8,9 @@
 - **Lags.** The parts of the parameter gradient by lag sum to the gradient that autodiff gives.
 - **Exponents.** The sum of all Lyapunov exponents is the mean of log |det J_t|.
 
-Each is reported as the largest difference found, and as NaN where it cannot be computed: a singular product
-has no logarithm to compare, a gradient that left the range of a float no norm.
+Each is reported as the largest difference found, and as NaN where it cannot be computed: a product with a
+factor that is singular, to rounding, has no logarithm to compare, a gradient that left the range of a float
+no norm.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from jaxrnn.analysis.gradient_flow import GradientFlow, output_gradients
 from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.propagator import Propagator
 from jaxrnn.analysis.sensitivity import LagContributions
+from jaxrnn.analysis.spectrum import Spectrum
 from jaxrnn.analysis.trajectory import Trajectory, carry_of, flat_state
 from jaxrnn.steps import compiled, readout_of
 from jaxrnn.typing import Loss, Step
@@ -60,6 +62,7 @@ def certify(
     cell: Step,
     trajectory: Trajectory,
     matrices: Any,
+    spectra: Spectrum,
     product: Propagator,
     flow: GradientFlow,
     loss: Loss,
@@ -70,7 +73,7 @@ def certify(
     """Check the identities on what was measured along one trajectory."""
     return Certificates(
         jacobian=float(_jacobian_difference(cell, trajectory, matrices)),
-        determinant=_determinant_difference(matrices, product),
+        determinant=_determinant_difference(matrices, spectra, product),
         gradient=_gradient_difference(cell, trajectory, flow, loss),
         lags=math.nan if contributions is None else float(contributions.difference),
         exponents=float(exponents.determinant),
@@ -98,8 +101,11 @@ def _jacobian_difference(cell: Step, trajectory: Trajectory, matrices: Any) -> A
 
 
 @one_blas_thread
-def _determinant_difference(matrices: Any, product: Propagator) -> float:
+def _determinant_difference(matrices: Any, spectra: Spectrum, product: Propagator) -> float:
     _, logs = np.linalg.slogdet(np.asarray(matrices, np.float64))
+    singular = np.asarray(spectra.singular_values)
+    rounding = singular.shape[-1] * float(jnp.finfo(matrices.dtype).eps)
+    logs = np.where(singular[..., -1] > rounding * singular[..., 0], logs, np.nan)
     lags = np.asarray(product.lags)
     by_lag = np.cumsum(logs[::-1], axis=0)[lags - 1]
     sums = np.asarray(product.log_singular_values, np.float64).sum(axis=-1)

@@ -288,7 +288,15 @@ def diagnose(
     spectra = part("spectra", lambda: spectrum_of(steps))
     bound = part("bounds", lambda: trajectory_bound_of(spectra.singular_values))
     certificates = certify(
-        cell, path, steps, product, flow, loss, contributions=contributions, exponents=exponents
+        cell,
+        path,
+        steps,
+        spectra,
+        product,
+        flow,
+        loss,
+        contributions=contributions,
+        exponents=exponents,
     )
     if certificates.jacobian > float(jnp.finfo(steps.dtype).eps) ** 0.5:
         got = f"Jacobians that are off by {certificates.jacobian:.0e}"

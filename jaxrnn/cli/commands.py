@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import matplotlib.pyplot as plt
 import tyro
+from matplotlib.backend_bases import FigureCanvasBase
 from rich.console import Console
 from rich.table import Table
 
 from jaxrnn import checks
 from jaxrnn.devices import join_processes
 from jaxrnn.experiments import (
+    EXPERIMENTS_HEADER,
+    PUBLISHED,
     NetworkConfig,
     RunConfig,
     Subject,
+    Translated,
     compare,
     digits_comparison,
+    experiment_rows,
     export,
     run_diagnosis,
     train,
     training_summary,
+    translate,
     write,
 )
+from jaxrnn.plot import attention, house_style
 from jaxrnn.report import CELLS_HEADER, TASKS_HEADER, cell_rows, cells_page, task_rows
 from jaxrnn.training import FitConfig, Placement
 
@@ -36,6 +45,10 @@ class Train:
 
     Examples: jaxrnn train digits --cell lstm --steps 2400 --learning-rate 0.01 --out runs/lstm
               jaxrnn train adding --set length=400 --learning-rate 0.001 0.003 0.01 --out runs/adding
+              jaxrnn train jsb-lstm
+
+    The last is a published experiment (`jaxrnn experiments` lists them): its name stands straight behind
+    train, and brings the task, every setting and the folder runs/NAME; options behind it take their place.
 
     A run that was broken off, by a signal or a crash, goes on with the same words and --resume.
 
@@ -61,16 +74,36 @@ class Train:
     placement: Placement = dataclasses.field(default_factory=Placement)
     probes: bool = True
 
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the run."""
+        settings = _settings(self.set)
+        return RunConfig(self.task, settings, self.network, self.fit, self.data, self.probes)
+
     def run(self) -> None:
         """Train and print the summary."""
+        if self.task in PUBLISHED:
+            checks.refuse(
+                "task", self.task, "a task; an experiment's name stands straight behind train"
+            )
         join_processes()
-        config = RunConfig(
-            self.task, _settings(self.set), self.network, self.fit, self.data, self.probes
-        )
-        result = train(config, self.out, resume=self.resume, placement=self.placement)
+        result = train(self.config, self.out, resume=self.resume, placement=self.placement)
         if jax.process_index() == 0:
             print(training_summary(result))
             print(f"run             {self.out}; take it apart with: jaxrnn diagnose {self.out}")
+
+
+def published(name: str) -> Train:
+    """Return the command that trains a published experiment into a folder of its name."""
+    config = PUBLISHED[name].config
+    return Train(
+        out=Path("runs") / name,
+        task=config.task,
+        set=tuple(f"{setting}={json.dumps(value)}" for setting, value in config.settings.items()),
+        network=config.network,
+        fit=config.fit,
+        probes=config.probes,
+    )
 
 
 def _settings(words: tuple[str, ...]) -> dict[str, Any]:
@@ -146,17 +179,67 @@ class Generate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Translate:
+    """Translate a sentence with a trained network, and draw which words it looked at.
+
+    Example: jaxrnn translate runs/captions "ein hund rennt im schnee ." --figure attention.png
+
+    Attributes:
+      run_folder: the folder of a run on a translation task.
+      sentence: words with blanks between them, as in the training data.
+      figure: a file for the map of attention, a row a written word.
+      network: which of the run's networks, 0 the first.
+      width: hypotheses of the beam search; 1 is greedy.
+    """
+
+    run_folder: tyro.conf.Positional[Path]
+    sentence: tyro.conf.Positional[str]
+    figure: Path | None = None
+    network: int = 0
+    width: int = 4
+
+    def run(self) -> None:
+        """Print the translation."""
+        if self.figure is not None:
+            _check_picture(self.figure)
+        found = translate(self.run_folder, self.sentence, network=self.network, width=self.width)
+        print(found.text)
+        if self.figure is not None:
+            _draw_attention(found, self.figure)
+            print(f"figure: {self.figure}")
+
+
+def _draw_attention(found: Translated, path: Path) -> None:
+    with house_style():
+        attention(found.attention, found.source, found.target)
+        plt.savefig(path)
+        plt.close()
+
+
+def _check_picture(path: Path) -> None:
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in kinds or not path.parent.is_dir():
+        checks.refuse(
+            "figure", path, f"a file in a folder that exists, of the kind {', '.join(kinds)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiments:
+    """List the published experiments: what is trained, how, and what others report."""
+
+    def run(self) -> None:
+        """Print the table."""
+        _print_table("Experiments", EXPERIMENTS_HEADER, experiment_rows())
+
+
+@dataclasses.dataclass(frozen=True)
 class Tasks:
     """List the tasks: what they are, their settings, and where they come from."""
 
     def run(self) -> None:
         """Print the table."""
-        table = Table(title="Tasks")
-        for head in TASKS_HEADER:
-            table.add_column(head, no_wrap=head == "task")
-        for row in task_rows():
-            table.add_row(*row)
-        Console().print(table)
+        _print_table("Tasks", TASKS_HEADER, task_rows())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,10 +326,15 @@ class Cells:
             self.out.write_text(cells_page(self.in_features, self.hidden_features), "utf-8")
             print(f"wrote {self.out}")
             return
-        size = f"F = {self.in_features}, H = {self.hidden_features}"
-        table = Table(title=f"Cells ({size})")
-        for head in CELLS_HEADER:
-            table.add_column(head, no_wrap=head == "cell")
-        for row in cell_rows(self.in_features, self.hidden_features):
-            table.add_row(*row)
-        Console().print(table)
+        title = f"Cells (F = {self.in_features}, H = {self.hidden_features})"
+        _print_table(title, CELLS_HEADER, cell_rows(self.in_features, self.hidden_features))
+
+
+def _print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table whose first column, the names, is not wrapped."""
+    table = Table(title=title)
+    for number, head in enumerate(header):
+        table.add_column(head, no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

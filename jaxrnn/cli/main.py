@@ -18,17 +18,30 @@ import jax
 import tyro
 
 from jaxrnn import checks
-from jaxrnn.cli.commands import Cells, Demo, Diagnose, Export, Generate, Tasks, Train
+from jaxrnn.cli.commands import (
+    Cells,
+    Demo,
+    Diagnose,
+    Experiments,
+    Export,
+    Generate,
+    Tasks,
+    Train,
+    Translate,
+    published,
+)
+from jaxrnn.experiments import PUBLISHED
 from jaxrnn.training import ProcessLostError, Stopped
 
-_COMMANDS = (
-    Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+_OTHERS = (
+    Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Cells, tyro.conf.subcommand("cells")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
+    | Annotated[Experiments, tyro.conf.subcommand("experiments")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Translate, tyro.conf.subcommand("translate")]
 )
 
 
@@ -59,14 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> Any:
     """Return the command that the words ask for; words that ask for none are an `InputError`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    train: Any = tyro.conf.subcommand("train")
+    if words[:1] == ["train"] and words[1:2] and words[1] in PUBLISHED:
+        train = tyro.conf.subcommand("train", default=published(words.pop(1)))
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         try:
             return tyro.cli(
-                _COMMANDS,  # pyright: ignore[reportArgumentType]
+                Annotated[Train, train] | _OTHERS,  # pyright: ignore[reportArgumentType]
                 prog="jaxrnn",
                 description="A laboratory for recurrent networks: train them, take their gradients apart.",
-                args=arguments,
+                args=words,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
         except SystemExit as end:

@@ -6,20 +6,32 @@ from jaxrnn.experiments.export import Exported, export
 from jaxrnn.experiments.history import flow_history, probes
 from jaxrnn.experiments.networks import NetworkConfig, network
 from jaxrnn.experiments.probe import Probe, each, probe
+from jaxrnn.experiments.published import (
+    EXPERIMENTS_HEADER,
+    PUBLISHED,
+    Published,
+    experiment_rows,
+)
 from jaxrnn.experiments.runs import RunConfig, load_network, train
 from jaxrnn.experiments.summary import Score, scores, training_summary
+from jaxrnn.experiments.translating import Translated, translate
 from jaxrnn.experiments.writing import write
 
 __all__ = [
+    "EXPERIMENTS_HEADER",
+    "PUBLISHED",
     "Exported",
     "NetworkConfig",
     "Probe",
+    "Published",
     "RunConfig",
     "Score",
     "Subject",
+    "Translated",
     "compare",
     "digits_comparison",
     "each",
+    "experiment_rows",
     "export",
     "flow_history",
     "load_network",
@@ -30,5 +42,6 @@ __all__ = [
     "scores",
     "train",
     "training_summary",
+    "translate",
     "write",
 ]

@@ -8,6 +8,7 @@ from jaxrnn.plot.dynamics import (
     phase_portrait,
 )
 from jaxrnn.plot.figures import (
+    attention,
     gradient_flow,
     gradient_flows,
     lag_contributions,
@@ -19,6 +20,7 @@ from jaxrnn.plot.figures import (
 from jaxrnn.plot.style import house_style
 
 __all__ = [
+    "attention",
     "bifurcation_diagram",
     "flow_history",
     "gradient_flow",

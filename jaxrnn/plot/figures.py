@@ -187,3 +187,30 @@ def learning_curves(
     if metric == "accuracy":
         ax.set_ylim(0, 1)
     return ax
+
+
+def attention(
+    weights: Float[np.ndarray, "T L"],
+    source: Sequence[str],
+    target: Sequence[str],
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw how much of each word read went into each word written: a row for each written one.
+
+    Args:
+      weights: of the attention [T, L]; rows sum to 1.
+      source: the L words read.
+      target: the T words written.
+      ax: axes to draw into; by default new ones.
+    """
+    if np.shape(weights) != (len(target), len(source)):
+        expected = f"[{len(target)}, {len(source)}], a row a written word and a column a read one"
+        checks.refuse("weights", checks.describe(weights), expected)
+    ax = axes_or_new(ax)
+    drawn = ax.imshow(np.asarray(weights), cmap="Greys", vmin=0, vmax=1, aspect="equal")
+    ax.grid(visible=False)
+    ax.set_xticks(range(len(source)), source, rotation=60, ha="right")
+    ax.set_yticks(range(len(target)), target)
+    ax.set(xlabel="read", ylabel="written")
+    ax.figure.colorbar(drawn, ax=ax, label="attention weight", shrink=0.8)
+    return ax

@@ -9,10 +9,11 @@ from jaxrnn.tasks.pixels import digits, mnist, pixels
 from jaxrnn.tasks.sources import Sampler, Source, Stretch
 from jaxrnn.tasks.table import TASKS, TaskEntry, load_task
 from jaxrnn.tasks.texts import Text
-from jaxrnn.tasks.translation import Translation
+from jaxrnn.tasks.translation import END, Translation
 from jaxrnn.tasks.vocabulary import Vocabulary
 
 __all__ = [
+    "END",
     "LOSSES",
     "TASKS",
     "Batch",

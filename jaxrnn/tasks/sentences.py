@@ -1,13 +1,16 @@
 """Sentences: what a review says of a film, and which words of a message name something.
 
 Words are what stands between blanks. The vocabulary is that of the training sentences; a word that is not in
-it is read as <unk>.
+it is read as <unk>. Where names are looked for, which are new by their nature, a rare word is read by its
+shape first: Gurez as Xx, ANI as XX, @rajesh4 as @x9 (the letters' case as a feature: Collobert et al. 2011).
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +98,7 @@ def wnut17(folder: str | os.PathLike[str] | None = None, least: int = 2) -> Task
     Args:
       folder: where ``wnut17train.conll``, ``emerging.dev.conll`` and ``emerging.test.annotated`` lie; by
         default ``$JAXRNN_DATA/wnut17``.
-      least: how often a word must come in training to be known.
+      least: how often a word must come in training to be known; a rarer one is read by its shape.
 
     Raises:
       InputError: a file is not there, or a line of it is not what it should be.
@@ -134,28 +137,50 @@ def read_conll(path: str | os.PathLike[str]) -> Tagged:
         if len(columns) < 2 or not (columns[-1] == "O" or columns[-1][:2] in ("B-", "I-")):
             expected = "a word and its tag, O, B-… or I-…, in columns"
             checks.refuse(f"{path}, line {number}", repr(line[:60]), expected)
-        words.append(columns[0].strip().lower() or "<blank>")
+        words.append(columns[0].strip() or "<blank>")
         tags.append(columns[-1])
     return sentences
+
+
+def shape(word: str) -> str:
+    """Return what a word looks like: runs of capitals as X, of other letters as x, of digits as 9.
+
+    One capital and what follows it are Xx; two or more are XX. Other characters stay, each run of the same
+    once.
+
+    Example:
+      >>> from jaxrnn.tasks.sentences import shape
+      >>> [shape(word) for word in ("Gurez", "ANI", "@rajesh4", "iPhone", "...", "9:30")]
+      ['Xx', 'XX', '@x9', 'xXx', '.', '9:9']
+    """
+    kinds = "".join(
+        "X" if c.isupper() else "x" if c.isalpha() else "9" if c.isdigit() else c for c in word
+    )
+    return re.sub(r"([^X])\1+", r"\1", re.sub("XX+", "XX", kinds))
 
 
 def entity_tagging(
     name: str, train: Tagged, valid: Tagged, test: Tagged, least: int, source: str
 ) -> Task:
-    """Return the task of tagging entities in sentences.
+    """Return the task of tagging entities in sentences; words that come less than `least` are read by shape.
 
     Raises:
       InputError: a part without sentences, or a tag in it that the training does not have.
     """
     labels = ("O", *sorted({tag for _, tags in train for tag in tags} - {"O"}))
     numbers = {label: np.int32(i) for i, label in enumerate(labels)}
-    vocabulary = Vocabulary.of((word for words, _ in train for word in words), least=least)
+    counts = collections.Counter(word for words, _ in train for word in words)
+
+    def read(words: list[str]) -> list[str]:
+        return [word if counts[word] >= least else shape(word) for word in words]
+
+    vocabulary = Vocabulary.of((word for words, _ in train for word in read(words)), least=least)
 
     def source_of(part: str, sentences: Tagged) -> Any:
         unknown = sorted({tag for _, tags in sentences for tag in tags} - set(labels))
         if unknown:
             checks.refuse(f"{name}: {part}", f"the tag {unknown[0]}", f"one of {', '.join(labels)}")
-        encoded = [vocabulary.encode(words) for words, _ in sentences]
+        encoded = [vocabulary.encode(read(words)) for words, _ in sentences]
         return bucketed(encoded, [np.array([numbers[t] for t in tags]) for _, tags in sentences])
 
     return SentenceTask(

@@ -13,6 +13,7 @@ cannot be read, or that holds other numbers than were written, is passed over fo
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from jaxrnn import checks
 
 _KEEP = 2
 _FINGERPRINT = "fingerprint"
+_ORBAX = logging.getLogger("absl")
 
 
 class Checkpoints:
@@ -45,14 +47,21 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
+        self._level = _ORBAX.level
 
     def __enter__(self) -> Checkpoints:
+        # Orbax logs each failure with its traceback and then raises it, which is enough.
+        self._level = _ORBAX.level
+        _ORBAX.setLevel(logging.CRITICAL)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._room():
-            self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            with self._room():
+                self._manager.wait_until_finished()
+            self._manager.close()
+        finally:
+            _ORBAX.setLevel(self._level)
 
     @property
     def latest(self) -> int | None:

@@ -55,7 +55,6 @@ class FitResult:
       test_score: the task's metric on the test data, one a network.
       test_loss: mean loss on the test data, one a network.
       parameters: number of parameters of one network.
-      memory: bytes that training took on a device at most; 0 if nothing was trained.
     """
 
     members: list[dict[str, Any]]
@@ -69,7 +68,11 @@ class FitResult:
     test_score: Float[np.ndarray, "N"]
     test_loss: Float[np.ndarray, "N"]
     parameters: int
-    memory: int
+
+    @property
+    def memory(self) -> int:
+        """Bytes that training took on a device at most."""
+        return max(row["memory"] for row in self.history)
 
     @property
     def waiting(self) -> float:
@@ -172,7 +175,6 @@ def _result(run: _Run, initial: Any, state: State) -> FitResult:
         test_score=score,
         test_loss=loss,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(models)) // len(config.members),
-        memory=program.memory,
     )
 
 
@@ -371,6 +373,7 @@ class _Run:
             "seconds_per_step": seconds / taken if taken else None,
             "waiting_seconds": waiting_seconds,
             "compile_seconds": compile_seconds,
+            "memory": self.program.memory,
             **observed,
         }
         state = self.program.compare(state, valid_score)

@@ -140,7 +140,9 @@ def test_a_gradient_that_is_erased_half_way_has_vanished(inputs):
 def test_certificates_are_rounding_for_every_cell(name):
     found = diagnosed(name)[1].certificates
     assert found.jacobian < 1e-5
-    assert not found.determinant > 1e-4  # NaN where dead units make the product singular
+    assert not found.determinant > 1e-4  # NaN where a step is singular, to rounding
+    if name in ("lstm", "gru"):
+        assert not math.isnan(found.determinant)
     assert not found.gradient > 1e-4
     assert found.lags < 1e-5
     assert not found.exponents > 1e-4  # NaN where not all exponents were asked for

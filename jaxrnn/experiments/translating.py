@@ -1,0 +1,70 @@
+"""A sentence's translation by a trained network, and which words it looked at while it wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from jaxrnn import checks
+from jaxrnn.experiments.runs import load_network
+from jaxrnn.models import beam_search
+from jaxrnn.tasks import END, Translation
+
+
+@dataclasses.dataclass(frozen=True)
+class Translated:
+    """A sentence and its translation.
+
+    Attributes:
+      source: the words that were read; those that training did not know are ``<unk>``.
+      target: the words that were written; ``<end>`` is the last, unless there were too many.
+      attention: how much of each read word went into each written one; rows sum to 1.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    attention: Float[np.ndarray, "T L"]
+
+    @property
+    def text(self) -> str:
+        """The translation, without its end."""
+        return " ".join(word for word in self.target if word != END)
+
+
+def translate(
+    run: str | Path, sentence: str, *, network: int = 0, width: int = 4, longest: int = 50
+) -> Translated:
+    """Translate a sentence with a network of a run, by beam search.
+
+    Args:
+      run: the run's folder.
+      sentence: words with blanks between them, as in the training data.
+      network: which of the run's networks, 0 the first.
+      width: hypotheses of the beam; 1 is greedy.
+      longest: words to write at most.
+
+    Raises:
+      InputError: no run of a translator there, no such network, or an argument out of its range.
+    """
+    words = sentence.split()
+    if not words:
+        checks.refuse("sentence", repr(sentence), "at least one word")
+    checks.count("width", width)
+    checks.count("longest", longest)
+    task, model = load_network(run, network)
+    if not isinstance(task, Translation):
+        checks.refuse("run", f"a run of {task.name}", "a run of a translation task")
+    read = task.source_vocabulary.encode(words)
+    sources = jnp.asarray(read)[:, None]
+    found = beam_search(model, sources, longest, width=width)
+    target = found.tokens[: int(found.lengths[0, 0]), :, 0]
+    weights = model(sources, target).weights
+    return Translated(
+        source=tuple(task.source_vocabulary.decode(read)),
+        target=tuple(task.target_vocabulary.decode(target[:, 0])),
+        attention=np.asarray(weights[:, :, 0]),
+    )
