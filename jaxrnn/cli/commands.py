@@ -54,7 +54,7 @@ class Train:
 
     Attributes:
       out: the run's folder; it must be new, or with --resume hold the same run.
-      task: what to learn; `jaxrnn tasks` lists the tasks.
+      task: what to learn: a task (`jaxrnn tasks`), or an experiment (`jaxrnn experiments`).
       set: settings of the task in place of its own, as in length=400.
       data: folder with the task's files; by default below $JAXRNN_DATA.
       resume: go on with a run that was broken off.
