@@ -52,9 +52,12 @@ def page() -> str:
     """Return the page, from the run folders; the figure on it is drawn beside it."""
     done = {name: result for name in PUBLISHED if (result := _result(name)) is not None}
     rows = [row for name, result in done.items() for row in _rows(name, result)]
-    where = dict.fromkeys(map(_where, done))
+    where: dict[str, list[str]] = {}
+    for name in done:
+        where.setdefault(_where(name), []).append(name)
+    places = [f"{place} {', '.join(names)}" for place, names in where.items()]
     table = [_HEADER, ["---"] * len(_HEADER), *rows]
-    parts = [_HEAD, "\n".join(f"| {' | '.join(row)} |" for row in table), *where]
+    parts = [_HEAD, "\n".join(f"| {' | '.join(row)} |" for row in table), *places]
     if _TRANSLATOR in done:
         parts += _translation()
     if _WRITER in done:
@@ -65,10 +68,12 @@ def page() -> str:
 _HEAD = """# What networks learn
 
 Written by `make results` from the run folders; nothing here is typed. Test scores are means over seeds with
-the 95 % interval of the mean by Student's t; rates were trained side by side. Minutes, compilation among
-them, are those of all networks of a run together, on a machine that did other work too; waiting is the share
-of the training's time in which the device waited for the host, and memory what training took at most. The
-test data are looked at once. Settings were chosen coarsely, by validation, not tuned to what is reported.
+the 95 % interval of the mean by Student's t, and the best seed's by its test score; rates were trained side
+by side. Minutes are those of training and compilation, without evaluation, of all networks of a run together,
+on a machine that did other work too; waiting is the share of the training's time in which the device waited
+for the host, and memory what a call of training took at most. The test data are looked at once. Settings were
+chosen coarsely, by validation, not tuned to what is reported, which is of longer sequences or other networks
+where it says so. `-dirty` marks code that was not yet committed as it ran.
 `jaxrnn train NAME` trains a row."""
 
 _HEADER = (
@@ -125,7 +130,9 @@ def _rows(name: str, result: dict[str, Any]) -> Iterator[list[str]]:
 def _where(name: str) -> str:
     about = json.loads((_RUNS / name / "env.json").read_text("utf-8"))
     versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
-    return f"On {about['machine']}, {versions}."
+    revision = about["revision"] or "unknown revision"
+    devices = ", ".join(about["devices"])
+    return f"On {about['machine']} ({devices}), {versions}, at {revision}:"
 
 
 def _translation() -> list[str]:

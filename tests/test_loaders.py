@@ -173,9 +173,10 @@ def test_entities_are_tagged_step_by_step(tmp_path: Path):
     (tmp_path / "emerging.test.annotated").write_text("The\tO\nBig\tB-group\n9\tO\n")
     rare = wnut17(tmp_path, least=2)  # nothing comes twice but the shapes of names
     assert isinstance(rare, SentenceTask)
-    assert rare.vocabulary.words == ("<pad>", "<unk>", "Xx")
+    assert rare.vocabulary.words == ("<pad>", "<unk>", "<Xx>")
     ((inputs, _),) = sentences(rare.test)
-    assert rare.vocabulary.decode(inputs) == ["Xx", "Xx", "<unk>"]
+    assert rare.vocabulary.decode(inputs) == ["<Xx>", "<Xx>", "<unk>"]
+    np.testing.assert_array_equal(rare.encode(["The", "Big", "9"]), inputs)
     (tmp_path / "emerging.dev.conll").write_text("x\tB-new\n")
     with pytest.raises(InputError, match="wnut17: valid: got the tag B-new; expected one of O, "):
         wnut17(tmp_path)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jaxrnn import plot
 from jaxrnn.checks import InputError
-from jaxrnn.cli import main
-from jaxrnn.cli.commands import published
+from jaxrnn.cli import commands, main
 from jaxrnn.experiments import (
     PUBLISHED,
     NetworkConfig,
@@ -63,7 +63,7 @@ def test_no_name_is_a_task_and_an_experiment():
 
 def test_the_table_says_what_the_rows_hold():
     rows = {name: words for name, *words in experiment_rows()}
-    assert rows["jsb-lstm"][:2] == ["jsb-chorales", "lstm, 36 units"]
+    assert rows["jsb-lstm"][:2] == ["jsb-chorales (needs files)", "lstm, 36 units"]
     assert rows["jsb-lstm"][2] == "3,000 steps at 0.001 or 0.003 or 0.01, 3 seeds"
     assert rows["captions-gru"][1:3] == [
         "gru, 128 units, both ways",
@@ -72,10 +72,16 @@ def test_the_table_says_what_the_rows_hold():
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_command_trains_the_row(name: str):
-    command = published(name)
-    assert command.config == PUBLISHED[name].config
-    assert command.out == Path("runs") / name
+def test_the_command_trains_the_row(name: str, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def train_nothing(config: RunConfig, out: Path, **_: Any):
+        asked.append((config, out))
+        raise InputError("enough")
+
+    monkeypatch.setattr(commands, "train", train_nothing)
+    assert main(["train", name]) == 2
+    assert asked == [(PUBLISHED[name].config, Path("runs") / name)]
 
 
 def test_a_word_behind_the_name_takes_the_place_of_the_row(tmp_path: Path):
@@ -89,9 +95,21 @@ def test_a_word_behind_the_name_takes_the_place_of_the_row(tmp_path: Path):
     assert config.network == dataclasses.replace(row.network, hidden_features=4)
 
 
-def test_a_name_at_another_place_is_explained(capsys):
-    assert main(["train", "--out", "x", "jsb-lstm"]) == 2
-    assert "an experiment's name stands straight behind train" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--steps", "10", "jsb-lstm"],
+            "task: got jsb-lstm; expected an experiment's name straight",
+        ),
+        (["jsb-lstm", "digits"], "task: got jsb-lstm and digits; expected an experiment or a task"),
+        (["jsb-lsmt"], "did you mean 'jsb-lstm'?"),
+        (["digit", "--out", "jsb-lstm"], "did you mean 'digits'?"),
+    ],
+)
+def test_a_name_that_is_misplaced_or_misspelt_is_explained(words, message, capsys):
+    assert main(["train", *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -134,9 +152,17 @@ def test_a_translator_translates_and_shows_where_it_looked(translator: Path):
     assert found.target == ("four", "one", "three", END)
     assert found.attention.shape == (4, 3)
     np.testing.assert_allclose(found.attention.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(found.attention[:3].argmax(axis=1), [0, 1, 2])  # word for word
+    assert found.ended
+    assert found.unknown == ()
 
 
-def test_words_that_nobody_knows_are_shown_as_such(translator: Path):
+def test_translate_says_what_a_translation_lacks(translator: Path, capsys):
+    assert main(["translate", str(translator), "eins hundert", "--longest", "1"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "one\n"
+    assert "words that it does not know: hundert" in said.err
+    assert "cut off after 1 words" in said.err
     assert translate(translator, "eins hundert").source == ("eins", "<unk>")
 
 
@@ -154,6 +180,7 @@ def test_translate_draws_a_map(translator: Path, tmp_path: Path, capsys):
         ([" "], "sentence: got ' '; expected at least one word"),
         (["eins", "--width", "0"], "width: got 0"),
         (["eins", "--figure", "no/folder/a.png"], "figure: got no/folder/a.png"),
+        (["eins", "--figure", "."], "figure: got ."),
         (["eins", "--figure", "attention.word"], "figure: got attention.word"),
     ],
 )

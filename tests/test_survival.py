@@ -20,9 +20,9 @@ from jaxrnn.training import Checkpoints, read_metrics
 _WORDS = ["train", "digits", "--cell", "elman-tanh", "--hidden-features", "8", "--seeds", "2"]
 
 
-def _start(out: Path, *words: str) -> subprocess.Popen[str]:
+def _start(out: Path, *words: str, programs: Path | None = None) -> subprocess.Popen[str]:
     """Start `jaxrnn train`; what it compiles is kept for the next one, which then starts sooner."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(out.parents[1] / "programs")}
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(programs or out.parent / "programs")}
     always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, "-m", "jaxrnn", *_WORDS, *words, "--out", str(out)]
     return subprocess.Popen(
@@ -34,8 +34,8 @@ def _start(out: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def _finish(out: Path, *words: str) -> str:
-    process = _start(out, *words)
+def _finish(out: Path, *words: str, programs: Path | None = None) -> str:
+    process = _start(out, *words, programs=programs)
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said
@@ -119,20 +119,21 @@ def test_a_second_process_is_refused(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path: Path):
-    disk, sizes = tmp_path / "disk", ["--hidden-features", "64", "--steps", "400", "--every", "20"]
+    disk, programs = tmp_path / "disk", tmp_path / "programs"
+    sizes = ["--hidden-features", "64", "--steps", "400", "--every", "20"]
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "none", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk cannot be mounted here")
     try:
-        process = _start(disk / "run", *sizes)
+        process = _start(disk / "run", *sizes, programs=programs)
         _, said = process.communicate(timeout=600)
         assert process.returncode == 2
         assert "No space left on device" in said.splitlines()[-1]
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
-        assert "resumed after step" in _finish(disk / "run", *sizes, "--resume")
-        _finish(tmp_path / "roomy" / "run", *sizes)
-        ours, theirs = _state(disk / "run"), _state(tmp_path / "roomy" / "run")
+        assert "resumed after step" in _finish(disk / "run", *sizes, "--resume", programs=programs)
+        _finish(tmp_path / "roomy", *sizes)
+        ours, theirs = _state(disk / "run"), _state(tmp_path / "roomy")
         for name, leaf in theirs.items():
             np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
     finally:

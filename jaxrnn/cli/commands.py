@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,6 @@ class Train:
 
     def run(self) -> None:
         """Train and print the summary."""
-        if self.task in PUBLISHED:
-            checks.refuse(
-                "task", self.task, "a task; an experiment's name stands straight behind train"
-            )
         join_processes()
         result = train(self.config, self.out, resume=self.resume, placement=self.placement)
         if jax.process_index() == 0:
@@ -99,10 +96,8 @@ def published(name: str) -> Train:
     return Train(
         out=Path("runs") / name,
         task=config.task,
-        set=tuple(f"{setting}={json.dumps(value)}" for setting, value in config.settings.items()),
         network=config.network,
         fit=config.fit,
-        probes=config.probes,
     )
 
 
@@ -186,10 +181,12 @@ class Translate:
 
     Attributes:
       run_folder: the folder of a run on a translation task.
-      sentence: words with blanks between them, as in the training data.
+      sentence: words and signs with blanks between them, as in the training data: Multi30k's are in lower
+        case.
       figure: a file for the map of attention, a row a written word.
       network: which of the run's networks, 0 the first.
       width: hypotheses of the beam search; 1 is greedy.
+      longest: words to write at most.
     """
 
     run_folder: tyro.conf.Positional[Path]
@@ -197,13 +194,22 @@ class Translate:
     figure: Path | None = None
     network: int = 0
     width: int = 4
+    longest: int = 50
 
     def run(self) -> None:
-        """Print the translation."""
+        """Print the translation; on standard error, what it lacks."""
         if self.figure is not None:
             _check_picture(self.figure)
-        found = translate(self.run_folder, self.sentence, network=self.network, width=self.width)
+        settings = dataclasses.asdict(self)
+        run, sentence, _ = (settings.pop(name) for name in ("run_folder", "sentence", "figure"))
+        found = translate(run, sentence, **settings)
         print(found.text)
+        if found.unknown:
+            print(
+                f"jaxrnn: words that it does not know: {' '.join(found.unknown)}", file=sys.stderr
+            )
+        if not found.ended:
+            print(f"jaxrnn: cut off after {self.longest} words", file=sys.stderr)
         if self.figure is not None:
             _draw_attention(found, self.figure)
             print(f"figure: {self.figure}")
@@ -212,13 +218,18 @@ class Translate:
 def _draw_attention(found: Translated, path: Path) -> None:
     with house_style():
         attention(found.attention, found.source, found.target)
-        plt.savefig(path)
-        plt.close()
+        try:
+            plt.savefig(path)
+        except OSError as error:
+            checks.refuse("figure", f"{path} ({error.strerror})", "a file that can be written")
+        finally:
+            plt.close()
 
 
 def _check_picture(path: Path) -> None:
     kinds = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.removeprefix(".") not in kinds or not path.parent.is_dir():
+    known = path.suffix.removeprefix(".").lower() in kinds
+    if not known or path.is_dir() or not path.parent.is_dir():
         checks.refuse(
             "figure", path, f"a file in a folder that exists, of the kind {', '.join(kinds)}"
         )
@@ -334,7 +345,7 @@ def _print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]
     """Print a table whose first column, the names, is not wrapped."""
     table = Table(title=title)
     for number, head in enumerate(header):
-        table.add_column(head, no_wrap=number == 0)
+        table.add_column(head, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -31,6 +31,7 @@ from jaxrnn.cli.commands import (
     published,
 )
 from jaxrnn.experiments import PUBLISHED
+from jaxrnn.tasks import TASKS
 from jaxrnn.training import ProcessLostError, Stopped
 
 _OTHERS = (
@@ -74,12 +75,13 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     """Return the command that the words ask for; words that ask for none are an `InputError`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     train: Any = tyro.conf.subcommand("train")
-    if words[:1] == ["train"] and words[1:2] and words[1] in PUBLISHED:
+    experiment = _experiment(words)
+    if experiment is not None:
         train = tyro.conf.subcommand("train", default=published(words.pop(1)))
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         try:
-            return tyro.cli(
+            command: Any = tyro.cli(
                 Annotated[Train, train] | _OTHERS,  # pyright: ignore[reportArgumentType]
                 prog="jaxrnn",
                 description="A laboratory for recurrent networks: train them, take their gradients apart.",
@@ -92,6 +94,22 @@ def _parse(arguments: Sequence[str] | None) -> Any:
             raise checks.InputError(
                 f"{_first_paragraph(said.getvalue())} (see jaxrnn --help)"
             ) from None
+
+    if experiment is not None and command.task != PUBLISHED[experiment].config.task:
+        checks.refuse("task", f"{experiment} and {command.task}", "an experiment or a task")
+    return command
+
+
+def _experiment(words: Sequence[str]) -> str | None:
+    """Return the experiment whose name stands straight behind train; None where none does."""
+    if words[:1] != ["train"] or not words[1:]:
+        return None
+    for before, word in itertools.pairwise(words[1:]):
+        if word in PUBLISHED and before not in ("--out", "--data"):
+            checks.refuse("task", word, "an experiment's name straight behind train")
+    if not words[1].startswith("-"):
+        checks.choice("task", words[1], [*TASKS, *PUBLISHED])
+    return words[1] if words[1] in PUBLISHED else None
 
 
 def _first_paragraph(box: str) -> str:

@@ -1,9 +1,10 @@
 """The table of published experiments: a name, every setting, and what others report.
 
 ``jaxrnn train jsb-lstm`` trains the row as it stands into runs/jsb-lstm, and any option after the name takes
-the place of the row's. Sizes, tasks and what is reported are the papers'; where a paper leaves its optimiser
-open, or trains for longer than a laptop can, the settings are ours, chosen on the validation data and not
-tuned to the published number. Rows without a source are baselines on data that everybody has.
+the place of the row's. The chorales have the paper's sizes; adding and copying have the shortest lengths that
+are published, 200 and 100 steps; elsewhere networks are of a size that a laptop trains in minutes. Rates and
+steps are ours, chosen coarsely by validation and not tuned to what is reported. Where a paper reports on
+longer sequences or on another network, `reported` says so; where nobody reports anything it is empty.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from jaxrnn.experiments.networks import NetworkConfig
 from jaxrnn.experiments.runs import RunConfig
+from jaxrnn.tasks import TASKS
 from jaxrnn.training import FitConfig
 
 
@@ -114,8 +116,9 @@ def _words(row: Published) -> tuple[str, ...]:
     network, fit = row.config.network, row.config.fit
     direction = ", both ways" if network.bidirectional else ""
     rates = " or ".join(f"{rate:g}" for rate in fit.values["learning_rate"])
+    files = " (needs files)" if TASKS[row.config.task].reads_files else ""
     return (
-        row.config.task,
+        f"{row.config.task}{files}",
         f"{network.cell}, {network.hidden_features} units{direction}",
         f"{fit.steps:,} steps at {rates}, {fit.seeds} seed{'s' if fit.seeds > 1 else ''}",
         row.reported,

@@ -23,11 +23,18 @@ class Translated:
       source: the words that were read; those that training did not know are ``<unk>``.
       target: the words that were written; ``<end>`` is the last, unless there were too many.
       attention: how much of each read word went into each written one; rows sum to 1.
+      unknown: the words of the sentence that training did not know.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
     attention: Float[np.ndarray, "T L"]
+    unknown: tuple[str, ...]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the network wrote an end."""
+        return self.target[-1] == END
 
     @property
     def text(self) -> str:
@@ -67,4 +74,5 @@ def translate(
         source=tuple(task.source_vocabulary.decode(read)),
         target=tuple(task.target_vocabulary.decode(target[:, 0])),
         attention=np.asarray(weights[:, :, 0]),
+        unknown=tuple(word for word in words if word not in task.source_vocabulary),
     )

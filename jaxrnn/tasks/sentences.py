@@ -2,7 +2,8 @@
 
 Words are what stands between blanks. The vocabulary is that of the training sentences; a word that is not in
 it is read as <unk>. Where names are looked for, which are new by their nature, a rare word is read by its
-shape first: Gurez as Xx, ANI as XX, @rajesh4 as @x9 (the letters' case as a feature: Collobert et al. 2011).
+shape first: Gurez as <Xx>, ANI as <XX>, @rajesh4 as <@x9> (the case of letters as a feature: Collobert et al.
+2011).
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import collections
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxrnn import checks
 from jaxrnn.tasks.base import Task
@@ -35,6 +38,15 @@ class SentenceTask(Task):
 
     vocabulary: Vocabulary
     labels: tuple[str, ...]
+
+    def encode(self, words: Sequence[str]) -> Int[np.ndarray, "T"]:
+        """Return the numbers of a sentence's words."""
+        return _encode(self.vocabulary, words)
+
+
+def _encode(vocabulary: Vocabulary, words: Sequence[str]) -> Int[np.ndarray, "T"]:
+    """Return the numbers of words; one that is not known has that of its shape, if that is known."""
+    return vocabulary.encode([word if word in vocabulary else shape(word) for word in words])
 
 
 def sentiment(folder: str | os.PathLike[str] | None = None, least: int = 2) -> Task:
@@ -98,7 +110,8 @@ def wnut17(folder: str | os.PathLike[str] | None = None, least: int = 2) -> Task
     Args:
       folder: where ``wnut17train.conll``, ``emerging.dev.conll`` and ``emerging.test.annotated`` lie; by
         default ``$JAXRNN_DATA/wnut17``.
-      least: how often a word must come in training to be known; a rarer one is read by its shape.
+      least: how often a word must come in training to be known; a rarer one is read by its shape, so
+        with 1 no shape is learnt.
 
     Raises:
       InputError: a file is not there, or a line of it is not what it should be.
@@ -151,12 +164,13 @@ def shape(word: str) -> str:
     Example:
       >>> from jaxrnn.tasks.sentences import shape
       >>> [shape(word) for word in ("Gurez", "ANI", "@rajesh4", "iPhone", "...", "9:30")]
-      ['Xx', 'XX', '@x9', 'xXx', '.', '9:9']
+      ['<Xx>', '<XX>', '<@x9>', '<xXx>', '<.>', '<9:9>']
     """
     kinds = "".join(
         "X" if c.isupper() else "x" if c.isalpha() else "9" if c.isdigit() else c for c in word
     )
-    return re.sub(r"([^X])\1+", r"\1", re.sub("XX+", "XX", kinds))
+    short = re.sub(r"([^X])\1+", r"\1", re.sub("XX+", "XX", kinds))
+    return f"<{short}>"
 
 
 def entity_tagging(
@@ -170,17 +184,14 @@ def entity_tagging(
     labels = ("O", *sorted({tag for _, tags in train for tag in tags} - {"O"}))
     numbers = {label: np.int32(i) for i, label in enumerate(labels)}
     counts = collections.Counter(word for words, _ in train for word in words)
-
-    def read(words: list[str]) -> list[str]:
-        return [word if counts[word] >= least else shape(word) for word in words]
-
-    vocabulary = Vocabulary.of((word for words, _ in train for word in read(words)), least=least)
+    read = (word if n >= least else shape(word) for word, n in counts.items() for _ in range(n))
+    vocabulary = Vocabulary.of(read, least=least)
 
     def source_of(part: str, sentences: Tagged) -> Any:
         unknown = sorted({tag for _, tags in sentences for tag in tags} - set(labels))
         if unknown:
             checks.refuse(f"{name}: {part}", f"the tag {unknown[0]}", f"one of {', '.join(labels)}")
-        encoded = [vocabulary.encode(read(words)) for words, _ in sentences]
+        encoded = [_encode(vocabulary, words) for words, _ in sentences]
         return bucketed(encoded, [np.array([numbers[t] for t in tags]) for _, tags in sentences])
 
     return SentenceTask(

@@ -28,7 +28,6 @@ from jaxrnn import checks
 
 _KEEP = 2
 _FINGERPRINT = "fingerprint"
-_ORBAX = logging.getLogger("absl")
 
 
 class Checkpoints:
@@ -47,12 +46,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
-        self._level = _ORBAX.level
+        self._quiet = _Quiet()
 
     def __enter__(self) -> Checkpoints:
-        # Orbax logs each failure with its traceback and then raises it, which is enough.
-        self._level = _ORBAX.level
-        _ORBAX.setLevel(logging.CRITICAL)
+        logging.getLogger("absl").addFilter(self._quiet)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -61,7 +58,7 @@ class Checkpoints:
                 self._manager.wait_until_finished()
             self._manager.close()
         finally:
-            _ORBAX.setLevel(self._level)
+            logging.getLogger("absl").removeFilter(self._quiet)
 
     @property
     def latest(self) -> int | None:
@@ -151,6 +148,13 @@ class Checkpoints:
                 "room and permission to write; what was saved before is good, --resume goes on"
             )
             checks.refuse("checkpoints", f"{self._folder} ({reason})", expected)
+
+
+class _Quiet(logging.Filter):
+    """Drops what Orbax logs: it raises each failure too, which is enough."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
 
 
 def _reason(error: BaseException) -> str | None:

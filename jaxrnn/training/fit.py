@@ -67,7 +67,7 @@ class FitResult:
 
     @property
     def memory(self) -> int:
-        """Bytes that training took on a device at most."""
+        """Bytes that a call of training took on a device at most; data of validation are not counted."""
         return max(row["memory"] for row in self.history)
 
     @property

@@ -173,7 +173,10 @@ class Program:
 
     @property
     def memory(self) -> int:
-        """Bytes that training takes on a device at most: data, states, and what lies between them."""
+        """Bytes that a call of training takes on a device at most: states, its data, and what lies between.
+
+        Data that it does not read, those of validation and of other lengths, are not counted.
+        """
         uses = [run.memory_analysis() for run in self._train]
         return max(
             (
