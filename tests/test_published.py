@@ -25,36 +25,36 @@ from jaxrnn.training import FitConfig
 
 # What the best network of a row must reach on the test data; for losses and errors, fall to.
 _REACHED = {
-    "jsb-elman": 8.9,
-    "jsb-lstm": 8.7,
-    "jsb-gru": 9.0,
-    "adding-lstm": 0.02,
-    "adding-gru": 0.005,
-    "adding-lem": 0.005,
-    "copy-lstm": 0.2,
-    "copy-orthogonal": 0.2,
+    "jsb-elman": 8.75,
+    "jsb-lstm": 8.65,
+    "jsb-gru": 8.9,
+    "adding-lstm": 0.005,
+    "adding-gru": 0.001,
+    "adding-lem": 0.0005,
+    "copy-orthogonal": 0.001,
     "parity-elman": 0.999,
     "parity-lstm": 0.999,
-    "oscillator-lem": 0.004,
-    "oscillator-lstm": 0.02,
+    "oscillator-lem": 0.003,
+    "oscillator-lstm": 0.012,
     "oscillator-gru": 0.004,
     "digits-elman": 0.97,
-    "digits-lstm": 0.93,
+    "digits-lstm": 0.92,
     "digits-gru": 0.91,
-    "mnist-14-gru": 0.95,
-    "mnist-14-lem": 0.95,
-    "sentiment-elman": 0.70,
-    "sentiment-lstm": 0.73,
-    "sentiment-gru": 0.73,
-    "entities-lstm": 0.05,
-    "entities-gru": 0.05,
-    "captions-gru": 20,
-    "plays-gru": 2.5,
+    "mnist-14-gru": 0.97,
+    "mnist-14-lem": 0.97,
+    "sentiment-elman": 0.74,
+    "sentiment-lstm": 0.75,
+    "sentiment-gru": 0.75,
+    "entities-lstm": 0.12,
+    "entities-gru": 0.12,
+    "captions-gru": 6,
+    "plays-gru": 2.4,
 }
+_STUCK = {"copy-lstm"}  # as reported: no better than chance
 
 
 def test_every_row_has_its_test():
-    assert set(_REACHED) == set(PUBLISHED)
+    assert {*_REACHED, *_STUCK} == set(PUBLISHED)
 
 
 def test_no_name_is_a_task_and_an_experiment():
@@ -121,10 +121,12 @@ def test_a_network_learns_what_is_reported(name: str, tmp_path: Path):
         if "$JAXRNN_DATA" not in str(error):
             raise
         pytest.skip(str(error))
-    if result.higher_is_better:
-        assert result.test_score.max() >= _REACHED[name]
+    if name in _STUCK:
+        np.testing.assert_allclose(result.test_score, result.chance, rtol=0.05)
+    elif result.higher_is_better:
+        assert result.test_score.max() >= _REACHED[name] > result.chance
     else:
-        assert result.test_score.min() <= _REACHED[name]
+        assert result.test_score.min() <= _REACHED[name] < result.chance
 
 
 @pytest.fixture(scope="module")
