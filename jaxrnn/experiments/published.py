@@ -89,7 +89,7 @@ PUBLISHED: dict[str, Published] = {
     "digits-lstm": _row("digits", "lstm", 48, _DIGITS),
     "digits-gru": _row("digits", "gru", 56, _DIGITS),
     "mnist-14-gru": _row("mnist-14", "gru", 96, _PIXELS),
-    "mnist-14-lem": _row("mnist-14", "lem", 96, _PIXELS),
+    "mnist-14-lem": _row("mnist-14", "lem", 96, dataclasses.replace(_PIXELS, learning_rate=1e-3)),
     "sentiment-elman": _row("sentiment", "elman-tanh", 64, _REVIEWS, _CONVOLUTION, dropout=0.5),
     "sentiment-lstm": _row("sentiment", "lstm", 64, _REVIEWS, _CONVOLUTION, dropout=0.5),
     "sentiment-gru": _row("sentiment", "gru", 64, _REVIEWS, _CONVOLUTION, dropout=0.5),
