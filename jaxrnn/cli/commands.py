@@ -93,12 +93,8 @@ class Train:
 def published(name: str) -> Train:
     """Return the command that trains a published experiment into a folder of its name."""
     config = PUBLISHED[name].config
-    return Train(
-        out=Path("runs") / name,
-        task=config.task,
-        network=config.network,
-        fit=config.fit,
-    )
+    out = Path("runs") / name
+    return Train(out, task=config.task, network=config.network, fit=config.fit)
 
 
 def _settings(words: tuple[str, ...]) -> dict[str, Any]:
@@ -177,7 +173,7 @@ class Generate:
 class Translate:
     """Translate a sentence with a trained network, and draw which words it looked at.
 
-    Example: jaxrnn translate runs/captions "ein hund rennt im schnee ." --figure attention.png
+    Example: jaxrnn translate runs/captions-gru "ein hund rennt im schnee ." --figure attention.png
 
     Attributes:
       run_folder: the folder of a run on a translation task.
@@ -200,9 +196,8 @@ class Translate:
         """Print the translation; on standard error, what it lacks."""
         if self.figure is not None:
             _check_picture(self.figure)
-        settings = dataclasses.asdict(self)
-        run, sentence, _ = (settings.pop(name) for name in ("run_folder", "sentence", "figure"))
-        found = translate(run, sentence, **settings)
+        settings = {"network": self.network, "width": self.width, "longest": self.longest}
+        found = translate(self.run_folder, self.sentence, **settings)
         print(found.text)
         if found.unknown:
             print(
