@@ -25,7 +25,7 @@ from flax import nnx
 import jaxrnn
 from jaxrnn.analysis import trace
 from jaxrnn.analysis.fixed_points import candidates_from, fixed_points
-from jaxrnn.analysis.trajectory import carry_of, flat_state
+from jaxrnn.steps import carry_of, flat_state
 
 _ADAM_STEPS = 5000
 

@@ -25,7 +25,7 @@ import jaxrnn
 from benchmarks.timing import quartiles, take_turns, turn
 from jaxrnn.analysis import Trajectory, trace
 from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
-from jaxrnn.analysis.trajectory import carry_of, flat_state
+from jaxrnn.steps import carry_of, flat_state
 
 CASES = (("elman-tanh", 256), ("gru", 256), ("lstm", 256))
 """Cells and units H; an LSTM's state is 2H."""

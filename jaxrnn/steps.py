@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
 from jaxrnn.typing import ArrayLike, Carry, DerivedWeight, SplitCell, Step
@@ -40,9 +42,29 @@ def begin(
     _, carry, _ = varying_alike(weights, carry, xs)
     if not jax.tree.leaves(carry):
         checks.refuse("carry", checks.describe(carry), "at least one array, leaves [*B, H]")
-    batch = _batch(cell, xs, carry)
+    batch = batch_axes(cell, xs, carry)
     _check_step(cell, carry, xs)
     return carry, steps, batch
+
+
+def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
+    """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S]."""
+    leaves = [
+        leaf.reshape(*leaf.shape[:leading], math.prod(leaf.shape[leading:]))
+        for leaf in jax.tree.leaves(carry)
+    ]
+    return jnp.concatenate(leaves, axis=-1)
+
+
+def carry_of(state: Inexact[Array, "*L S"], like: Carry) -> Carry:
+    """Cut a state [*L, S] into a carry with the leaves of `like`, which has the same leading axes."""
+    leaves, treedef = jax.tree.flatten(like)
+    cuts, start = [], 0
+    for leaf in leaves:
+        size = math.prod(leaf.shape[state.ndim - 1 :])
+        cuts.append(state[..., start : start + size].reshape(leaf.shape).astype(leaf.dtype))
+        start += size
+    return jax.tree.unflatten(treedef, cuts)
 
 
 def readout_of(cell: Step, carry: Carry, x: Any) -> Callable[[Carry], Any] | None:
@@ -195,7 +217,7 @@ def _initial_carry(cell: Step, xs: Any) -> Carry:
     return cell.initialize_carry(xs.shape[1:], nnx.Rngs(0))  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def _batch(cell: Step, xs: Any, carry: Carry) -> tuple[int, ...]:
+def batch_axes(cell: Step, xs: Any, carry: Carry) -> tuple[int, ...]:
     """Return *B: a cell says how many axes of its input are features, otherwise the carry shows it."""
     leaves = jax.tree.leaves(xs)
     if not leaves or not hasattr(cell, "num_feature_axes"):

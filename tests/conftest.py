@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -24,11 +26,15 @@ def dtype(request):
         yield jnp.dtype(request.param)
 
 
-@pytest.fixture(autouse=True, scope="module")
+_TESTS = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
 def few_programs():
-    """Forget what a module has compiled: a process that keeps all programs runs out of memory maps."""
+    """Forget what was compiled now and then: a process that keeps all programs runs out of memory maps."""
     yield
-    jax.clear_caches()
+    if next(_TESTS) % 100 == 0:
+        jax.clear_caches()
 
 
 _QUICK_IN_FLOAT64 = (

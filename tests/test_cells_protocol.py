@@ -16,9 +16,10 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import Associative
 from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
-from jaxrnn.analysis.trajectory import Trajectory, flat_state
+from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.cells import CELLS, count_parameters
 from jaxrnn.checks import InputError
+from jaxrnn.steps import flat_state
 from jaxrnn.typing import SplitCell
 from tests.oracles import numpy_cells as oracle
 

@@ -29,8 +29,8 @@ from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.propagator import Propagator
 from jaxrnn.analysis.sensitivity import LagContributions
 from jaxrnn.analysis.spectrum import Spectrum
-from jaxrnn.analysis.trajectory import Trajectory, carry_of, flat_state
-from jaxrnn.steps import compiled, readout_of
+from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.steps import carry_of, compiled, flat_state, readout_of
 from jaxrnn.typing import Loss, Step
 
 

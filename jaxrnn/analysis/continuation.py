@@ -42,8 +42,7 @@ from jaxrnn import checks
 from jaxrnn.analysis.fixed_points import check_input, checked_tolerance
 from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.roots import Power, eigenvalues_of, half_square, is_root
-from jaxrnn.analysis.trajectory import carry_of, flat_state
-from jaxrnn.steps import compiled
+from jaxrnn.steps import carry_of, compiled, flat_state
 from jaxrnn.typing import Carry, Step
 
 _NEWTON_STEPS = 10

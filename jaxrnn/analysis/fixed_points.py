@@ -46,8 +46,8 @@ from jaxrnn.analysis.roots import (
     paths_from,
     search,
 )
-from jaxrnn.analysis.trajectory import Trajectory, carry_of, flat_state
-from jaxrnn.steps import begin
+from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.steps import begin, carry_of, flat_state
 from jaxrnn.typing import Carry, Key, Step
 
 

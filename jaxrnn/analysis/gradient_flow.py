@@ -31,8 +31,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
 from jaxrnn.analysis.rates import Rate, rate_by_lag
-from jaxrnn.analysis.trajectory import Trajectory, flat_state, trace
-from jaxrnn.steps import compiled, readout_of
+from jaxrnn.analysis.trajectory import Trajectory, trace
+from jaxrnn.steps import compiled, flat_state, readout_of
 from jaxrnn.typing import Carry, Loss, Step, at_least_float32
 
 
@@ -340,4 +340,5 @@ def log_norm(tree: Any, leading: int = 0) -> Any:
     largest = functools.reduce(jnp.maximum, [size.max(axis=-1) for size in sizes])
     safe = jnp.where(largest > 0, largest, 1)
     squares = sum(((size / safe[..., None]) ** 2).sum(axis=-1) for size in sizes)
+    squares = jnp.where(largest == 0, 1, squares)  # log 0 is not used, but its derivative would be
     return jnp.where(largest == 0, -jnp.inf, jnp.log(safe) + 0.5 * jnp.log(squares))

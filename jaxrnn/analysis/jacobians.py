@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
-from jaxrnn.analysis.trajectory import Trajectory, carry_of, flat_state
-from jaxrnn.steps import compiled
+from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.steps import carry_of, compiled, flat_state
 from jaxrnn.typing import Carry, SplitCell, Step
 
 

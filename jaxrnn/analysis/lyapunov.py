@@ -33,8 +33,7 @@ from jaxrnn.analysis.benettin import Run, traced
 from jaxrnn.analysis.exponents import Lyapunov, Position, PrecisionWarning
 from jaxrnn.analysis.flows import time_step_of
 from jaxrnn.analysis.lapack import one_blas_thread
-from jaxrnn.analysis.trajectory import flat_state
-from jaxrnn.steps import begin
+from jaxrnn.steps import begin, flat_state
 from jaxrnn.typing import Carry, Key, Step, at_least_float32
 
 

@@ -36,8 +36,8 @@ from jaxtyping import Array, Bool, Inexact, Int, Shaped
 from jaxrnn import checks
 from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
 from jaxrnn.analysis.lapack import eigenvalues, in_float64
-from jaxrnn.analysis.trajectory import Trajectory, carry_of
-from jaxrnn.steps import compiled
+from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.steps import carry_of, compiled
 from jaxrnn.typing import Carry, SplitCell, Step
 
 _ROUNDS = 16

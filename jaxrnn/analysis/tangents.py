@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.analysis.trajectory import carry_of, flat_state
+from jaxrnn.steps import carry_of, flat_state
 from jaxrnn.typing import Carry, SplitCell, Step
 
 

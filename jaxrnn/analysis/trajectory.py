@@ -7,7 +7,6 @@ The state s is the *whole* carry: its leaves flattened and concatenated in pytre
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
-from jaxrnn.steps import begin, compiled
+from jaxrnn.steps import begin, compiled, flat_state
 from jaxrnn.typing import Carry, Step
 
 
@@ -95,23 +94,3 @@ def _run(cell: Step, carry: Carry, xs: Any, *, length: int) -> tuple[Carry, Any]
     _, (after, outputs) = jax.lax.scan(record, carry, xs, length=length)
     carries = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), carry, after)
     return carries, outputs
-
-
-def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
-    """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S]."""
-    leaves = [
-        leaf.reshape(*leaf.shape[:leading], math.prod(leaf.shape[leading:]))
-        for leaf in jax.tree.leaves(carry)
-    ]
-    return jnp.concatenate(leaves, axis=-1)
-
-
-def carry_of(state: Inexact[Array, "*L S"], like: Carry) -> Carry:
-    """Cut a state [*L, S] into a carry with the leaves of `like`, which has the same leading axes."""
-    leaves, treedef = jax.tree.flatten(like)
-    cuts, start = [], 0
-    for leaf in leaves:
-        size = leaf.size // (state.size // state.shape[-1])
-        cuts.append(state[..., start : start + size].reshape(leaf.shape).astype(leaf.dtype))
-        start += size
-    return jax.tree.unflatten(treedef, cuts)

@@ -27,10 +27,10 @@ def modrelu(
     """
     nowhere = jnp.stack([part == 0 for part in parts]).all(axis=0)
     directions, size = _polar([jnp.where(nowhere, 1, part) for part in parts])
-    alive, at_zero = size + bias > 0, (bias >= 0).astype(bias.dtype)
+    dead, at_zero = size + bias <= 0, (bias >= 0).astype(bias.dtype)  # NaN is neither, and shows
 
     def moved(part, direction):
-        return jnp.where(nowhere, at_zero * part, jnp.where(alive, part + bias * direction, 0))
+        return jnp.where(nowhere, at_zero * part, jnp.where(dead, 0, part + bias * direction))
 
     return tuple(moved(part, direction) for part, direction in zip(parts, directions, strict=True))
 

@@ -23,7 +23,6 @@ many parallel cores; on a CPU the loop is faster.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
 
@@ -31,6 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
+from jaxrnn.steps import batch_axes, carry_of, flat_state
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.associative import diagonal_recurrence
 from jaxrnn.unroll.blocks import at, before_each
@@ -78,8 +78,9 @@ class Newton(Method):
         step = framed_step(cell, initial)
         # What the step closes over becomes an argument, so that the equations can be differentiated by it.
         pure, weights = jax.closure_convert(lambda c, f: step(c, f)[0], carry, at(frames, 0))
+        leading = 1 + len(batch_axes(cell, frames.x, carry))  # T, *B
         found, convergence = self._search(
-            pure, *jax.lax.stop_gradient((weights, carry, frames)), length
+            pure, *jax.lax.stop_gradient((weights, carry, frames)), length, leading
         )
         found = jax.lax.cond(
             convergence.converged,
@@ -87,14 +88,21 @@ class Newton(Method):
             lambda: Scan()(cell, carry, frames, initial=initial, length=length).carries,
         )
         dense = self.jacobian == "dense"
-        carries = _attached(pure, dense, weights, carry, frames, jax.lax.stop_gradient(found))
+        found = jax.lax.stop_gradient(found)
+        carries = _attached(pure, dense, leading, weights, carry, frames, found)
         _, outputs = jax.vmap(step, axis_size=length)(before_each(carry, carries), frames)
         return Unrolled(outputs, at(carries, length - 1), carries, self, convergence)
 
     def _search(
-        self, pure: Callable[..., Carry], weights: Any, carry: Carry, frames: Frames, length: int
+        self,
+        pure: Callable[..., Carry],
+        weights: Any,
+        carry: Carry,
+        frames: Frames,
+        length: int,
+        leading: int,
     ) -> tuple[Carry, Convergence]:
-        """Return the trajectory, leaves [T, *B, H], and how well it was found."""
+        """Return the trajectory, leaves [T, *B, …], and how well it was found."""
         dtype = jnp.result_type(*jax.tree.leaves(carry))
         tol = 100 * jnp.finfo(dtype).eps if self.tol is None else self.tol
 
@@ -120,9 +128,9 @@ class Newton(Method):
         def iterate(state):
             iteration, states, new = state
             starts = before_each(carry, states)
-            linear = _jacobians(lambda s: _advance(pure, weights, frames, s), starts)
+            linear = _jacobians(lambda s: _advance(pure, weights, frames, s), starts, leading)
             left = residual(states, new)
-            carried = residual(left, self._solve(linear, left))
+            carried = residual(left, self._solve(linear, left, leading))
             # Added to the step's own value, so that a step whose past is exact becomes exact to the last
             # bit; and nothing is added where the products overflowed.
             states = jax.tree.map(lambda n, c: n + jnp.where(jnp.isfinite(c), c, 0), new, carried)
@@ -135,16 +143,16 @@ class Newton(Method):
         left = jnp.max(sizes(residual(states, new)))
         return states, Convergence(iterations, left, is_found(states, new))
 
-    def _solve(self, linear: Any, left: Carry) -> Carry:
-        """Return the corrections δ_t = r_t + (1 − λ) J_t δ_t−1, leaves [T, *B, H]."""
-        rest = _flat(left)
+    def _solve(self, linear: Any, left: Carry, leading: int) -> Carry:
+        """Return the corrections δ_t = r_t + (1 − λ) J_t δ_t−1, leaves [T, *B, …]."""
+        rest = flat_state(left, leading)
         if self.jacobian == "dense":
             linear = (1 - self.damping) * linear
             solved = _dense_recurrence(linear, rest, jnp.zeros_like(rest[0]))
         else:
             diagonal = (1 - self.damping) * jnp.diagonal(linear, axis1=-2, axis2=-1)
             solved = diagonal_recurrence(diagonal, rest, jnp.zeros_like(rest[0]))
-        return _unflat(solved, left)
+        return carry_of(solved, left)
 
 
 def _dense_recurrence(matrices: Any, gain: Any, first: Any) -> Any:
@@ -161,14 +169,14 @@ def _dense_recurrence(matrices: Any, gain: Any, first: Any) -> Any:
     return jax.lax.associative_scan(then, (matrices, gain))[1]
 
 
-def _jacobians(advance: Callable[[Carry], Carry], starts: Carry) -> jax.Array:
+def _jacobians(advance: Callable[[Carry], Carry], starts: Carry, leading: int) -> jax.Array:
     """Return ∂advance_t/∂starts_t for all steps [T, *B, S, S], by pushing each unit vector through them."""
-    flat = _flat(starts)
+    flat = flat_state(starts, leading)
     units = jnp.eye(flat.shape[-1], dtype=flat.dtype)
 
     def push(unit):
-        direction = _unflat(jnp.broadcast_to(unit, flat.shape), starts)
-        return _flat(jax.jvp(advance, (starts,), (direction,))[1])
+        direction = carry_of(jnp.broadcast_to(unit, flat.shape), starts)
+        return flat_state(jax.jvp(advance, (starts,), (direction,))[1], leading)
 
     return jnp.moveaxis(jax.vmap(push)(units), 0, -1)
 
@@ -176,6 +184,7 @@ def _jacobians(advance: Callable[[Carry], Carry], starts: Carry) -> jax.Array:
 def _attached(
     pure: Callable[..., Carry],
     dense: bool,
+    leading: int,
     weights: Any,
     carry: Carry,
     frames: Frames,
@@ -203,8 +212,9 @@ def _attached(
             (d_weights, d_frames),
         )
         if dense:
-            linear = _jacobians(lambda s: _advance(pure, weights, frames, s), starts)
-            moved = _unflat(_dense_recurrence(linear, _flat(gain), _flat(d_carry)), gain)
+            linear = _jacobians(lambda s: _advance(pure, weights, frames, s), starts, leading)
+            rest, first = flat_state(gain, leading), flat_state(d_carry, leading - 1)
+            moved = carry_of(_dense_recurrence(linear, rest, first), gain)
         else:
 
             def step(d, at_t):
@@ -223,14 +233,3 @@ def _advance(pure: Callable[..., Carry], weights: Any, frames: Frames, starts: C
     """Take one step from each of the T carries in `starts`."""
     length = jax.tree.leaves(starts)[0].shape[0]
     return jax.vmap(lambda s, frame: pure(s, frame, *weights), axis_size=length)(starts, frames)
-
-
-def _flat(tree: Carry) -> Any:
-    return jnp.concatenate(jax.tree.leaves(tree), axis=-1)
-
-
-def _unflat(flat: Any, like: Carry) -> Carry:
-    leaves, structure = jax.tree.flatten(like)
-    widths = [leaf.shape[-1] for leaf in leaves]
-    edges = list(itertools.accumulate(widths))[:-1]
-    return jax.tree.unflatten(structure, jnp.split(flat, edges, axis=-1))
