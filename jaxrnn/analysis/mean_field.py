@@ -24,10 +24,6 @@ unit's pre-activation does not depend on the unit's own past, and that is all th
 Weakness: N is infinite. At finite N the numbers fluctuate by O(1/√N) from draw to draw, and near the edge the
 network may sit at a fixed point or on a cycle where theory sees chaos. Weights that are orthogonal, sparse or
 trained are not Gaussian.
-
-Expectations are taken in float64 on the host, by Gauss–Lobatto panels that are halved where they have not
-converged, so that kinks and steps of φ are found: right to about 1e-12. φ may have any shape, but structure
-that is finer than a few hundredths of a standard deviation and flat around may be missed.
 """
 
 from __future__ import annotations
@@ -42,11 +38,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.polynomial import legendre
 from scipy.optimize import brentq, minimize_scalar
 
 from jaxrnn import checks
 from jaxrnn.analysis.bounds import Activation, check_elementwise, slope_bound, slopes, values
+from jaxrnn.analysis.gaussian import mean, pair_mean
 
 CONVERGED = "converged"
 DIVERGES = "variance diverges"
@@ -182,13 +178,14 @@ def mean_field(
     return MeanField(
         **settings,
         variance=variance,
-        mean_square=_mean(lambda z: values(activation, deviation * z) ** 2),
+        mean_square=mean(lambda z: values(activation, deviation * z) ** 2),
         chi=chi,
-        fourth=gain**4 * _mean(lambda z: slopes(activation, deviation * z) ** 4),
+        fourth=gain**4 * mean(lambda z: slopes(activation, deviation * z) ** 4),
         norm=gain * _largest_singular_value(activation, deviation),
         mean_exponent=math.log(gain) - 0.5 + _mean_log_slope(activation, deviation),
         correlation=correlation,
-        correlation_slope=gain**2 * _pair_mean(slopes, activation, deviation, correlation)
+        correlation_slope=gain**2
+        * pair_mean(functools.partial(slopes, activation), deviation, correlation)
         if copies_apart
         else chi,
         status=CONVERGED,
@@ -318,17 +315,19 @@ class _Network:
     def _excess(self, variance: float) -> float:
         """Return how far the variance grows in one step."""
         deviation = math.sqrt(variance)
-        square = _mean(lambda z: values(self.activation, deviation * z) ** 2)
+        square = mean(lambda z: values(self.activation, deviation * z) ** 2)
         return self.gain**2 * square + self.bias_variance + self.input_variance - variance
 
     def chi(self, variance: float) -> float:
         """Return χ at a variance."""
         deviation = math.sqrt(variance) or _STILL
-        return self.gain**2 * _mean(lambda z: slopes(self.activation, deviation * z) ** 2)
+        return self.gain**2 * mean(lambda z: slopes(self.activation, deviation * z) ** 2)
 
     def map_correlation(self, correlation: float, variance: float) -> float:
         """Return c'."""
-        pair = _pair_mean(values, self.activation, math.sqrt(variance), correlation)
+        pair = pair_mean(
+            functools.partial(values, self.activation), math.sqrt(variance), correlation
+        )
         shared = self.bias_variance + self.input_correlation * self.input_variance
         return min((self.gain**2 * pair + shared) / variance, 1.0)
 
@@ -370,7 +369,7 @@ def _largest_singular_value(activation: Activation, deviation: float) -> float:
 
     def square(share: float) -> float:
         relative = lambda z: (slopes(activation, deviation * z) / steepest) ** 2  # noqa: E731
-        return 1 / share + _mean(lambda z: relative(z) / (1 - share * relative(z)))
+        return 1 / share + mean(lambda z: relative(z) / (1 - share * relative(z)))
 
     found: Any = minimize_scalar(
         square, bounds=(1e-6, 1 - 1e-9), method="bounded", options={"xatol": 1e-9}
@@ -389,13 +388,13 @@ _LOG_SLOPES: dict[str, Callable[[Any], Any]] = {
 def _mean_log_slope(activation: Activation, deviation: float) -> float:
     exact = _LOG_SLOPES.get(_only_operation(activation))
     if exact is not None:
-        return _mean(lambda z: exact(deviation * z))
+        return mean(lambda z: exact(deviation * z))
     sizes = np.abs(slopes(activation, deviation * np.linspace(-7.0, 7.0, 20001)))
     if (sizes == 0).mean() > 1e-4:  # more than a crossing of zero
         fades = ((sizes > 0) & (sizes < 1e-9 * sizes.max())).any()
         return math.nan if fades else -math.inf
     least = np.finfo(np.float64).tiny
-    return _mean(lambda z: np.log(np.maximum(np.abs(slopes(activation, deviation * z)), least)))
+    return mean(lambda z: np.log(np.maximum(np.abs(slopes(activation, deviation * z)), least)))
 
 
 def _only_operation(activation: Activation) -> str:
@@ -406,87 +405,6 @@ def _only_operation(activation: Activation) -> str:
     if len(program.eqns) != 1 or program.eqns[0].invars != program.invars:
         return ""
     return program.eqns[0].primitive.name
-
-
-# Gaussian expectations.
-
-_REACH = 10.0  # standard deviations, beyond which lie 1e-23 of the mass
-_ORDER = 16
-_EDGES = np.linspace(-_REACH, _REACH, 21)  # 0, where activations have their kinks, is one
-_GROWTH = 50
-_FINE, _COARSE = 1e-14, 1e-12
-
-
-def _mean(function: Callable[[Any], Any], tolerance: float = _FINE) -> float:
-    """Return E function(z), z ~ N(0, 1)."""
-    return float(_means(lambda _, z: function(z), 1, 0.0, tolerance)[0])
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _means(function: Callable[[Any, Any], Any], count: int, size: float, tolerance: float) -> Any:
-    """Return E function(k, z) for k = 0 … count − 1, each on panels of its own.
-
-    A panel is done when its two halves together agree with it to `tolerance` of the whole, or of `size` where
-    that is more. The rounding of a function may never let them; then there is an end to the panels.
-    """
-    nodes, weights = _lobatto()
-
-    def panels(k: Any, left: Any, right: Any) -> Any:
-        half = 0.5 * (right - left)
-        z = (0.5 * (right + left))[:, None] + half[:, None] * nodes
-        density = np.exp(-0.5 * z**2) * (half[:, None] * weights / math.sqrt(2 * math.pi))
-        found = function(np.repeat(k, z.shape[1]), z.reshape(-1))
-        return (density * found.reshape(z.shape)).sum(axis=1)
-
-    k = np.repeat(np.arange(count), len(_EDGES) - 1)
-    left, right = np.tile(_EDGES[:-1], count), np.tile(_EDGES[1:], count)
-    coarse = panels(k, left, right)
-    allowed = tolerance * np.maximum(np.bincount(k, np.abs(coarse), count), size)
-    total = np.zeros(count)
-    limit = _GROWTH * len(k)
-    while len(k):
-        middle = 0.5 * (left + right)
-        first, second = panels(k, left, middle), panels(k, middle, right)
-        # NaN for a mean that is infinite, and will not get better.
-        off = np.abs(first + second - coarse)
-        done = ~(off > allowed[k]) | (middle - left < 1e-14) | (len(k) > limit)
-        total += np.bincount(k[done], (first + second)[done], count)
-        rest = ~done
-        k = np.tile(k[rest], 2)
-        left = np.concatenate([left[rest], middle[rest]])
-        right = np.concatenate([middle[rest], right[rest]])
-        coarse = np.concatenate([first[rest], second[rest]])
-    return total
-
-
-@functools.cache
-def _lobatto() -> tuple[Any, Any]:
-    """Return the Gauss–Lobatto rule, whose nodes at the ends show a kink that stands close to them."""
-    last = legendre.Legendre.basis(_ORDER - 1)
-    nodes = np.concatenate([[-1.0], np.sort(last.deriv().roots().real), [1.0]])
-    return nodes, 2 / (_ORDER * (_ORDER - 1) * last(nodes) ** 2)
-
-
-def _pair_mean(
-    evaluate: Callable[[Activation, Any], Any], activation: Activation, deviation: float, c: float
-) -> float:
-    """Return E f(u₁) f(u₂) for u of this deviation and correlation c, f = φ or φ'.
-
-    u = z cos θ ± w sin θ with independent z and w, which is well behaved up to c = ±1.
-    """
-    if c == 0:
-        return _mean(lambda z: evaluate(activation, deviation * z)) ** 2
-    along, across = deviation * math.sqrt((1 + c) / 2), deviation * math.sqrt((1 - c) / 2)
-    largest = _mean(lambda z: evaluate(activation, deviation * z) ** 2)  # by Cauchy and Schwarz
-
-    def inner(w: Any) -> Any:
-        def product(k: Any, z: Any) -> Any:
-            one = evaluate(activation, along * z + across * w[k])
-            return one * evaluate(activation, along * z - across * w[k])
-
-        return _means(product, len(w), largest, _FINE)
-
-    return _mean(inner, _COARSE)
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:
