@@ -395,7 +395,8 @@ def test_runs_inside_flax_rnn_with_the_same_numbers(name, dtype):
 
 @every_cell
 def test_new_weights_do_not_compile_again(name, caplog, x64):
-    evaluated(name, jnp.dtype("float64"))
+    first = make(name, jnp.float64)
+    loss_and_gradients(first, *inputs(name, first, jnp.float64))
     cell = make(name, jnp.float64, seed=2)
     xs, carry = inputs(name, cell, jnp.float64, seed=3)
     with jax.log_compiles():

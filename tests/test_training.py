@@ -39,7 +39,7 @@ from jaxrnn.training import (
 from jaxrnn.training.interruption import Interruption
 from jaxrnn.training.program import Program
 
-fit_module = importlib.import_module("jaxrnn.training.fit")
+loop = importlib.import_module("jaxrnn.training.loop")
 
 _CONFIG = FitConfig(steps=24, every=8, batch_size=8, seeds=2, learning_rate=1e-2)
 
@@ -253,7 +253,7 @@ def test_what_is_cut_off_in_the_middle_of_a_report_goes_on_bit_for_bit(task, und
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Program, "train", asked_to_end)
-        monkeypatch.setattr(fit_module, "_PIECE_SECONDS", 0.0)  # a call a step
+        monkeypatch.setattr(loop, "_PIECE_SECONDS", 0.0)  # a call a step
         with pytest.raises(Stopped, match="stopped after step 11 by SIGTERM") as end:
             fit(_make, task, _CONFIG, folder=RunFolder(tmp_path / "run", settings))
     assert (end.value.step, end.value.exit_code) == (11, 143)
