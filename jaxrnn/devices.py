@@ -23,8 +23,11 @@ from jaxrnn import checks
 
 _AXIS = "batch"
 
-_CLUSTERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES")
-"""Variables by which a job of several processes is known."""
+_LAUNCHED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+"""Variables that srun and mpirun give to each process that they start."""
+
+_POD = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+"""Variables that name the hosts of a TPU pod where its metadata server does not."""
 
 
 def use_cores(count: int | None = None) -> int:
@@ -72,8 +75,15 @@ def join_processes() -> None:
             got = f"process {number} of {count}"
             checks.refuse("JAX_PROCESS_ID, JAX_NUM_PROCESSES", got, "0 to the number less 1")
         jax.distributed.initialize(address, int(count), int(number))
-    elif any(name in os.environ for name in _CLUSTERS):
+    elif any(name in os.environ for name in _LAUNCHED) or _on_a_pod():
         jax.distributed.initialize()
+
+
+def _on_a_pod() -> bool:
+    """Return whether this is a host of TPUs that knows the others (of which there may be none)."""
+    if "TPU_ML_PLATFORM" not in os.environ:  # which JAX sets on hosts of TPUs, as it is imported
+        return False
+    return "TPU_SKIP_MDS_QUERY" not in os.environ or any(name in os.environ for name in _POD)
 
 
 def split_batch(

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,15 @@ def _start(out: Path, *words: str, devices: int = 1, **environment: str) -> subp
     )
 
 
-def _start_two(out: Path, *words: str) -> list[subprocess.Popen[str]]:
-    """Start a job of two processes of two devices each, which meet at a free port."""
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+        return free.getsockname()[1]
+
+
+def _start_two(out: Path, *words: str) -> list[subprocess.Popen[str]]:
+    """Start a job of two processes of two devices each, which meet at a free port."""
+    address = f"localhost:{_free_port()}"
     about = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
     grid = ["--member-devices", "2", "--data-devices", "2"]
     return [
@@ -144,3 +149,83 @@ def test_processes_need_all_of_their_variables(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "2")
     with pytest.raises(InputError, match="got process 2 of 2; expected 0 to the number less 1"):
         join_processes()
+
+
+def _of_slurm(number: int) -> dict[str, str]:
+    """What srun tells the tasks of a step of two."""
+    return {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(number),
+        "SLURM_LOCALID": str(number),
+    }
+
+
+def _of_open_mpi(number: int) -> dict[str, str]:
+    """What mpirun tells two processes; JAX reads the address behind the number of the job."""
+    return {
+        "OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:1",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": str(number),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(number),
+    }
+
+
+def _of_a_tpu_pod(number: int) -> dict[str, str]:
+    """What the two hosts of a pod are told, on machines that JAX takes for hosts of TPUs."""
+    return {
+        "JAX_FORCE_TPU_INIT": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost,localhost",
+        "TPU_WORKER_ID": str(number),
+        "MEGASCALE_COORDINATOR_ADDRESS": "localhost",
+        "MEGASCALE_NUM_SLICES": "1",
+        "MEGASCALE_SLICE_ID": "0",
+    }
+
+
+@pytest.mark.parametrize("told", [_of_slurm, _of_open_mpi, _of_a_tpu_pod])
+def test_the_processes_of_a_cluster_find_each_other(told: Callable[[int], dict[str, str]]):
+    program = (
+        "import jax; from jaxrnn.devices import join_processes; join_processes();"
+        "print(jax.process_index(), jax.process_count(), jax.device_count())"
+    )
+    about = {"JAX_PLATFORMS": "cpu", "JAX_COORDINATOR_PORT": str(_free_port())}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "JAX_NUM_CPU_DEVICES": "2", **about, **told(number)},
+        )
+        for number in range(2)
+    ]
+    assert [_finish(process).split() for process in processes] == [
+        ["0", "2", "4"],
+        ["1", "2", "4"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "joins"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}, False),  # a batch script, before its srun
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, False),  # a host of the pod without TPUs
+        ({"TPU_ML_PLATFORM": "JAX"}, True),  # the metadata server knows the others
+        ({"TPU_ML_PLATFORM": "JAX", "TPU_SKIP_MDS_QUERY": "1"}, False),  # a notebook's one host
+    ],
+)
+def test_a_process_that_is_alone_stays_alone(
+    told: dict[str, str], joins: bool, monkeypatch: pytest.MonkeyPatch
+):
+    joined: list[bool] = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda: joined.append(True))
+    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # set where JAX finds no TPU
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    join_processes()
+    assert joined == [True] * joins
