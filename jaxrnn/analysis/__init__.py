@@ -22,7 +22,9 @@ from jaxrnn.analysis.gradient_flow import (
     gradient_flow,
     stack_gradient_flow,
 )
+from jaxrnn.analysis.input_sensitivity import InputSensitivity, input_sensitivity
 from jaxrnn.analysis.jacobians import input_jacobians, jacobians
+from jaxrnn.analysis.lag_contributions import LagContributions, lag_contributions
 from jaxrnn.analysis.lyapunov import lyapunov
 from jaxrnn.analysis.mean_field import MeanField, correlation_map, edge_of_chaos, mean_field
 from jaxrnn.analysis.memory import (
@@ -43,12 +45,6 @@ from jaxrnn.analysis.propagator import (
 from jaxrnn.analysis.pseudospectrum import Pseudospectrum, pseudospectrum
 from jaxrnn.analysis.rates import Rate
 from jaxrnn.analysis.roots import Descent, LevenbergMarquardt, Outcome
-from jaxrnn.analysis.sensitivity import (
-    InputSensitivity,
-    LagContributions,
-    input_sensitivity,
-    lag_contributions,
-)
 from jaxrnn.analysis.spectrum import (
     Modes,
     Spectrum,

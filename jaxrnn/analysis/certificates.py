@@ -25,9 +25,9 @@ import numpy as np
 
 from jaxrnn.analysis.exponents import Lyapunov
 from jaxrnn.analysis.gradient_flow import GradientFlow, output_gradients
+from jaxrnn.analysis.lag_contributions import LagContributions
 from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.propagator import Propagator
-from jaxrnn.analysis.sensitivity import LagContributions
 from jaxrnn.analysis.spectrum import Spectrum
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.steps import carry_of, compiled, flat_state, readout_of

@@ -31,17 +31,16 @@ from jaxrnn.analysis.certificates import Certificates, certify
 from jaxrnn.analysis.exponents import Lyapunov, PrecisionWarning
 from jaxrnn.analysis.fixed_points import FixedPoints, candidates_from, fixed_points
 from jaxrnn.analysis.gradient_flow import GradientFlow, flow_along
+from jaxrnn.analysis.input_sensitivity import InputSensitivity, input_sensitivity_of
 from jaxrnn.analysis.jacobians import input_jacobians, jacobians
-from jaxrnn.analysis.lyapunov import lyapunov
-from jaxrnn.analysis.propagator import Propagator, propagator_of
-from jaxrnn.analysis.sensitivity import (
-    InputSensitivity,
+from jaxrnn.analysis.lag_contributions import (
     LagContributions,
     ParameterGradient,
     contributions_along,
     has_parameters,
-    input_sensitivity_of,
 )
+from jaxrnn.analysis.lyapunov import lyapunov
+from jaxrnn.analysis.propagator import Propagator, propagator_of
 from jaxrnn.analysis.spectrum import Spectrum, spectrum_of
 from jaxrnn.analysis.trajectory import Trajectory, trace
 from jaxrnn.typing import Carry, Loss, Step, at_least_float32

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import pytest
 from jax.extend.core import Var
 
-from jaxrnn.analysis import benettin, covariant, lapack, roots, sensitivity
+from jaxrnn.analysis import benettin, covariant, lapack, roots
 from jaxrnn.analysis.exponents import Position
 from jaxrnn.analysis.gated_mean_field import _populate
 from jaxrnn.analysis.tangents import Tangents
 from tests.analysis.examples import inputs, make
 
-continuation, propagator = (
+continuation, input_sensitivity, propagator = (
     importlib.import_module(f"jaxrnn.analysis.{name}")  # whose functions are of the same names
-    for name in ("continuation", "propagator")
+    for name in ("continuation", "input_sensitivity", "propagator")
 )
 
 CALLS = {
@@ -130,9 +130,9 @@ def cases():
             functools.partial(propagator._directions, lags=(1, 6), leading=2),
             matrices,
         ),
-        "triangles": (sensitivity._triangles, matrices[..., :3]),
+        "triangles": (input_sensitivity._triangles, matrices[..., :3]),
         "inputs": (
-            functools.partial(sensitivity._input_logs, lags=(0, 3)),
+            functools.partial(input_sensitivity._input_logs, lags=(0, 3)),
             matrices,
             matrices[..., :3, :],
         ),

@@ -17,12 +17,8 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.analysis import trace
-from jaxrnn.analysis.sensitivity import (
-    ParameterGradient,
-    input_sensitivity,
-    input_sensitivity_of,
-    lag_contributions,
-)
+from jaxrnn.analysis.input_sensitivity import input_sensitivity, input_sensitivity_of
+from jaxrnn.analysis.lag_contributions import ParameterGradient, lag_contributions
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (
     B,
