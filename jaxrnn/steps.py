@@ -1,4 +1,4 @@
-"""What can be asked of any step, ours or foreign: how far it runs, where it starts, what it reads out.
+"""What can be asked of any step, ours or foreign: where it starts, what its state is, what it reads out.
 
 Here stands the knowledge that both `unroll` and `analysis` need of a `Step`, so that neither room has
 to import the other.

@@ -39,6 +39,9 @@ from jaxrnn.unroll.scan import Scan
 
 Jacobian = Literal["dense", "diagonal"]
 
+_Advance = Callable[..., Any]
+"""One step of the whole state: (state [*B, S], frame, *weights) -> state."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Newton(Method):
@@ -76,83 +79,73 @@ class Newton(Method):
             if leaf.dtype not in (jnp.float32, jnp.float64):
                 checks.refuse("carry", checks.describe(leaf), "float32 or float64 with Newton()")
         step = framed_step(cell, initial)
+        depth = len(batch_axes(cell, frames.x, carry))
+        start = flat_state(carry, depth)
+
+        def advance(state, frame):
+            return flat_state(step(carry_of(state, carry), frame)[0], depth)
+
+        def one_by_one():
+            done = Scan()(cell, carry, frames, initial=initial, length=length)
+            return flat_state(done.carries, 1 + depth)
+
         # What the step closes over becomes an argument, so that the equations can be differentiated by it.
-        pure, weights = jax.closure_convert(lambda c, f: step(c, f)[0], carry, at(frames, 0))
-        leading = 1 + len(batch_axes(cell, frames.x, carry))  # T, *B
+        pure, weights = jax.closure_convert(advance, start, at(frames, 0))
         found, convergence = self._search(
-            pure, *jax.lax.stop_gradient((weights, carry, frames)), length, leading
+            pure, *jax.lax.stop_gradient((weights, start, frames)), length
         )
-        found = jax.lax.cond(
-            convergence.converged,
-            lambda: found,
-            lambda: Scan()(cell, carry, frames, initial=initial, length=length).carries,
-        )
+        found = jax.lax.cond(convergence.converged, lambda: found, one_by_one)
         dense = self.jacobian == "dense"
-        found = jax.lax.stop_gradient(found)
-        carries = _attached(pure, dense, leading, weights, carry, frames, found)
+        states = _attached(pure, dense, weights, start, frames, jax.lax.stop_gradient(found))
+        carries = jax.vmap(lambda state: carry_of(state, carry))(states)
         _, outputs = jax.vmap(step, axis_size=length)(before_each(carry, carries), frames)
         return Unrolled(outputs, at(carries, length - 1), carries, self, convergence)
 
     def _search(
-        self,
-        pure: Callable[..., Carry],
-        weights: Any,
-        carry: Carry,
-        frames: Frames,
-        length: int,
-        leading: int,
-    ) -> tuple[Carry, Convergence]:
-        """Return the trajectory, leaves [T, *B, …], and how well it was found."""
-        dtype = jnp.result_type(*jax.tree.leaves(carry))
-        tol = 100 * jnp.finfo(dtype).eps if self.tol is None else self.tol
+        self, pure: _Advance, weights: Any, start: Any, frames: Frames, length: int
+    ) -> tuple[Any, Convergence]:
+        """Return the states of the trajectory [T, *B, S], and how well it was found."""
+        tol = 100 * jnp.finfo(start.dtype).eps if self.tol is None else self.tol
 
         def advanced(states):
-            return _advance(pure, weights, frames, before_each(carry, states))
+            return _all_advanced(pure, weights, frames, before_each(start, states))
 
-        def residual(states, new):
-            return jax.tree.map(jnp.subtract, new, states)
-
-        def sizes(tree):
+        def sizes(states):
             """Return the largest entry of each step [T]."""
-            flat = [jnp.abs(leaf).reshape(length, -1) for leaf in jax.tree.leaves(tree)]
-            return jnp.max(jnp.concatenate(flat, axis=1), axis=1, initial=0)
+            return jnp.max(jnp.abs(states).reshape(length, -1), axis=1, initial=0)
 
         def is_found(states, new):
-            left = sizes(residual(states, new))
+            left = sizes(new - states)
             return jnp.all(jnp.isfinite(left) & (left <= tol * sizes(new)))
 
-        def unfinished(state):
-            iteration, states, new = state
+        def unfinished(now):
+            iteration, states, new = now
             return (iteration < self.max_iters) & ~is_found(states, new)
 
-        def iterate(state):
-            iteration, states, new = state
-            starts = before_each(carry, states)
-            linear = _jacobians(lambda s: _advance(pure, weights, frames, s), starts, leading)
-            left = residual(states, new)
-            carried = residual(left, self._solve(linear, left, leading))
+        def iterate(now):
+            iteration, states, new = now
+            linear = _jacobians(pure, weights, frames, before_each(start, states))
+            left = new - states
+            carried = self._solve(linear, left) - left
             # Added to the step's own value, so that a step whose past is exact becomes exact to the last
             # bit; and nothing is added where the products overflowed.
-            states = jax.tree.map(lambda n, c: n + jnp.where(jnp.isfinite(c), c, 0), new, carried)
-            states = jax.tree.map(lambda s: jnp.where(jnp.isfinite(s), s, 0), states)
+            states = new + jnp.where(jnp.isfinite(carried), carried, 0)
+            states = jnp.where(jnp.isfinite(states), states, 0)
             return iteration + 1, states, advanced(states)
 
-        guess = jax.tree.map(lambda c: jnp.broadcast_to(c, (length, *c.shape)), carry)
-        start = (jnp.zeros((), jnp.int32), guess, advanced(guess))
-        iterations, states, new = jax.lax.while_loop(unfinished, iterate, start)
-        left = jnp.max(sizes(residual(states, new)))
+        guess = jnp.broadcast_to(start, (length, *start.shape))
+        first = (jnp.zeros((), jnp.int32), guess, advanced(guess))
+        iterations, states, new = jax.lax.while_loop(unfinished, iterate, first)
+        left = jnp.max(sizes(new - states))
         return states, Convergence(iterations, left, is_found(states, new))
 
-    def _solve(self, linear: Any, left: Carry, leading: int) -> Carry:
-        """Return the corrections δ_t = r_t + (1 − λ) J_t δ_t−1, leaves [T, *B, …]."""
-        rest = flat_state(left, leading)
+    def _solve(self, linear: Any, left: Any) -> Any:
+        """Return the corrections δ_t = r_t + (1 − λ) J_t δ_t−1 [T, *B, S]."""
         if self.jacobian == "dense":
             linear = (1 - self.damping) * linear
-            solved = _dense_recurrence(linear, rest, jnp.zeros_like(rest[0]))
-        else:
-            diagonal = (1 - self.damping) * jnp.diagonal(linear, axis1=-2, axis2=-1)
-            solved = diagonal_recurrence(diagonal, rest, jnp.zeros_like(rest[0]))
-        return carry_of(solved, left)
+            return _dense_recurrence(linear, left, jnp.zeros_like(left[0]))
+        diagonal = (1 - self.damping) * jnp.diagonal(linear, axis1=-2, axis2=-1)
+        return diagonal_recurrence(diagonal, left, jnp.zeros_like(left[0]))
 
 
 def _dense_recurrence(matrices: Any, gain: Any, first: Any) -> Any:
@@ -169,67 +162,57 @@ def _dense_recurrence(matrices: Any, gain: Any, first: Any) -> Any:
     return jax.lax.associative_scan(then, (matrices, gain))[1]
 
 
-def _jacobians(advance: Callable[[Carry], Carry], starts: Carry, leading: int) -> jax.Array:
-    """Return ∂advance_t/∂starts_t for all steps [T, *B, S, S], by pushing each unit vector through them."""
-    flat = flat_state(starts, leading)
-    units = jnp.eye(flat.shape[-1], dtype=flat.dtype)
+def _all_advanced(pure: _Advance, weights: Any, frames: Frames, states: Any) -> Any:
+    """Take one step from each of the T states [T, *B, S]."""
+    return jax.vmap(lambda state, frame: pure(state, frame, *weights))(states, frames)
+
+
+def _jacobians(pure: _Advance, weights: Any, frames: Frames, states: Any) -> Any:
+    """Return ∂step_t/∂states_t for all steps [T, *B, S, S], by pushing each unit vector through them."""
 
     def push(unit):
-        direction = carry_of(jnp.broadcast_to(unit, flat.shape), starts)
-        return flat_state(jax.jvp(advance, (starts,), (direction,))[1], leading)
+        direction = jnp.broadcast_to(unit, states.shape)
+        advance = lambda states: _all_advanced(pure, weights, frames, states)  # noqa: E731
+        return jax.jvp(advance, (states,), (direction,))[1]
 
+    units = jnp.eye(states.shape[-1], dtype=states.dtype)
     return jnp.moveaxis(jax.vmap(push)(units), 0, -1)
 
 
 def _attached(
-    pure: Callable[..., Carry],
-    dense: bool,
-    leading: int,
-    weights: Any,
-    carry: Carry,
-    frames: Frames,
-    found: Carry,
-) -> Carry:
-    """Return the trajectory found, with the derivative that its equations give it.
+    pure: _Advance, dense: bool, weights: Any, start: Any, frames: Frames, found: Any
+) -> Any:
+    """Return the states found, with the derivative that their equations give them.
 
     From s_t = step(s_t−1, θ) follows ds_t = J_t ds_t−1 + ∂step/∂θ dθ, a linear recurrence; transposed, it is
     BPTT.
     """
 
     @jax.custom_jvp
-    def attach(weights, carry, frames, found):
-        del weights, carry, frames
+    def attach(weights, start, frames, found):
+        del weights, start, frames
         return found
 
     @attach.defjvp
     def derivative(primals, tangents):
-        weights, carry, frames, found = primals
-        d_weights, d_carry, d_frames, _ = tangents
-        starts = before_each(carry, found)
+        weights, start, frames, found = primals
+        d_weights, d_start, d_frames, _ = tangents
+        before = before_each(start, found)
         _, gain = jax.jvp(
-            lambda weights, frames: _advance(pure, weights, frames, starts),
+            lambda weights, frames: _all_advanced(pure, weights, frames, before),
             (weights, frames),
             (d_weights, d_frames),
         )
         if dense:
-            linear = _jacobians(lambda s: _advance(pure, weights, frames, s), starts, leading)
-            rest, first = flat_state(gain, leading), flat_state(d_carry, leading - 1)
-            moved = carry_of(_dense_recurrence(linear, rest, first), gain)
-        else:
+            return found, _dense_recurrence(
+                _jacobians(pure, weights, frames, before), gain, d_start
+            )
 
-            def step(d, at_t):
-                start, frame, more = at_t
-                _, d = jax.jvp(lambda s: pure(s, frame, *weights), (start,), (d,))
-                d = jax.tree.map(jnp.add, d, more)
-                return d, d
+        def step(d, at_t):
+            state, frame, more = at_t
+            _, moved = jax.jvp(lambda s: pure(s, frame, *weights), (state,), (d,))
+            return moved + more, moved + more
 
-            _, moved = jax.lax.scan(step, d_carry, (starts, frames, gain))
-        return found, moved
+        return found, jax.lax.scan(step, d_start, (before, frames, gain))[1]
 
-    return attach(weights, carry, frames, found)
-
-
-def _advance(pure: Callable[..., Carry], weights: Any, frames: Frames, starts: Carry) -> Carry:
-    """Take one step from each of the T carries in `starts`."""
-    length = jax.tree.leaves(starts)[0].shape[0]
-    return jax.vmap(lambda s, frame: pure(s, frame, *weights), axis_size=length)(starts, frames)
+    return attach(weights, start, frames, found)
