@@ -13,11 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
-
-from jaxrnn import plot
 from jaxrnn.checks import InputError
-from jaxrnn.experiments import PUBLISHED, RunConfig, scores, train, translate, write
+from jaxrnn.experiments import (
+    PUBLISHED,
+    RunConfig,
+    draw_attention,
+    scores,
+    train,
+    translate,
+    write,
+)
 from jaxrnn.training import holds_run, read_result
 
 _ROOT = Path(__file__).parents[1]
@@ -25,9 +30,8 @@ _RUNS = _ROOT / "runs" / "results"
 _PAGE = _ROOT / "docs" / "results.md"
 _FIGURE = "figures/attention.png"
 _TRANSLATOR, _WRITER = "captions-gru", "plays-gru"
-_SENTENCE = (
-    "ein boston terrier läuft über saftig-grünes gras vor einem weißen zaun ."  # of the test data
-)
+# The second sentence of the test data.
+_SENTENCE = "ein boston terrier läuft über saftig-grünes gras vor einem weißen zaun ."
 _PROMPT = "ROMEO:\n"
 
 
@@ -52,10 +56,7 @@ def page() -> str:
     """Return the page, from the run folders; the figure on it is drawn beside it."""
     done = {name: result for name in PUBLISHED if (result := _result(name)) is not None}
     rows = [row for name, result in done.items() for row in _rows(name, result)]
-    where: dict[str, list[str]] = {}
-    for name in done:
-        where.setdefault(_where(name), []).append(name)
-    places = [f"{place} {', '.join(names)}" for place, names in where.items()]
+    places = dict.fromkeys(_place(_about(name)) for name in done)
     table = [_HEADER, ["---"] * len(_HEADER), *rows]
     parts = [_HEAD, "\n".join(f"| {' | '.join(row)} |" for row in table), *places]
     if _TRANSLATOR in done:
@@ -93,6 +94,7 @@ _HEADER = (
     "minutes",
     "waiting",
     "MiB",
+    "revision",
 )
 
 
@@ -124,24 +126,28 @@ def _rows(name: str, result: dict[str, Any]) -> Iterator[list[str]]:
             f"{(result['seconds'] + result['compile_seconds']) / 60:.1f}",
             f"{result['waiting']:.1%}",
             f"{result['memory'] / 2**20:,.0f}",
+            _revision(_about(name)),
         ]
 
 
-def _where(name: str) -> str:
-    about = json.loads((_RUNS / name / "env.json").read_text("utf-8"))
+def _about(name: str) -> dict[str, Any]:
+    return json.loads((_RUNS / name / "env.json").read_text("utf-8"))
+
+
+def _revision(about: dict[str, Any]) -> str:
+    commit, dirty, _ = (about["revision"] or "unknown").partition("-dirty")
+    return commit[:7] + dirty
+
+
+def _place(about: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in about["versions"].items())
-    revision = about["revision"] or "unknown revision"
-    devices = ", ".join(about["devices"])
-    return f"On {about['machine']} ({devices}), {versions}, at {revision}:"
+    return f"On {about['machine']} ({', '.join(about['devices'])}), {versions}."
 
 
 def _translation() -> list[str]:
     """Return a section with a sentence's translation and its map of attention."""
     found = translate(_RUNS / _TRANSLATOR, _SENTENCE)
-    with plot.house_style():
-        plot.attention(found.attention, found.source, found.target)
-        plt.savefig(_PAGE.parent / _FIGURE)
-        plt.close()
+    draw_attention(found, _PAGE.parent / _FIGURE)
     caption = "How much of each German word went into each English one"
     return [
         "## Where a translator looks",

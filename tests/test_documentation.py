@@ -16,6 +16,7 @@ from flax import nnx
 
 from jaxrnn import analysis
 from jaxrnn.cells import CELLS
+from jaxrnn.experiments import PUBLISHED
 from jaxrnn.report import CELLS_HEADER, cells_page
 from jaxrnn.tasks import TASKS
 
@@ -57,6 +58,8 @@ def test_the_readme_counts_the_tasks():
         assert re.search(
             rf"{len(TASKS)} (tasks|of them with their presets)", (_ROOT / name).read_text("utf-8")
         )
+    log = (_ROOT / "CHANGELOG.md").read_text("utf-8")
+    assert f"Published experiments, {len(PUBLISHED)} of them" in log
 
 
 def test_the_lines_for_all_cores_run():

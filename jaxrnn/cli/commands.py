@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib.pyplot as plt
 import tyro
-from matplotlib.backend_bases import FigureCanvasBase
 from rich.console import Console
 from rich.table import Table
 
@@ -24,9 +22,9 @@ from jaxrnn.experiments import (
     NetworkConfig,
     RunConfig,
     Subject,
-    Translated,
     compare,
     digits_comparison,
+    draw_attention,
     experiment_rows,
     export,
     run_diagnosis,
@@ -35,7 +33,6 @@ from jaxrnn.experiments import (
     translate,
     write,
 )
-from jaxrnn.plot import attention, house_style
 from jaxrnn.report import CELLS_HEADER, TASKS_HEADER, cell_rows, cells_page, task_rows
 from jaxrnn.training import FitConfig, Placement
 
@@ -194,8 +191,6 @@ class Translate:
 
     def run(self) -> None:
         """Print the translation; on standard error, what it lacks."""
-        if self.figure is not None:
-            _check_picture(self.figure)
         settings = {"network": self.network, "width": self.width, "longest": self.longest}
         found = translate(self.run_folder, self.sentence, **settings)
         print(found.text)
@@ -206,28 +201,8 @@ class Translate:
         if not found.ended:
             print(f"jaxrnn: cut off after {self.longest} words", file=sys.stderr)
         if self.figure is not None:
-            _draw_attention(found, self.figure)
+            draw_attention(found, self.figure)
             print(f"figure: {self.figure}")
-
-
-def _draw_attention(found: Translated, path: Path) -> None:
-    with house_style():
-        attention(found.attention, found.source, found.target)
-        try:
-            plt.savefig(path)
-        except OSError as error:
-            checks.refuse("figure", f"{path} ({error.strerror})", "a file that can be written")
-        finally:
-            plt.close()
-
-
-def _check_picture(path: Path) -> None:
-    kinds = FigureCanvasBase.get_supported_filetypes()
-    known = path.suffix.removeprefix(".").lower() in kinds
-    if not known or path.is_dir() or not path.parent.is_dir():
-        checks.refuse(
-            "figure", path, f"a file in a folder that exists, of the kind {', '.join(kinds)}"
-        )
 
 
 @dataclasses.dataclass(frozen=True)

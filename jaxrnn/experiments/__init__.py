@@ -14,7 +14,7 @@ from jaxrnn.experiments.published import (
 )
 from jaxrnn.experiments.runs import RunConfig, load_network, train
 from jaxrnn.experiments.summary import Score, scores, training_summary
-from jaxrnn.experiments.translating import Translated, translate
+from jaxrnn.experiments.translating import Translated, draw_attention, translate
 from jaxrnn.experiments.writing import write
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Translated",
     "compare",
     "digits_comparison",
+    "draw_attention",
     "each",
     "experiment_rows",
     "export",

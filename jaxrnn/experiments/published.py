@@ -115,7 +115,7 @@ def experiment_rows() -> list[tuple[str, ...]]:
 def _words(row: Published) -> tuple[str, ...]:
     network, fit = row.config.network, row.config.fit
     direction = ", both ways" if network.bidirectional else ""
-    rates = " or ".join(f"{rate:g}" for rate in fit.values["learning_rate"])
+    rates = " or ".join(f"{rate:g}" for rate in fit.tried["learning_rate"])
     files = " (needs files)" if TASKS[row.config.task].reads_files else ""
     return (
         f"{row.config.task}{files}",

@@ -6,10 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
+from matplotlib.backend_bases import FigureCanvasBase
 
-from jaxrnn import checks
+from jaxrnn import checks, plot
 from jaxrnn.experiments.runs import load_network
 from jaxrnn.models import beam_search
 from jaxrnn.tasks import END, Translation
@@ -76,3 +78,22 @@ def translate(
         attention=np.asarray(weights[:, :, 0]),
         unknown=tuple(word for word in words if word not in task.source_vocabulary),
     )
+
+
+def draw_attention(found: Translated, path: str | Path) -> None:
+    """Draw a translation's map of attention into a file, whose ending says of what kind it is.
+
+    Raises:
+      InputError: an ending that no picture has, or a file that cannot be written.
+    """
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".").lower() not in kinds:
+        checks.refuse("figure", path, f"a file that ends in one of {', '.join(kinds)}")
+    with plot.house_style():
+        plot.attention(found.attention, found.source, found.target)
+        try:
+            plt.savefig(path)
+        except OSError as error:
+            checks.refuse("figure", f"{path} ({error.strerror})", "a file that can be written")
+        finally:
+            plt.close()

@@ -75,7 +75,7 @@ class FitConfig:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
                 checks.refuse(field, repr(value), "a whole number from 0 to 2³¹ − 1")
-        for field, values in self.values.items():
+        for field, values in self.tried.items():
             if not values:
                 checks.refuse(field, "no value", "at least one")
             for value in values:
@@ -103,7 +103,7 @@ class FitConfig:
     @property
     def members(self) -> list[dict[str, Any]]:
         """What distinguishes the networks: the seed, and the settings of which several are tried."""
-        swept = {name: values for name, values in self.values.items() if len(values) > 1}
+        swept = {name: values for name, values in self.tried.items() if len(values) > 1}
         axes = [*swept.values(), range(self.seed, self.seed + self.seeds)]
         names = [*swept, "seed"]
         return [dict(zip(names, values, strict=True)) for values in itertools.product(*axes)]
@@ -113,11 +113,11 @@ class FitConfig:
         """The value of each setting that may be swept, one a network."""
         return {
             name: [member.get(name, values[0]) for member in self.members]
-            for name, values in self.values.items()
+            for name, values in self.tried.items()
         }
 
     @property
-    def values(self) -> dict[str, tuple[float, ...]]:
+    def tried(self) -> dict[str, tuple[float, ...]]:
         """The values that are tried of each setting that may be swept, where it is set."""
         chosen = {name: getattr(self, name) for name in _SWEPT}
         return {

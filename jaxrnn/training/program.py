@@ -171,7 +171,7 @@ class Program:
         self.evaluate(state.members.model, self.valid)
         return time.perf_counter() - began
 
-    @property
+    @functools.cached_property
     def memory(self) -> int:
         """Bytes that a call of training takes on a device at most: states, its data, and what lies between.
 
