@@ -12,6 +12,7 @@ mean).
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,9 +25,9 @@ from jaxrnn import checks
 _AXIS = "batch"
 
 _LAUNCHED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-"""Variables that srun and mpirun give to each process that they start."""
+"""Variables by which srun and mpirun tell each process how many they started."""
 
-_POD = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+_POD = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH")
 """Variables that name the hosts of a TPU pod where its metadata server does not."""
 
 
@@ -55,14 +56,18 @@ def use_cores(count: int | None = None) -> int:
 
 
 def join_processes() -> None:
-    """Join the other processes of a job, one a host or one a device; call it before JAX computes anything.
+    """Join the other processes of a job; call it before JAX computes anything.
 
-    Slurm, Open MPI and TPU pods are recognised by JAX itself. Elsewhere the environment of each process says
-    where they meet: ``JAX_COORDINATOR_ADDRESS`` (host:port of the first), ``JAX_NUM_PROCESSES`` and
-    ``JAX_PROCESS_ID``. A process that is alone stays alone.
+    Processes that srun, mpirun (Open MPI 4) or a TPU pod started find each other through JAX itself.
+    Elsewhere the environment of each says where they meet: ``JAX_COORDINATOR_ADDRESS`` (host:port of the
+    first), ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``. A process that is alone stays alone.
+
+    Of the GPUs that a task of Slurm or MPI sees it takes all where it is the only one on its host, or where
+    that is one GPU, its own (``--gpus-per-task``); elsewhere the one of its number on the host.
 
     Raises:
-      InputError: only some of these variables are set, or they are no numbers.
+      InputError: only some of these variables are set, or they are no numbers; or mpirun is of a kind that
+        does not say where its processes meet.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = [os.environ.get(name) for name in names]
@@ -75,8 +80,29 @@ def join_processes() -> None:
             got = f"process {number} of {count}"
             checks.refuse("JAX_PROCESS_ID, JAX_NUM_PROCESSES", got, "0 to the number less 1")
         jax.distributed.initialize(address, int(count), int(number))
-    elif any(name in os.environ for name in _LAUNCHED) or _on_a_pod():
+    elif any(os.environ.get(name, "1") != "1" for name in _LAUNCHED):
+        _check_launcher()
+        jax.distributed.initialize(local_device_ids=_own_gpus())
+    elif _on_a_pod():
         jax.distributed.initialize()
+
+
+def _check_launcher() -> None:
+    """Refuse processes of Open MPI 5, which names no address."""
+    slurm = "SLURM_STEP_NUM_TASKS" in os.environ
+    if not slurm and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+        expected = "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or srun"
+        checks.refuse("mpirun", "processes without an address to meet at (Open MPI 5)", expected)
+
+
+def _own_gpus() -> list[int] | None:
+    """Return this task's GPUs among those it sees; None: JAX takes the one of its number on the host."""
+    seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # as in 8(x4), or 8,7
+    alone = (
+        re.fullmatch(r"1(\(x\d+\))?", tasks) or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    )
+    return list(range(len(seen))) if len(seen) == 1 or (seen and alone) else None
 
 
 def _on_a_pod() -> bool:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,29 +204,64 @@ def test_the_processes_of_a_cluster_find_each_other(told: Callable[[int], dict[s
         )
         for number in range(2)
     ]
-    assert [_finish(process).split() for process in processes] == [
-        ["0", "2", "4"],
-        ["1", "2", "4"],
-    ]
+    try:
+        said = [_finish(process).split() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert said == [["0", "2", "4"], ["1", "2", "4"]]
+
+
+_STEP = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2"}
+_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://127.0.0.1:1"}
+_ALONE = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+_TPU = {"TPU_ML_PLATFORM": "JAX"}
+
+
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The GPUs that JAX was told to take, for each time that a process would have joined a job."""
+    joined: list[Any] = []
+
+    def initialize(local_device_ids: list[int] | None = None) -> None:
+        joined.append(local_device_ids)
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "TPU_", "JAX_COORDINATOR", "CUDA_VISIBLE")):
+            monkeypatch.delenv(name)
+    return joined
 
 
 @pytest.mark.parametrize(
     ("told", "joins"),
     [
-        ({}, False),
-        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}, False),  # a batch script, before its srun
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, False),  # a host of the pod without TPUs
-        ({"TPU_ML_PLATFORM": "JAX"}, True),  # the metadata server knows the others
-        ({"TPU_ML_PLATFORM": "JAX", "TPU_SKIP_MDS_QUERY": "1"}, False),  # a notebook's one host
+        ({}, []),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "2"}, []),  # a batch script, before its srun
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, []),  # a shell within an allocation
+        (_STEP, [None]),
+        ({**_STEP, "CUDA_VISIBLE_DEVICES": "0,1"}, [None]),  # each takes that of its number
+        ({**_STEP, "CUDA_VISIBLE_DEVICES": "1"}, [[0]]),  # the only one it sees
+        ({**_ALONE, "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, [[0, 1, 2, 3]]),  # one task a node
+        ({**_MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "CUDA_VISIBLE_DEVICES": "0,1"}, [[0, 1]]),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, []),  # a host of the pod without TPUs
+        (_TPU, [None]),  # the metadata server knows the others
+        ({**_TPU, "TPU_SKIP_MDS_QUERY": "1"}, []),  # a notebook's one host
+        ({**_TPU, "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "a,b"}, [None]),
+        ({**_TPU, "TPU_SKIP_MDS_QUERY": "1", "TPU_PROCESS_ADDRESSES": "a:1,b:1"}, [None]),
     ],
 )
-def test_a_process_that_is_alone_stays_alone(
-    told: dict[str, str], joins: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_process_joins_a_job_that_has_others(
+    told: dict[str, str], joins: list[Any], joined: list[Any], monkeypatch: pytest.MonkeyPatch
 ):
-    joined: list[bool] = []
-    monkeypatch.setattr("jax.distributed.initialize", lambda: joined.append(True))
-    monkeypatch.delenv("TPU_SKIP_MDS_QUERY", raising=False)  # set where JAX finds no TPU
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     join_processes()
-    assert joined == [True] * joins
+    assert joined == joins
+
+
+@pytest.mark.usefixtures("joined")
+def test_processes_of_open_mpi_5_are_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"Open MPI 5.* expected JAX_COORDINATOR_ADDRESS"):
+        join_processes()
