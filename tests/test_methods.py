@@ -32,7 +32,7 @@ from jaxrnn import (
 from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
-from jaxrnn.unroll.signals import Pair, Sum, signals_of
+from jaxrnn.unroll.signals import Drive, Pair, Sum, signals_of
 from tests.zoo import SPLIT, every_cell, table_of_cells
 
 F, H, T, B = 3, 4, 7, 3
@@ -328,7 +328,12 @@ def test_blocked_refuses_what_is_not_split(step):
 
 
 def test_the_traced_update_shows_what_it_sums():
-    for name, expected in {"lstm": Sum(), "elman-tanh": Sum(), "gru": Pair()}.items():
+    for name, expected in {
+        "lstm": Sum(),
+        "elman-tanh": Sum(),
+        "gru": Pair(),
+        "minlstm": Drive(),
+    }.items():
         cell, xs, carry = example(name, "float32")
         assert signals_of(cell, carry, xs[0]) == expected
 
@@ -658,6 +663,46 @@ def test_associative_takes_leaves_that_feed_each_other(x64):
     assert_close(gradients(Associative()), gradients(Scan()), 1e-12)
 
 
+# Cells without weights in their loop.
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("batch", [(), (3,), (0,)])
+def test_gates_of_the_input_alone_are_kept_or_computed_again(keep, batch, x64):
+    """Both ways, with masks and resets: what is kept goes all at once, by JAX's own derivative."""
+    cell = jaxrnn.make_cell("minlstm", F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs = draw((T, *batch, F), jnp.float64, 1)
+    some: Any = {
+        "mask": draw((T, *batch), jnp.float64, 2) > -0.5,
+        "resets": draw((T, *batch), jnp.float64, 3) > 1,
+    }
+
+    def gradients(method):
+        def loss(cell, xs):
+            return jnp.sum(unroll(cell, xs, method=method, **some).outputs ** 2)
+
+        return jax.grad(loss, (0, 1))(cell, xs)
+
+    method = Blocked(block=T, keep_signals=keep)
+    done = unroll(cell, xs, method=method, **some)
+    assert done.method == method
+    assert_close(done.outputs, unroll(cell, xs, method=Scan(), **some).outputs, 1e-12)
+    assert_close(gradients(method), gradients(Scan()), 1e-11)
+
+
+def test_kept_gates_are_not_computed_again():
+    cell = jaxrnn.make_cell("minlstm", F, H, rngs=nnx.Rngs(0))
+
+    def logistics(keep):
+        def loss(cell, xs):
+            method = Blocked(block=T, keep_signals=keep)
+            return jnp.sum(unroll(cell, xs, method=method).outputs)
+
+        return str(jax.make_jaxpr(jax.grad(loss))(cell, jnp.ones((T, B, F)))).count("logistic")
+
+    assert logistics(keep=True) < logistics(keep=False)
+
+
 # Newton.
 
 
@@ -708,6 +753,19 @@ def test_where_newton_does_not_converge_the_loop_answers_and_says_so(jacobian, x
     assert_close(gradient(method), gradient(Scan()), 1e-9)
 
 
+def test_newtons_gradient_is_finite_where_products_of_jacobians_are_not():
+    """Over 2000 chaotic steps they overflow float32; a loss on the first ones needs none of those."""
+    start = jnp.full((1,), 0.3)
+    run = functools.partial(unroll, logistic, None, length=2000)
+
+    def gradient(method):
+        return jax.grad(lambda c: run(carry=c, method=method).outputs[:20].sum())(start)
+
+    actual = gradient(Newton(max_iters=2))
+    assert np.isfinite(actual).all()
+    assert_close(actual, gradient(Scan()), 1e-4)
+
+
 @pytest.mark.parametrize("damping", [0.0, 0.5, 1.0])
 def test_every_iteration_makes_another_step_exact(damping, x64):
     """So even a chaotic map is found in T iterations, whatever the damping."""
@@ -735,6 +793,12 @@ def test_newton_refuses_a_carry_that_counts():
         unroll(
             lambda n, x: (n + 1, x), jnp.ones(T), carry=jnp.zeros((1,), jnp.int32), method=Newton()
         )
+
+
+def test_newton_refuses_a_carry_of_two_precisions(x64):
+    carry = (jnp.zeros((1, 2), jnp.float32), jnp.zeros((1, 2)))
+    with pytest.raises(InputError, match=r"carry: got .*; expected float32 or float64 throughout"):
+        unroll(lambda c, x: (c, x), jnp.ones((T, 1)), carry=carry, method=Newton())
 
 
 # CuDNN: what of it can be tested without a GPU.

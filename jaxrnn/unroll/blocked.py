@@ -12,7 +12,8 @@ split of a cell (`jaxrnn.typing`) allows better:
 
 The carries are kept for the backward pass, and what the gates make of their signals is computed again. The
 signals themselves are kept where that is cheaper than to compute them again, a block at a time from its
-carries: writing to fresh memory has a price too.
+carries: writing to fresh memory has a price too. Where no weights meet the carry, as in a minGRU, and the
+signals of one block are all and kept, the gates are kept with them.
 
 Weakness: reverse mode only. The derivative is written by hand, which JAX allows for one mode; forward mode
 is `Scan`'s. Derivatives of the gradient, as in a Hessian by forward over reverse, are right.
@@ -34,7 +35,7 @@ from jaxrnn.typing import Carry, SplitCell, Step
 from jaxrnn.unroll.blocks import at, even, joined, segments, window
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
 from jaxrnn.unroll.scan import Scan
-from jaxrnn.unroll.signals import Signals, signals_of
+from jaxrnn.unroll.signals import Drive, Signals, signals_of
 
 # Measured on CPU. A block's signals should stay in the cache, yet give the products rows enough; short
 # sequences are one block, which compiles faster.
@@ -133,6 +134,11 @@ class _Plan:
     hoist: bool
     many_rows: bool
 
+    @property
+    def is_whole_drive(self) -> bool:
+        """Whether all signals are drives, and all are kept at once."""
+        return isinstance(self.signals, Drive) and self.keep and self.block == self.length
+
 
 class _Kept(NamedTuple):
     """What the forward pass leaves for the backward pass; `signals` is None if they are not kept."""
@@ -154,14 +160,19 @@ def _carry_through(
     return results
 
 
-def _forward_rule(plan: _Plan, *arguments: Any) -> tuple[Any, _Kept]:
+def _forward_rule(plan: _Plan, *arguments: Any) -> tuple[Any, Any]:
     values: Any = custom_vjp_primal_tree_values(arguments)
     cell, initial, carry, frames = values
+    if plan.is_whole_drive:
+        return jax.vjp(functools.partial(_without_weights, plan, frames), *values[:3], frames.x)
     (last, carries), signals = _forward(plan, cell, initial, carry, frames)
     return (last, carries), _Kept(cell, initial, carry, frames, carries, signals)
 
 
-def _backward_rule(plan: _Plan, kept: _Kept, cotangents: Any) -> tuple[Any, Carry, Carry, Frames]:
+def _backward_rule(plan: _Plan, kept: Any, cotangents: Any) -> tuple[Any, Carry, Carry, Frames]:
+    if plan.is_whole_drive:
+        *d_others, d_x = kept(jax.tree.map(_instantiated, cotangents, is_leaf=_is_zero))
+        return *d_others, Frames(d_x, None, None)
     d_last, d_carries = cotangents
     d_carry = jax.tree.map(
         lambda d, like: jnp.zeros_like(like) if _is_zero(d) else d,
@@ -187,10 +198,8 @@ def _backward_rule(plan: _Plan, kept: _Kept, cotangents: Any) -> tuple[Any, Carr
 _carry_through.defvjp(_forward_rule, _backward_rule, symbolic_zeros=True)
 
 
-def _forward(
-    plan: _Plan, cell: SplitCell, initial: Carry, carry: Carry, frames: Frames
-) -> tuple[tuple[Carry, Carry], Any]:
-    """Return the last carry and all carries, and the signals if they are to be kept."""
+def _stepper(plan: _Plan, cell: SplitCell, initial: Carry) -> Any:
+    """Return the step ``(carry, (drive, valid, reset)) -> (carry, (carry, signal or None))``."""
 
     def step(carry, now):
         drive, valid, reset = now
@@ -200,6 +209,31 @@ def _forward(
         if valid is not None:
             moved = where(valid, moved, carry)
         return moved, (moved, signal if plan.keep else None)
+
+    return step
+
+
+def _without_weights(
+    plan: _Plan, frames: Frames, cell: SplitCell, initial: Carry, carry: Carry, xs: Any
+) -> tuple[Carry, Carry]:
+    """Return the last carry and all carries of a cell without weights in its loop.
+
+    Nothing is left there for a derivative by hand to save: JAX's own keeps the gates, and `_sweep` would
+    compute them again.
+    """
+    xs = seen(xs, frames.valid)
+    drives = cell.project(_rows(xs))
+    drives = drives.reshape(*xs.shape[:-1], drives.shape[-1])
+    step = _stepper(dataclasses.replace(plan, keep=False), cell, initial)
+    last, (carries, _) = jax.lax.scan(step, carry, (drives, frames.valid, frames.reset))
+    return last, carries
+
+
+def _forward(
+    plan: _Plan, cell: SplitCell, initial: Carry, carry: Carry, frames: Frames
+) -> tuple[tuple[Carry, Carry], Any]:
+    """Return the last carry and all carries, and the signals if they are to be kept."""
+    step = _stepper(plan, cell, initial)
 
     def step_from_input(carry, frame):
         drive = cell.project(seen(frame.x, frame.valid))
@@ -334,3 +368,7 @@ def _sum(a: Any, b: Any) -> Any:
 
 def _is_zero(x: Any) -> bool:
     return isinstance(x, SymbolicZero)
+
+
+def _instantiated(x: Any) -> Any:
+    return jnp.zeros(x.shape, x.dtype) if _is_zero(x) else x

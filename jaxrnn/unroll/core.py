@@ -47,9 +47,9 @@ def unroll(
       length: number of steps; needed only when `xs` is None.
       seq_lengths: valid steps of each sequence [*B], 0 to T; the rest is padding on the right.
       mask: False where a step is padding, anywhere in the sequence [T, *B].
-      resets: True where a new episode begins [T, *B]: that step starts from the initial carry (with
-        `reverse`, the step before it does, where the reading of the episode before begins). A reset that
-        falls on padding takes effect at the next valid step, in the order of reading.
+      resets: True where a new episode begins [T, *B]: its first step starts from the initial carry. With
+        `reverse` an episode is read from its last step, and that one does. A reset that falls on padding
+        takes effect at the next valid step, in the order of reading.
       reverse: read from the last step to the first; results stay in the order of `xs`.
       method: how to do it; by default `Blocked` for cells of ours, and `Scan` for any other step and in
         forward mode (``jax.jvp``, ``jax.jacfwd``). ``Unrolled.method`` says which one ran. Forward mode

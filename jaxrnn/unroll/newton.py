@@ -16,6 +16,9 @@ exact, so T suffice; dynamics that contract need few, chaotic ones many, and may
 The gradient is the implicit one, exact at the root, whatever Jacobian found it. If the tolerance is not met,
 the sequential path answers, and `Unrolled.convergence` says so; under ``jax.vmap`` both paths always run.
 
+Sequences of a batch must know nothing of each other: a step that mixes its leading axes is refused nowhere,
+and its gradient is wrong.
+
 Weakness: S³ work and S² memory a step for the dense Jacobian. Worth it for small states, long sequences and
 many parallel cores; on a CPU the loop is faster.
 """
@@ -23,6 +26,7 @@ many parallel cores; on a CPU the loop is faster.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
 
@@ -38,6 +42,8 @@ from jaxrnn.unroll.record import Convergence, Frames, Method, Unrolled, framed_s
 from jaxrnn.unroll.scan import Scan
 
 Jacobian = Literal["dense", "diagonal"]
+
+_DTYPES = ({jnp.dtype("float32")}, {jnp.dtype("float64")})
 
 _Advance = Callable[..., Any]
 """One step of the whole state: (state [*B, S], frame, *weights) -> state."""
@@ -75,9 +81,9 @@ class Newton(Method):
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        for leaf in jax.tree.leaves(carry):
-            if leaf.dtype not in (jnp.float32, jnp.float64):
-                checks.refuse("carry", checks.describe(leaf), "float32 or float64 with Newton()")
+        if {leaf.dtype for leaf in jax.tree.leaves(carry)} not in _DTYPES:
+            expected = "float32 or float64 throughout with Newton()"
+            checks.refuse("carry", checks.describe(carry), expected)
         step = framed_step(cell, initial)
         depth = len(batch_axes(cell, frames.x, carry))
         start = flat_state(carry, depth)
@@ -162,6 +168,11 @@ def _dense_recurrence(matrices: Any, gain: Any, first: Any) -> Any:
     return jax.lax.associative_scan(then, (matrices, gain))[1]
 
 
+def _products(matrices: Any) -> Any:
+    """Return J_t … J_1 for every t [T, *B, S, S], by the same rounds as `_dense_recurrence`."""
+    return jax.lax.associative_scan(lambda early, late: late @ early, matrices)
+
+
 def _all_advanced(pure: _Advance, weights: Any, frames: Frames, states: Any) -> Any:
     """Take one step from each of the T states [T, *B, S]."""
     return jax.vmap(lambda state, frame: pure(state, frame, *weights))(states, frames)
@@ -170,10 +181,11 @@ def _all_advanced(pure: _Advance, weights: Any, frames: Frames, states: Any) -> 
 def _jacobians(pure: _Advance, weights: Any, frames: Frames, states: Any) -> Any:
     """Return ∂step_t/∂states_t for all steps [T, *B, S, S], by pushing each unit vector through them."""
 
+    def advance(states):
+        return _all_advanced(pure, weights, frames, states)
+
     def push(unit):
-        direction = jnp.broadcast_to(unit, states.shape)
-        advance = lambda states: _all_advanced(pure, weights, frames, states)  # noqa: E731
-        return jax.jvp(advance, (states,), (direction,))[1]
+        return jax.jvp(advance, (states,), (jnp.broadcast_to(unit, states.shape),))[1]
 
     units = jnp.eye(states.shape[-1], dtype=states.dtype)
     return jnp.moveaxis(jax.vmap(push)(units), 0, -1)
@@ -203,16 +215,21 @@ def _attached(
             (weights, frames),
             (d_weights, d_frames),
         )
-        if dense:
-            return found, _dense_recurrence(
-                _jacobians(pure, weights, frames, before), gain, d_start
-            )
 
-        def step(d, at_t):
-            state, frame, more = at_t
-            _, moved = jax.jvp(lambda s: pure(s, frame, *weights), (state,), (d,))
-            return moved + more, moved + more
+        def one_by_one(gain, d_start):
+            def step(d, at_t):
+                state, frame, more = at_t
+                _, moved = jax.jvp(lambda s: pure(s, frame, *weights), (state,), (d,))
+                return moved + more, moved + more
 
-        return found, jax.lax.scan(step, d_start, (before, frames, gain))[1]
+            return jax.lax.scan(step, d_start, (before, frames, gain))[1]
+
+        if not dense:
+            return found, one_by_one(gain, d_start)
+        matrices = _jacobians(pure, weights, frames, before)
+        # Products over long stretches may overflow where the gradient, which stops short of them, does not.
+        finite = jnp.isfinite(_products(matrices)).all()
+        at_once = functools.partial(_dense_recurrence, matrices)
+        return found, jax.lax.cond(finite, at_once, one_by_one, gain, d_start)
 
     return attach(weights, start, frames, found)

@@ -1,10 +1,10 @@
 """What `update` sees of input and past, and how the traced program of a cell shows it.
 
 `update(carry, drive, pull)` may use drive and pull each for itself, as a GRU's candidate does, or their
-sum alone, as every gate of an LSTM does. In the second case the sum is all that has to be stored and
-differentiated: one array in place of two. Nobody has to declare it: the traced program shows whether one
-addition is all that becomes of the two. It shows as well whether `update` keeps its promise to use no
-weights.
+sum alone, as every gate of an LSTM does; or there is no pull, as in a minGRU. But for the first case one
+array is all that has to be stored and differentiated, in place of two. Nobody has to declare it: the traced
+program shows whether one addition is all that becomes of the two. It shows as well whether `update` keeps
+its promise to use no weights.
 """
 
 from __future__ import annotations
@@ -61,6 +61,26 @@ class Sum(Signals):
 
 
 @dataclasses.dataclass(frozen=True)
+class Drive(Signals):
+    """The signal is the drive: no weights meet the carry, and the pull is empty."""
+
+    arrays: ClassVar[int] = 1
+
+    def join(self, drive: Any, pull: Any) -> Any:
+        """Return the drive."""
+        del pull
+        return drive
+
+    def update(self, cell: SplitCell, carry: Carry, signal: Any) -> Carry:
+        """Return the next carry."""
+        return cell.update(carry, signal, signal[..., :0])
+
+    def parts(self, d_signal: Any) -> tuple[Any, Any]:
+        """Return all for the drive, and nothing for the pull."""
+        return d_signal, d_signal[..., :0]
+
+
+@dataclasses.dataclass(frozen=True)
 class Pair(Signals):
     """The signal is the pair of drive and pull."""
 
@@ -102,6 +122,8 @@ def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
     weights = others[: len(jax.tree.leaves(cell))]
     if any(_readers(program.jaxpr, weight) for weight in weights):
         return None
+    if not pull.shape[-1]:
+        return Drive()
     return Sum() if _sums(program.jaxpr, drive_var, pull_var) else Pair()
 
 
