@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.metadata
+import os
 import pickle
 import re
 from pathlib import Path
@@ -154,6 +156,20 @@ def test_a_part_that_cannot_be_read_is_refused(damaged, tmp_path: Path):
     (tmp_path / "part.pickle").write_bytes(damaged)
     with pytest.raises(InputError, match=r"resume: got .*part.pickle, which cannot be read"):
         Stages("work", 1, tmp_path)("part", dict)
+
+
+class _Malicious:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+def test_a_part_that_would_run_code_is_refused_unread(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    version = importlib.metadata.version("jaxrnn")
+    Path("part.pickle").write_bytes(pickle.dumps((version, "part", _Malicious())))
+    with pytest.raises(InputError, match=r"resume: got .*part.pickle, which cannot be read"):
+        Stages("work", 1, tmp_path)("part", dict)
+    assert not Path("harmed").exists()
 
 
 def test_a_diagnosis_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch, capsys):
