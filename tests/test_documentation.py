@@ -16,9 +16,10 @@ from flax import nnx
 
 from jaxrnn import analysis
 from jaxrnn.cells import CELLS
+from jaxrnn.checks import InputError
 from jaxrnn.experiments import PUBLISHED
 from jaxrnn.report import CELLS_HEADER, cells_page
-from jaxrnn.tasks import TASKS
+from jaxrnn.tasks import TASKS, load_task
 
 mpl.use("Agg")
 
@@ -51,6 +52,26 @@ def test_the_arithmetic_of_scaling_is_that_of_its_formula():
         share = compute / (compute + traffic + 10e-6 * np.log2(d))
         expected = (1e3 * compute, 1e3 * traffic, 100 * share)
         np.testing.assert_allclose([float(x) for x in told], expected, rtol=0.02)
+
+
+def test_the_page_of_data_names_each_file_that_is_looked_for(monkeypatch):
+    monkeypatch.delenv("JAXRNN_DATA", raising=False)
+    rows = re.findall(r"^\| (`.*?`) \| `(.*?)` \| (`.*?`) \|", _text("docs/data.md"), re.M)
+    assert len(rows) == 6
+    for tasks, folder, files in rows:
+        for task in re.findall(r"`(.*?)`", tasks):
+            with pytest.raises(InputError) as refused:
+                load_task(task)
+            asked = re.search(
+                r"a folder with (.*) \(\.gz or not\), .* above (.*)/$", str(refused.value)
+            )
+            assert asked is not None
+            assert sorted(asked[1].split(", ")) == sorted(re.findall(r"`(.*?)`", files))
+            assert asked[2] == folder
+
+
+def _text(name: str) -> str:
+    return (_ROOT / name).read_text("utf-8")
 
 
 def test_the_readme_counts_the_tasks():

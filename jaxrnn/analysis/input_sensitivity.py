@@ -2,7 +2,8 @@
 
     ∂s_T/∂x_{T−k} = J_T · … · J_{T−k+1} · ∂⁺s_{T−k}/∂x_{T−k} ,
 
-∂⁺ the immediate derivative, with the carry before held fixed. It is taken from the graded form of the product
+∂⁺ the immediate derivative, with the carry before held fixed (Pascanu, Mikolov & Bengio 2013, equation 5, for
+the input in the place of the parameters). It is taken from the graded form of the product
 (`jaxrnn.analysis.graded`), so it neither overflows nor drowns.
 """
 

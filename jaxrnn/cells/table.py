@@ -188,7 +188,7 @@ CELLS: dict[str, CellEntry] = {
             OGRUCell,
             "as gru-reset-before, z = σ(W x + b + U (r h))",
             _dense(3),
-            "Wang et al. 2019 (our reading)",
+            "Wang et al. 2019 (our reading of its abstract)",
         ),
         CellEntry(
             "mgu",

@@ -193,6 +193,8 @@ class Translate:
         """Print the translation; on standard error, what it lacks."""
         settings = {"network": self.network, "width": self.width, "longest": self.longest}
         found = translate(self.run_folder, self.sentence, **settings)
+        if self.figure is not None:
+            draw_attention(found, self.figure)
         print(found.text)
         if found.unknown:
             print(
@@ -201,7 +203,6 @@ class Translate:
         if not found.ended:
             print(f"jaxrnn: cut off after {self.longest} words", file=sys.stderr)
         if self.figure is not None:
-            draw_attention(found, self.figure)
             print(f"figure: {self.figure}")
 
 
@@ -234,7 +235,8 @@ class Diagnose:
       target: a run's folder, or a cell's name for a fresh cell.
       out: a new folder for report.md, report.html and figures; without it the text alone is printed.
       resume: go on with a diagnosis that was broken off, from the parts that are in its folder.
-      seed: which network of a run, 0 the first; for a fresh cell, its random seed.
+      network: which network of a run, 0 the first.
+      seed: random seed of a fresh cell.
       sequences: how many test sequences to run.
       hidden_features: number of units of a fresh cell; a run knows its own.
       task: whose test sequences a fresh cell reads; a run knows its own.
@@ -244,6 +246,7 @@ class Diagnose:
     target: tyro.conf.Positional[str]
     out: Path | None = None
     resume: bool = False
+    network: int = 0
     seed: int = 0
     sequences: int = 4
     hidden_features: int = 64

@@ -16,7 +16,7 @@ from jaxrnn import checks, plot
 from jaxrnn.analysis import PARTS, Diagnosis, FlowHistory, diagnose
 from jaxrnn.cells import CELLS, make_cell
 from jaxrnn.experiments.history import flow_history
-from jaxrnn.experiments.runs import load_network
+from jaxrnn.experiments.runs import RunConfig, load_network
 from jaxrnn.experiments.stages import Stages
 from jaxrnn.report import Report
 from jaxrnn.tasks import load_task
@@ -29,7 +29,8 @@ class Subject:
 
     Attributes:
       target: a run's folder, or a cell's name for a fresh cell.
-      seed: which network of a run, 0 the first; for a fresh cell, its random seed.
+      network: which network of a run, 0 the first.
+      seed: random seed of a fresh cell.
       sequences: how many test sequences to run.
       hidden_features: number of units of a fresh cell; a run knows its own.
       task: whose test sequences a fresh cell reads; a run knows its own.
@@ -37,6 +38,7 @@ class Subject:
     """
 
     target: str
+    network: int = 0
     seed: int = 0
     sequences: int = 4
     hidden_features: int = 64
@@ -59,6 +61,15 @@ class Subject:
         """What the diagnosis depends on: a run that has been trained on is another subject."""
         rows = list(read_metrics(self.target)) if self._is_run else []
         return {**dataclasses.asdict(self), "step": rows[-1]["step"] if rows else 0}
+
+    @property
+    def title(self) -> str:
+        """What it is, for a heading."""
+        if not self._is_run:
+            return f"a fresh {self.target} of {self.hidden_features} units"
+        members = RunConfig.of(self.target).fit.members
+        settings = ", ".join(f"{name} {value}" for name, value in members[self.network].items())
+        return f"{self.target}, network {self.network} of {len(members)} ({settings})"
 
     @property
     def history(self) -> FlowHistory | None:
@@ -85,7 +96,7 @@ class Subject:
             rngs = nnx.Rngs(self.seed)
             cell = make_cell(self.target, task.in_features, self.hidden_features, rngs=rngs)
             return diagnose(cell, xs, part=part)
-        task, model = load_network(self.target, self.seed)
+        task, model = load_network(self.target, self.network)
         seen = required(view(model, task, whole_sequences(task.test, self.sequences)))
         return diagnose(seen.cell, seen.xs, seen.loss, part=part)
 
@@ -121,7 +132,7 @@ def run_diagnosis(
 
 
 def _write_report(diagnosis: Diagnosis, subject: Subject, folder: RunFolder) -> Path:
-    report = Report(f"Diagnosis of {subject.target}")
+    report = Report(f"Diagnosis of {subject.title}")
     report.paragraph(f"```\n{diagnosis.text}\n```")
     report.paragraph(f"```\n{diagnosis.exponents.text}\n```")
     if diagnosis.fixed_points is not None:

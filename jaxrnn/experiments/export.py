@@ -67,7 +67,9 @@ def export(run: str | Path, out: str | Path, *, network: int = 0) -> Exported:
         serialise with, or a program that answers otherwise than the network.
     """
     if importlib.util.find_spec("flatbuffers") is None:
-        checks.refuse("export", "no flatbuffers", "pip install 'jaxrnn[export]', which brings it")
+        checks.refuse(
+            "export", "no flatbuffers", "pip install flatbuffers, or jaxrnn with its extra `export`"
+        )
     task, model = load_network(run, network)
     if isinstance(task, Translation):
         checks.refuse("run", "a translator, whose decoder needs its own words", "another network")

@@ -47,7 +47,7 @@ _CHORALES = FitConfig(
     seeds=3,
     select="best",
 )
-_DIGITS = FitConfig(steps=4_700, every=470, seeds=3)
+_DIGITS = FitConfig(steps=4_700, every=470, learning_rate=(3e-3, 2e-2), seeds=3)
 _ADDING = FitConfig(steps=6_000, every=600, seeds=3)
 _COPY = FitConfig(steps=2_000, every=200, seeds=3)
 _PARITY = FitConfig(steps=6_000, every=600, batch_size=64, seeds=10)

@@ -81,7 +81,11 @@ def translate(
 
 
 def draw_attention(found: Translated, path: str | Path) -> None:
-    """Draw a translation's map of attention into a file, whose ending says of what kind it is.
+    """Draw a translation's map of attention into a file.
+
+    Args:
+      found: the translation, from `translate`.
+      path: the file; its ending says of what kind it is.
 
     Raises:
       InputError: an ending that no picture has, or a file that cannot be written.
@@ -90,10 +94,11 @@ def draw_attention(found: Translated, path: str | Path) -> None:
     if Path(path).suffix.removeprefix(".").lower() not in kinds:
         checks.refuse("figure", path, f"a file that ends in one of {', '.join(kinds)}")
     with plot.house_style():
-        plot.attention(found.attention, found.source, found.target)
+        figure = plot.attention(found.attention, found.source, found.target).get_figure(root=True)
+        assert figure is not None
         try:
-            plt.savefig(path)
+            figure.savefig(path)
         except OSError as error:
-            checks.refuse("figure", f"{path} ({error.strerror})", "a file that can be written")
+            checks.refuse("figure", f"{path} ({error})", "a file that can be written")
         finally:
-            plt.close()
+            plt.close(figure)

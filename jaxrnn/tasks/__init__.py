@@ -4,7 +4,20 @@ from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.examples import Buckets, Examples, bucketed
 from jaxrnn.tasks.idx import read_idx
 from jaxrnn.tasks.language import LanguageModelling
-from jaxrnn.tasks.objectives import LOSSES, Metric
+from jaxrnn.tasks.objectives import (
+    LOSSES,
+    Metric,
+    accuracy,
+    bits,
+    entity_f1,
+    exact,
+    mse,
+    nats,
+    nll,
+    perplexity,
+    rmse,
+    whole,
+)
 from jaxrnn.tasks.pixels import digits, mnist, pixels
 from jaxrnn.tasks.sources import Sampler, Source, Stretch
 from jaxrnn.tasks.table import TASKS, TaskEntry, load_task
@@ -29,10 +42,20 @@ __all__ = [
     "Text",
     "Translation",
     "Vocabulary",
+    "accuracy",
+    "bits",
     "bucketed",
     "digits",
+    "entity_f1",
+    "exact",
     "load_task",
     "mnist",
+    "mse",
+    "nats",
+    "nll",
+    "perplexity",
     "pixels",
     "read_idx",
+    "rmse",
+    "whole",
 ]

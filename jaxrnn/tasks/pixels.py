@@ -40,7 +40,9 @@ def digits() -> Task:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        checks.refuse("digits", "no scikit-learn", "pip install 'jaxrnn[data]', which brings it")
+        checks.refuse(
+            "digits", "no scikit-learn", "pip install scikit-learn, or jaxrnn with its extra `data`"
+        )
     rows, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     images, labels = rows[order], labels[order]

@@ -120,7 +120,9 @@ def fit(
     """Train an ensemble of networks on a task.
 
     Args:
-      make_model: makes one network from its random streams.
+      make_model: makes one network from its random streams. It is called as
+        ``model(inputs, seq_lengths=…, dropout_key=…)`` with inputs [T, B, F] and returns [B, Y], or [T, B, Y]
+        where the task asks at every step.
       task: data, loss and metric.
       config: how to train.
       folder: where metrics and checkpoints go; a run that was broken off goes on from its last checkpoint.

@@ -137,7 +137,8 @@ def test_a_gradient_that_is_erased_half_way_has_vanished(inputs):
 
 
 _SINGULAR = ("elman-relu", "indrnn", "clockwork", "slstm", "sru")
-"""Cells with steps that map some direction to nothing: units at rest, clocks that hold, a shut gate."""
+"""Cells whose steps have no inverse: units at rest below zero, clocks that pass no gradient, gates and a
+stabiliser that do not see some of the state."""
 
 
 @table_of_cells("elman-tanh")
