@@ -61,13 +61,13 @@ notebooks: $(READY) ## Execute every notebook
 bench: $(READY) ## Measure speed against Flax, and PyTorch and Keras if installed (minutes; run nothing beside it)
 	$(BIN)/python -m benchmarks
 
-bench-full: $(READY) ## Measure everything; write benchmarks/results, the README's table and its figure (half an hour)
+bench-full: $(READY) ## Measure everything; write docs/speed.md, the README's table and figure (half an hour)
 	$(BIN)/python -m benchmarks --full
 
 bench-gpu: $(READY) ## Measure against cuDNN on a GPU (needs a jax and a PyTorch that see it); writes benchmarks/results
 	$(BIN)/python -m benchmarks.gpu
 
-results: $(READY) ## Train on published tasks; writes docs/results.md (an hour; what is there is gone on with)
+results: $(READY) ## Train on published tasks; writes docs/results.md (two hours; what is there is gone on with)
 	$(BIN)/python -m benchmarks.learning $(ARGS)
 
 rivals: $(READY) ## Install PyTorch, Keras and lyapax beside jaxrnn, for the benchmarks

@@ -1,4 +1,4 @@
-"""``make bench`` (minutes, prints) and ``make bench-full`` (half an hour; results, README table and figure).
+"""``make bench`` (minutes, prints) and ``make bench-full`` (half an hour; results, page, table and figure).
 
 Ratios are how many times as long a rival takes as `unroll`: above 1, `unroll` is the faster. Run nothing
 beside it. PyTorch and Keras take part where they are installed (``make rivals``).
@@ -15,11 +15,13 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.cases import CELLS, GRID, QUICK, UNSEEN
+from benchmarks.page import page
 from benchmarks.worker import results
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results" / "cpu.json"
 _FIGURE = _ROOT / "docs" / "figures" / "benchmarks.png"
+_PAGE = _ROOT / "docs" / "speed.md"
 
 
 def main() -> None:
@@ -27,7 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--full", action="store_true", help="everything, and write the results")
-    what.add_argument("--render", action="store_true", help="table and figure from kept results")
+    what.add_argument(
+        "--render", action="store_true", help="page, table and figure from kept results"
+    )
     chosen = parser.parse_args()
     if chosen.render:
         _render(json.loads(_RESULTS.read_text()))
@@ -79,7 +83,8 @@ def _row_by_row(found: dict[str, Any]) -> str:
 def _render(found: dict[str, Any]) -> None:
     report.into_readme(found, _ROOT / "README.md")
     report.figure(found, _FIGURE)
-    print(f"wrote {_FIGURE} and the table in README.md, from {_RESULTS}")
+    _PAGE.write_text(page(found), "utf-8")
+    print(f"wrote {_PAGE}, {_FIGURE} and the table in README.md, from {_RESULTS}")
 
 
 _SHAPES = {"part of the grid": QUICK, "the grid": GRID, "unseen shapes": UNSEEN}
@@ -118,7 +123,8 @@ def _lyapunov() -> Iterator[dict[str, Any]]:
 
 def _large(cores: int) -> Iterator[dict[str, Any]]:
     print("\nlarge systems and long runs, float32: (N, K, T), seconds and growth of the process")
-    for row in results("lyapunov.large", cores, cases=[[4096, 32, 2000], [64, 4, 1_000_000]]):
+    for case in ([4096, 32, 2000], [64, 4, 1_000_000]):
+        (row,) = results("lyapunov.large", cores, cases=[case])
         print(
             f"{row['size']:5}, {row['exponents']:3}, {row['steps']:8}: {row['seconds']:.1f} s, "
             f"{row['grown'] / 1e6:.0f} MB, largest exponent {row['largest']:.4f} ± {row['stderr']:.4f}"

@@ -43,11 +43,15 @@ class Case:
     work: Work
 
     @property
+    def gates(self) -> int:
+        """Signals of a unit."""
+        return {"elman-tanh": 1, "gru": 3, "lstm": 4}[self.cell]
+
+    @property
     def flops(self) -> float:
         """Arithmetic of the matrix products: forward once, backward twice that."""
         steps, batch, features, units = self.shape
-        gates = {"elman-tanh": 1, "gru": 3, "lstm": 4}[self.cell]
-        forward = 2.0 * steps * batch * (features + units) * gates * units
+        forward = 2.0 * steps * batch * (features + units) * self.gates * units
         return forward if self.work == "forward" else 3 * forward
 
     def arrays(self) -> tuple[Any, Any]:

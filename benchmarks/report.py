@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks.cases import CELLS
+from benchmarks.tables import table
 from jaxrnn.plot.style import COLOURS, house_style
 
 RIVALS = ("nnx.RNN", "linen.RNN", "PyTorch", "Keras")
@@ -29,7 +30,7 @@ def heading() -> str:
 def line(row: dict[str, Any]) -> str:
     """One result: our time, and how many times as long each rival took, with quartiles."""
     shape = ", ".join(map(str, row["shape"]))
-    ratios = "".join(f"{_ratio(row['ratios'].get(name)):>19}" for name in RIVALS)
+    ratios = "".join(f"{spread(row['ratios'].get(name)):>19}" for name in RIVALS)
     milliseconds = 1e3 * row["seconds"]["unroll"][1]
     return (
         f"{row['cell']:11}{shape:20}{row['work']:17}{row['cores']:5}{milliseconds:9.2f}"
@@ -37,7 +38,8 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
-def _ratio(quartiles: list[float] | None) -> str:
+def spread(quartiles: list[float] | None) -> str:
+    """Write a median with its quartiles; a dash for nothing."""
     if quartiles is None:
         return "–"
     low, middle, high = quartiles
@@ -52,18 +54,16 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     """A Markdown table: geometric mean over the shapes, and the worst shape, of each rival's ratio."""
-    lines = [
-        "| cell | work | cores | " + " | ".join(RIVALS) + " | Flax's cell |",
-        "|---|---|---|" + "---|" * (len(RIVALS) + 1),
-    ]
+    lines = []
     kinds = {(r["cores"], r["work"], r["cell"]) for r in rows}
     for kind in sorted(kinds, key=lambda k: (*k[:2], CELLS.index(k[2]))):
         some = [r for r in rows if (r["cores"], r["work"], r["cell"]) == kind]
-        ratios = [[r["ratios"][name] for r in some if name in r["ratios"]] for name in RIVALS]
-        entries = [_mean_and_worst(each) for each in [*ratios, [r["foreign"] for r in some]]]
+        ratios = {name: [r["ratios"][name] for r in some if name in r["ratios"]] for name in RIVALS}
+        ratios["Flax's cell"] = [r["foreign"] for r in some]
         cores, work, cell = kind
-        lines.append(f"| {cell} | {work} | {cores} | " + " | ".join(entries) + " |")
-    return "\n".join(lines)
+        means = {name: _mean_and_worst(each) for name, each in ratios.items()}
+        lines.append({"cell": cell, "work": work, "cores": str(cores), **means})
+    return table(lines)
 
 
 def _mean_and_worst(quartiles: list[list[float]]) -> str:
@@ -71,18 +71,24 @@ def _mean_and_worst(quartiles: list[list[float]]) -> str:
     return f"{geometric_mean(medians):.2f} ({min(medians):.2f})" if medians else "–"
 
 
-def into_readme(results: dict[str, Any], readme: Path) -> None:
-    """Write the table between the README's markers."""
-    about, rows = results["about"]["environment"], results["speed"]
-    shapes = len({tuple(r["shape"]) for r in rows})
+def about_line(about: dict[str, Any]) -> str:
+    """Say on what was measured, with what."""
     rivals = {k: about[k] for k in ("torch", "keras") if about[k]}
     versions = ", ".join(f"{k} {v}" for k, v in sorted({**about["versions"], **rivals}.items()))
+    return f"{about['processor']}, {about['machine']}, {versions}."
+
+
+def into_readme(results: dict[str, Any], readme: Path) -> None:
+    """Write the table between the README's markers."""
+    rows = results["speed"]
+    shapes = len({tuple(r["shape"]) for r in rows})
     text = (
         f"{MARKERS[0]}\n"
         f"How many times as long as `unroll` each rival takes: geometric mean over {shapes} shapes (in "
         f"parentheses the worst); above 1, `unroll` is the faster. The last column: Flax's own cell inside "
-        f"`unroll`, against the same in `nnx.RNN`. {about['processor']}, {about['machine']}, float32, "
-        f"{versions}. Paired runs, medians, compile time apart; written by `make bench-full`.\n\n"
+        f"`unroll`, against the same in `nnx.RNN`. float32, one machine: "
+        f"{about_line(results['about']['environment'])} Paired runs, medians, compile time apart; written by "
+        "`make bench-full`. Shape by shape, with every cell and analysis: [docs/speed.md](docs/speed.md).\n\n"
         f"{summary(rows)}\n\n{_worst_cases(results)}\n{MARKERS[1]}"
     )
     pattern = re.escape(MARKERS[0]) + ".*" + re.escape(MARKERS[1])
@@ -96,17 +102,25 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
 def _worst_cases(results: dict[str, Any]) -> str:
     """Say where `unroll` is behind, on shapes that were chosen and on shapes that were drawn."""
 
-    def worst(part: str, cell: str, work: str, rival: str) -> str:
-        rows = [r for r in results[part] if (r["cell"], r["work"], r["cores"]) == (cell, work, 1)]
-        return f"{min(r['ratios'][rival][1] for r in rows if rival in r['ratios']):.2f}"
+    def worst(part: str, cell: str, work: str, cores: int, rival: str) -> str:
+        kind = (cell, work, cores)
+        rows = [r for r in results[part] if (r["cell"], r["work"], r["cores"]) == kind]
+        return f"{min((r['ratios'][rival][1] for r in rows if rival in r['ratios']), default=math.nan):.2f}"
 
-    both, drawn = "forward+backward", len({tuple(r["shape"]) for r in results["unseen"]})
-    flax = [worst("unseen", cell, "forward", "nnx.RNN") for cell in CELLS]
+    drawn = len({tuple(r["shape"]) for r in results["unseen"]})
+    counts = list(dict.fromkeys(r["cores"] for r in results["speed"]))
+    pytorch = [
+        f"{worst('speed', 'lstm', 'forward', n, 'PyTorch')} of our time forward and "
+        f"{worst('speed', 'lstm', 'forward+backward', n, 'PyTorch')} forward and backward on {n} "
+        f"core{'s' * (n > 1)}"
+        for n in counts
+    ]
+    unseen = worst("unseen", "lstm", "forward+backward", 1, "PyTorch")
+    flax = [worst("unseen", cell, "forward", 1, "nnx.RNN") for cell in CELLS]
     return (
-        "On one core PyTorch's LSTM, which calls oneDNN, needs "
-        f"{worst('speed', 'lstm', both, 'PyTorch')} of our time, forward and backward, on the worst of these "
-        f"shapes, and {worst('unseen', 'lstm', both, 'PyTorch')} on the worst of {drawn} drawn at random. "
-        f"Forward alone on those, `nnx.RNN` needs {', '.join(flax)} of our time at worst "
+        "**Where `unroll` is the slower:** PyTorch's LSTM, which calls oneDNN, takes on the shape that suits "
+        f"it best {', '.join(pytorch)}; on {drawn} shapes drawn at random {unseen}, forward and backward on "
+        f"one core. `nnx.RNN`, forward alone, takes on the best of those {', '.join(flax)} of our time "
         f"({', '.join(CELLS)})."
     )
 

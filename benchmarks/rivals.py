@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxrnn
 from benchmarks import pytorch
 from benchmarks.cases import Case
+from benchmarks.products import products
 from benchmarks.timing import turn
 
 Built = tuple[Callable[[], float], float]
@@ -42,6 +43,8 @@ def build(case: Case, *, cores: int) -> dict[str, Built]:
         "nnx.RNN": _nnx(case),
         "linen.RNN": _linen(case),
     }
+    if cores == 1:
+        built["products alone"] = _warm(*products(case))
     if importlib.util.find_spec("torch"):
         built["PyTorch"] = pytorch.start(case, cores), 0.0
     if importlib.util.find_spec("keras"):
@@ -60,11 +63,11 @@ def _compiled(
         return outputs, back(cotangent)
 
     if case.work == "forward":
-        return _warm(forward, weights, xs)
-    return _warm(both, weights, xs, cotangent)
+        return _warm(forward, (weights, xs))
+    return _warm(both, (weights, xs, cotangent))
 
 
-def _warm(function: Callable[..., Any], *arguments: Any) -> Built:
+def _warm(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Built:
     began = time.perf_counter()
     program = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - began
@@ -112,8 +115,9 @@ def _ours_split(case: Case) -> Built:
 
     split = functools.partial(jaxrnn.devices.split_batch, mesh=mesh)
     if case.work == "forward":
-        return _warm(split(outputs, in_axes=(None, 1), out_axes=1), cell, xs)
-    return _warm(split(both, in_axes=(None, 1, 1), out_axes=(1, None, 1)), cell, xs, cotangent)
+        return _warm(split(outputs, in_axes=(None, 1), out_axes=1), (cell, xs))
+    axes = {"in_axes": (None, 1, 1), "out_axes": (1, None, 1)}
+    return _warm(split(both, **axes), (cell, xs, cotangent))
 
 
 def _nnx(case: Case) -> Built:

@@ -1,0 +1,222 @@
+"""Every result of ``make bench-full`` as a page, with what limits the engine and what was tried."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.cases import CELLS
+from benchmarks.report import RIVALS, about_line, geometric_mean, spread
+from benchmarks.tables import table
+
+_BOTH = "forward+backward"
+
+_HEAD = """# How fast, and what limits it
+
+Written by `make bench-full` from its results. {about} Where rivals take turns, a ratio is the median over the
+turns, with quartiles, of the rival's time over ours: **above 1, jaxrnn is the faster**. Programs are compiled
+and warm where nothing else is said, and numbers float32."""
+
+_SHAPES = """## Layers, shape by shape
+
+Forward and backward, from given cotangents of all outputs to the gradients of weights and inputs. *Of peak*:
+the rate of the layer's products over that of one product of 1024³ on as many cores; on one it is {rate:.0f}
+GFLOP/s here. *Flax's cell*: the time of `nnx.RNN` over that of `unroll`, both with Flax's own cell."""
+
+_DRAWN = """## Shapes that were drawn at random
+
+Nothing was fitted to them."""
+
+_LIMIT = """## What limits a layer
+
+*Products alone* are the matrix products of a layer, compiled by XLA too, in the loops that they must stand in
+(`benchmarks/products.py`): no gates, and no memory for what lies between. Their share of our time bounds what
+is left to win with such products, and the time of `nnx.RNN` over theirs what anyone could win over it. One
+core, forward and backward: geometric means over the shapes, and ranges.
+
+{table}
+
+What paid, by profiles of single operations: products over time and batch at once for all that waits for no
+carry; the recurrent matrix turned once before the backward loop, since XLA's CPU backend multiplies by a
+transposed one more slowly; kept arrays indexed in place rather than cut into blocks; one feature as no
+product at all; input products inside the loop where a step has rows enough; signals kept only where they are
+few or dear, since fresh pages cost time too; the drive of the next step fetched ahead as one copy, without
+which no gate is vectorised.
+
+What did not: gates packed into one tanh; a derivative of the gates written by hand; fetching ahead in the
+backward sweep; vectors of 512 bits."""
+
+
+def page(results: dict[str, Any]) -> str:
+    """Write the results of ``make bench-full`` as Markdown."""
+    rate = results["about"]["product_rate"] / 1e9
+    parts = [
+        _HEAD.format(about=about_line(results["about"]["environment"])),
+        _SHAPES.format(rate=rate),
+        table([_speed(row) for row in results["speed"] if row["work"] == _BOTH]),
+        _limit([r for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]),
+        _DRAWN,
+        table([_speed(row) for row in results["unseen"] if row["work"] == _BOTH]),
+        "## Compile time\n\nSeconds to compile, forward and backward, and ours over that of `nnx.RNN`.",
+        table(
+            [_compile_time(r) for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]
+        ),
+        "## Memory\n\nOf the gradient of the last carry: what the compiled program asks for, and what the "
+        "process grew by.",
+        table([_memory(row) for row in results["memory"]]),
+        "## Methods against length\n\nForward and backward, batch 1, 8 units, milliseconds.",
+        *[
+            table([_times(row) for row in results["methods"] if row["step"] == step])
+            for step in dict.fromkeys(row["step"] for row in results["methods"])
+        ],
+        "## Every cell\n\nThe gradient of all outputs by the cell's default method, against the plain scan "
+        "and, where the step is linear in the carry, the associative one.",
+        table([_cell(row) for row in results["cells"]]),
+        "## Lyapunov exponents\n\nOf the map h ← tanh(J h), float64, one core, against lyapax.",
+        table([_lyapunov(row) for row in results["lyapunov"]]),
+        "Large systems and long runs, float32, all cores, each in a process of its own: seconds with "
+        "compilation, and by how much the process grew.",
+        table([_large(row) for row in results["large"]]),
+        "## Step Jacobians\n\nOf 64 steps, one core: the structured path against what one would write "
+        "without the package, `vmap(jacfwd)`, and against our path for cells of no known structure.",
+        table([_jacobian(row) for row in results["jacobians"]]),
+        "## Fixed points\n\nOf an LSTM of 64 units, all cores, with the Jacobians and their eigenvalues: all "
+        "candidates together, against one after another by the same function, and by hand as is usually "
+        "done, Adam around a compiled gradient. These two are timed on a few candidates and multiplied up.",
+        table([_fixed_points(row) for row in results["fixed_points"]]),
+        "## Ensembles\n\nSeeds of a small LSTM trained at once, against so many times the time of one alone; "
+        "compilation counted.",
+        table([_ensemble(row) for row in results["ensembles"]]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _speed(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "cell": row["cell"],
+        "T, B, F, H": ", ".join(map(str, row["shape"])),
+        "cores": str(row["cores"]),
+        "ms": f"{1e3 * row['seconds']['unroll'][1]:.2f}",
+        "of peak": f"{row['fraction_of_product_rate']:.0%}",
+        **{name: spread(row["ratios"].get(name)) for name in RIVALS},
+        "Flax's cell": spread(row["foreign"]),
+    }
+
+
+def _limit(rows: list[dict[str, Any]]) -> str:
+    def entry(cell: str) -> dict[str, str]:
+        some = [r for r in rows if r["cell"] == cell]
+        ours = [r["ratios"]["products alone"][1] for r in some]
+        nnx = [r["ratios"]["nnx.RNN"][1] for r in some]
+        bounds = [a / b for a, b in zip(nnx, ours, strict=True)]
+        return {
+            "cell": cell,
+            "products alone / ours": _mean_and_range(ours),
+            "nnx.RNN / ours": _mean_and_range(nnx),
+            "nnx.RNN / products alone": _mean_and_range(bounds),
+        }
+
+    return _LIMIT.format(table=table([entry(cell) for cell in CELLS]))
+
+
+def _compile_time(row: dict[str, Any]) -> dict[str, str]:
+    seconds = row["compile_seconds"]
+    return {
+        "cell": row["cell"],
+        "T, B, F, H": ", ".join(map(str, row["shape"])),
+        **{name: f"{seconds[name]:.2f}" for name in ("unroll", "nnx.RNN")},
+        "ours / nnx.RNN": f"{seconds['unroll'] / seconds['nnx.RNN']:.2f}",
+    }
+
+
+def _memory(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "cell": row["cell"],
+        "T, B, F, H": ", ".join(map(str, row["shape"])),
+        "method": row["method"],
+        "asked for, MB": f"{row['temporaries'] / 1e6:,.1f}",
+        "grown, MB": f"{row['grown'] / 1e6:,.1f}",
+        "seconds": f"{row['seconds']:.3f}",
+    }
+
+
+def _times(row: dict[str, Any]) -> dict[str, str]:
+    def entry(method: str) -> str:
+        found = f"{1e3 * row['seconds'][method][1]:.3g}"
+        return f"{found}, by falling back" if row["converged"].get(method) is False else found
+
+    return {
+        "step": row["step"],
+        "T": f"{row['length']:,}",
+        **{method: entry(method) for method in row["seconds"]},
+    }
+
+
+def _cell(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "cell": row["cell"],
+        "T, B, F, H": ", ".join(map(str, row["shape"])),
+        "default": row["method"],
+        "ms": f"{1e3 * row['seconds']['default'][1]:.2f}",
+        **{name: spread(row["ratios"].get(name)) for name in ("Scan", "Associative")},
+    }
+
+
+def _lyapunov(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "N": f"{row['size']:,}",
+        "exponents": str(row["exponents"]),
+        "steps": f"{row['steps']:,}",
+        "seconds": f"{row['seconds']['lyapunov'][1]:.3f}",
+        "lyapax": spread(row["ratios"].get("lyapax")),
+        "largest difference": f"{row['difference']:.0e}",
+    }
+
+
+def _large(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "N": f"{row['size']:,}",
+        "exponents": str(row["exponents"]),
+        "steps": f"{row['steps']:,}",
+        "seconds": f"{row['seconds']:.1f}",
+        "grown, MB": f"{row['grown'] / 1e6:,.0f}",
+        "largest exponent": f"{row['largest']:.4f} ± {row['stderr']:.4f}",
+        "mean field, N → ∞": f"{row['mean_field']:.4f}",
+    }
+
+
+def _jacobian(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "cell": row["cell"],
+        "size of the state": str(row["state"]),
+        "dtype": row["dtype"],
+        "ms": f"{1e3 * row['seconds']['structured'][1]:.2f}",
+        **{name: spread(row["ratios"][name]) for name in ("vmap(jacfwd)", "general")},
+        "largest difference": f"{row['difference']:.0e}",
+    }
+
+
+def _fixed_points(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "candidates": f"{row['candidates']:,}",
+        "converged": str(row["converged"]),
+        "distinct": str(row["distinct"]),
+        "seconds": f"{row['seconds']['together']:.1f}",
+        **{
+            f"{name}, of {row['samples'][name]} timed": f"{ratio:.1f}"
+            for name, ratio in row["ratios"].items()
+        },
+    }
+
+
+def _ensemble(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "seeds": str(row["networks"]),
+        "steps": str(row["steps"]),
+        "together, s": f"{row['together']:.1f}",
+        "one alone, s": f"{row['alone'][1]:.1f}",
+        "one after another / together": f"{row['ratio']:.1f}",
+    }
+
+
+def _mean_and_range(values: list[float]) -> str:
+    return f"{geometric_mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
