@@ -1,7 +1,7 @@
-"""How long each cell of the table takes, forward and backward, beside the reference scan.
+"""How long each cell of the table takes, forward and backward, beside the reference scan and ``nnx.RNN``.
 
-The default method of each cell, `Scan` and, where the step is linear, `Associative` take turns on the same
-weights and inputs. Above 1, the default is faster than the scan.
+The default method of each cell, `Scan`, the same cell inside ``nnx.RNN`` and, where the step is linear,
+`Associative` take turns on the same weights and inputs. Above 1, the default is the faster.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def cells(cores: int, shape: tuple[int, int, int, int] = SHAPE) -> Iterator[dict
         ways = {"default": None, "Scan": Scan()} | (
             {"Associative": Associative()} if entry.parallel else {}
         )
-        runs = {label: _runner(cell, xs, way) for label, way in ways.items()}
+        runs = {label: _unrolled(cell, xs, way) for label, way in ways.items()}
+        runs["nnx.RNN"] = _in_nnx(cell, xs)
         times = take_turns(runs, seconds=1.0, turns=(5, 20))
         ours = times["default"]
         yield {
@@ -47,11 +48,20 @@ def cells(cores: int, shape: tuple[int, int, int, int] = SHAPE) -> Iterator[dict
         }
 
 
-def _runner(cell: Any, xs: Any, way: Any) -> Any:
-    @jax.jit
-    def gradient(cell, xs):
-        return jax.grad(
-            lambda cell, xs: jnp.mean(jaxrnn.unroll(cell, xs, method=way).outputs ** 2), (0, 1)
-        )(cell, xs)
+def _unrolled(cell: Any, xs: Any, way: Any) -> Any:
+    return _gradient(lambda cell, xs: jaxrnn.unroll(cell, xs, method=way).outputs, cell, xs)
 
-    return functools.partial(turn, lambda: jax.block_until_ready(gradient(cell, xs)))
+
+def _in_nnx(cell: Any, xs: Any) -> Any:
+    graph, weights, streams = nnx.split(nnx.RNN(cell, time_major=True), nnx.Param, ...)
+    return _gradient(lambda weights, xs: nnx.merge(graph, weights, streams)(xs), weights, xs)
+
+
+def _gradient(outputs: Any, weights: Any, xs: Any) -> Any:
+    """Return a call that takes a turn of the gradient of the mean square of the outputs."""
+
+    @jax.jit
+    def gradient(weights, xs):
+        return jax.grad(lambda *at: jnp.mean(outputs(*at) ** 2), (0, 1))(weights, xs)
+
+    return functools.partial(turn, lambda: jax.block_until_ready(gradient(weights, xs)))

@@ -68,8 +68,9 @@ def page(results: dict[str, Any]) -> str:
             table([_times(row) for row in results["methods"] if row["step"] == step])
             for step in dict.fromkeys(row["step"] for row in results["methods"])
         ],
-        "## Every cell\n\nThe gradient of all outputs by the cell's default method, against the plain scan "
-        "and, where the step is linear in the carry, the associative one.",
+        "## Every cell\n\nThe gradient of all outputs by the cell's default method, against the plain scan, "
+        "the same cell inside `nnx.RNN` and, where the step is linear in its carry, the associative one. Where "
+        "the default is the plain scan, the two are one program, and what differs is the measurement.",
         table([_cell(row) for row in results["cells"]]),
         "## Lyapunov exponents\n\nOf the map h ← tanh(J h), float64, one core, against lyapax.",
         table([_lyapunov(row) for row in results["lyapunov"]]),
@@ -157,7 +158,7 @@ def _cell(row: dict[str, Any]) -> dict[str, str]:
         "T, B, F, H": ", ".join(map(str, row["shape"])),
         "default": row["method"],
         "ms": f"{1e3 * row['seconds']['default'][1]:.2f}",
-        **{name: spread(row["ratios"].get(name)) for name in ("Scan", "Associative")},
+        **{name: spread(row["ratios"].get(name)) for name in ("Scan", "nnx.RNN", "Associative")},
     }
 
 
