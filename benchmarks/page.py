@@ -69,7 +69,7 @@ def page(results: dict[str, Any]) -> str:
             for step in dict.fromkeys(row["step"] for row in results["methods"])
         ],
         "## Every cell\n\nThe gradient of all outputs by the cell's default method, against the plain scan, "
-        "the same cell inside `nnx.RNN` and, where the step is linear in its carry, the associative one. Where "
+        "the same cell inside `nnx.RNN` and, where the step is linear in its carry, `Associative`. Where "
         "the default is the plain scan, the two are one program, and what differs is the measurement.",
         table([_cell(row) for row in results["cells"]]),
         "## Lyapunov exponents\n\nOf the map h ← tanh(J h), float64, one core, against lyapax.",

@@ -33,11 +33,20 @@ def glorot() -> Initializer:
 
 
 def orthogonal(scale: float = 1.0) -> Initializer:
-    """Orthogonal matrix times `scale`, uniform over the group (Saxe et al. 2014)."""
+    """Orthogonal matrix times `scale`, uniform over the group (Saxe et al. 2014).
+
+    Under ``jax.vmap``, as for an ensemble, the matrices are drawn one after another: two batches of
+    factorisations in one program, such as those of two gates, may wait for each other for ever on a CPU
+    (jaxlib 0.10; `jaxrnn.analysis.lapack` says how).
+    """
     draw = jax.nn.initializers.orthogonal(scale)
 
     def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "N H"]:
-        return draw(key, tuple(shape), at_least_float32(dtype)).astype(dtype)
+        @jax.custom_batching.sequential_vmap
+        def drawn(key):
+            return draw(key, tuple(shape), at_least_float32(dtype)).astype(dtype)
+
+        return drawn(key)
 
     return init
 

@@ -112,6 +112,10 @@ class Program:
 
     def _start(self, keys: _Keys, values: Any) -> State:
         zero = jnp.zeros((), jnp.int32)
+        # One after another where one device has them all: batches of factorisations, as of the orthogonal
+        # kernels of Flax's cells, may wait for each other for ever (`jaxrnn.analysis.lapack` says how).
+        if self._grid.axis is None:
+            return State(zero, zero, jax.lax.map(lambda one: self._member(*one), (keys, values)))
         return State(zero, zero, jax.vmap(self._member)(keys, values))
 
     def _member(self, keys: _Keys, values: Any) -> Member:

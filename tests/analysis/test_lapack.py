@@ -7,12 +7,17 @@ import itertools
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax.extend.core import Var
 
+import jaxrnn
 from jaxrnn.analysis import benettin, covariant, lapack, roots
 from jaxrnn.analysis.exponents import Position
 from jaxrnn.analysis.gated_mean_field import _populate
 from jaxrnn.analysis.tangents import Tangents
+from jaxrnn.tasks import load_task
+from jaxrnn.training import FitConfig, Placement
+from jaxrnn.training.program import Program
 from tests.analysis.examples import inputs, make
 
 continuation, input_sensitivity, propagator = (
@@ -166,3 +171,33 @@ def test_what_may_run_side_by_side_is_no_batch():
     settings = [jnp.ones(4)] * 3
     program = jax.make_jaxpr(populate)(jax.random.key(0), *settings).jaxpr
     assert list(factorised(program)) == [(3, 3), (3, 3)]
+
+
+# Ensembles: where the weights are drawn, any number of layers and gates may be factorised at once.
+
+
+def test_an_ensemble_of_cells_is_drawn_one_after_another():
+    def make(key):
+        return jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(key))
+
+    program = jax.make_jaxpr(jax.vmap(make))(jax.random.split(jax.random.key(0), 6)).jaxpr
+    assert {*factorised(program)} == {(4, 4)}
+
+
+class Foreign(nnx.Module):
+    """A network that is none of ours, with two orthogonal kernels of Flax's."""
+
+    def __init__(self, rngs):
+        draw = nnx.initializers.orthogonal()
+        self.kernels = nnx.List(nnx.Param(draw(rngs.params(), (10, 10))) for _ in range(2))
+
+    def __call__(self, xs, seq_lengths, dropout_key):
+        return jnp.tanh(xs.sum(axis=0) @ self.kernels[0][:1]) @ self.kernels[1][...]
+
+
+def test_so_is_one_of_any_networks():
+    task, config = load_task("digits"), FitConfig(steps=1, every=1, seeds=6)
+    program = Program(Foreign, task, config, Placement().grid())
+    shapes = {*factorised(jax.make_jaxpr(program._start)(program._keys, program._values).jaxpr)}
+    assert shapes
+    assert all(len(shape) == 2 for shape in shapes), shapes
