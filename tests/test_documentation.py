@@ -20,14 +20,19 @@ from jaxrnn.checks import InputError
 from jaxrnn.experiments import PUBLISHED
 from jaxrnn.report import CELLS_HEADER, cells_page
 from jaxrnn.tasks import TASKS, load_task
+from tests.zoo import SPLIT
 
 mpl.use("Agg")
 
 _ROOT = Path(__file__).parents[1]
 
 
+def _text(name: str) -> str:
+    return (_ROOT / name).read_text("utf-8")
+
+
 def _python_blocks(name: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (_ROOT / name).read_text("utf-8"), flags=re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", _text(name), flags=re.DOTALL)
 
 
 def test_the_tour_of_the_readme_runs(capsys, tmp_path, monkeypatch):
@@ -39,7 +44,7 @@ def test_the_tour_of_the_readme_runs(capsys, tmp_path, monkeypatch):
 
 
 def test_the_arithmetic_of_scaling_is_that_of_its_formula():
-    text = (_ROOT / "docs" / "scaling.md").read_text("utf-8")
+    text = _text("docs/scaling.md")
     lines = re.findall(
         r"^\| ([\d,]+) × (\d+) \| ([\d.]+) ms \| ([\d.]+) ms \| (\d+) % \|", text, re.M
     )
@@ -70,17 +75,16 @@ def test_the_page_of_data_names_each_file_that_is_looked_for(monkeypatch):
             assert asked[2] == folder
 
 
-def _text(name: str) -> str:
-    return (_ROOT / name).read_text("utf-8")
-
-
 def test_the_readme_counts_the_tasks():
     for name in ("README.md", "CHANGELOG.md"):
-        assert re.search(
-            rf"{len(TASKS)} (tasks|of them with their presets)", (_ROOT / name).read_text("utf-8")
-        )
-    log = (_ROOT / "CHANGELOG.md").read_text("utf-8")
-    assert f"Published experiments, {len(PUBLISHED)} of them" in log
+        assert re.search(rf"{len(TASKS)} (tasks|of them with their presets)", _text(name))
+    assert f"Published experiments, {len(PUBLISHED)} of them" in _text("CHANGELOG.md")
+
+
+def test_the_readme_counts_the_cells():
+    readme = _text("README.md")
+    assert f"those that split ({len(SPLIT)} of {len(CELLS)})" in readme
+    assert f"Works: {len(CELLS)} cells" in readme
 
 
 def test_the_lines_for_all_cores_run():
@@ -142,5 +146,5 @@ def test_a_notebook_is_in_step_with_its_source(source: Path):
 
 def test_every_target_of_the_makefile_that_the_readme_names_exists():
     makefile = (_ROOT / "Makefile").read_text("utf-8")
-    for target in set(re.findall(r"make ([a-z-]+)", (_ROOT / "README.md").read_text("utf-8"))):
+    for target in set(re.findall(r"make ([a-z-]+)", _text("README.md"))):
         assert re.search(rf"^[a-z -]*\b{target}\b[a-z -]*:", makefile, flags=re.MULTILINE), target

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import pickle
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,16 @@ def test_a_part_that_would_run_code_is_refused_unread(tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match=r"resume: got .*part.pickle, which cannot be read"):
         Stages("work", 1, tmp_path)("part", dict)
     assert not Path("harmed").exists()
+
+
+@pytest.mark.parametrize("named", ["this\nd", "jaxrnn.analysis.roots\nsearch", "builtins\neval"])
+def test_a_part_names_nothing_but_records(named, tmp_path: Path):
+    version = importlib.metadata.version("jaxrnn")
+    whole = f"(V{version}\nVpart\nc{named}\nt."  # (version, "part", what is named)
+    (tmp_path / "part.pickle").write_bytes(whole.encode())
+    with pytest.raises(InputError, match=r"resume: got .*part.pickle, which cannot be read"):
+        Stages("work", 1, tmp_path)("part", dict)
+    assert "this" not in sys.modules  # nor is a module imported to look
 
 
 def test_a_diagnosis_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch, capsys):

@@ -80,19 +80,21 @@ class _Records(pickle.Unpickler):
     """Reads arrays and the analyses' own classes: a pickle may call what it names, and these run nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return a class that a pickle names; refuse any other."""
-        found = super().find_class(module, name)
-        ours = isinstance(found, type) and found.__module__.startswith("jaxrnn.analysis.")
-        if not (ours or (module, name) in _ARRAYS):
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a record")
-        return found
+        """Return a class that a pickle names; refuse any other, before its module is imported."""
+        known = (module, name) in _ARRAYS
+        if known or module.startswith("jaxrnn.analysis."):
+            found = super().find_class(module, name)
+            if known or (isinstance(found, type) and found.__module__ == module):
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} is no part of a record")
 
 
 _ARRAYS = {
-    *((module, "_reconstruct") for module in ("numpy.core.multiarray", "numpy._core.multiarray")),
-    *((module, "scalar") for module in ("numpy.core.multiarray", "numpy._core.multiarray")),
-    *((module, "_frombuffer") for module in ("numpy.core.numeric", "numpy._core.numeric")),
-    ("jax._src.array", "_reconstruct_array"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
+    ("jax._src.array", "_reconstruct_array"),
 }
+"""What arrays of NumPy and JAX are rebuilt by."""
