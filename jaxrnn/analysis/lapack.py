@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from jaxrnn import checks
 from jaxrnn.typing import ArrayLike, at_least_float32
@@ -35,10 +35,18 @@ def one_blas_thread(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:
-        with threadpool_limits(limits=1, user_api="blas"):
+        with _libraries().limit(limits=1, user_api="blas"):
             return jax.block_until_ready(function(*args, **kwargs))
 
     return limited
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Return the libraries whose threads can be limited; to look for them takes milliseconds."""
+    import scipy.linalg.cython_lapack  # noqa: F401  # XLA's LAPACK, which is to be among them
+
+    return ThreadpoolController()
 
 
 def in_float64(compute: Callable[..., Any], *arrays: Array) -> Any:

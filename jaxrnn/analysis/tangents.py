@@ -79,6 +79,25 @@ def nearly_orthonormal(columns: Any) -> tuple[Any, Any, Any]:
     return q, lengths, alive
 
 
+def same_flag(columns: Any) -> tuple[Any, Any, Any]:
+    """Return Pᵀ L of P A = L U, |diag U|, and which of these are more than rounding; in a third of the time.
+
+    The first k columns of Pᵀ L span what the first k of Q span, for every k, but are not orthonormal. Volumes
+    are therefore off by that of the basis, until `orthonormal` closes a run of such factorisations: the sums
+    of the logarithms are then what they would have been.
+    """
+    lu, _, permutation = jax.lax.linalg.lu(columns)
+    basis = jnp.vectorize(_permuted_lower, signature="(s,k),(s)->(s,k)")(lu, permutation)
+    return basis, *_lengths(columns, lu)
+
+
+def _permuted_lower(lu: Any, permutation: Any) -> Any:
+    """Return Pᵀ L of one factorisation, packed as LAPACK has it."""
+    lower = jnp.tril(lu, -1) + jnp.eye(*lu.shape, dtype=lu.dtype)
+    places = jnp.arange(len(lu), dtype=permutation.dtype)
+    return lower[jnp.zeros_like(places).at[permutation].set(places)]
+
+
 def _lengths(columns: Any, r: Any) -> tuple[Any, Any]:
     lengths = jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1))
     longest = jnp.linalg.norm(columns, axis=-2).max(axis=-1, keepdims=True)

@@ -141,6 +141,10 @@ _SINGULAR = ("elman-relu", "indrnn", "clockwork", "slstm", "sru")
 stabiliser that do not see some of the state."""
 
 
+_VANISHED = ("elman-sigmoid", "indrnn", "mlstm")
+"""Cells whose gradient after the whole sequence is beyond what float32 can compare."""
+
+
 @table_of_cells("elman-tanh")
 def test_certificates_are_rounding_for_every_cell(name):
     found = diagnosed(name)[1].certificates
@@ -149,7 +153,10 @@ def test_certificates_are_rounding_for_every_cell(name):
         assert math.isnan(found.determinant)
     else:
         assert found.determinant < 1e-4
-    assert not found.gradient > 1e-4
+    if name in _VANISHED:
+        assert math.isnan(found.gradient)
+    else:
+        assert found.gradient < 1e-4
     assert found.lags < 1e-5
     assert not found.exponents > 1e-4  # NaN where not all exponents were asked for
 
