@@ -148,9 +148,10 @@ def _ensembles(cores: int) -> Iterator[dict[str, Any]]:
 
 
 def _jacobians() -> Iterator[dict[str, Any]]:
-    print("\nstep Jacobians of 64 steps, one core, seconds")
+    print("\nstep Jacobians, one core, seconds")
     for row in results("jacobians.jacobians", 1):
-        print(f"{row['cell']:11}S = {row['state']:4} {row['dtype']}: {_seconds(row)}", flush=True)
+        case = f"{row['cell']:11}S = {row['state']:4}, {row['steps']} steps, {row['dtype']}"
+        print(f"{case}: {_seconds(row)}", flush=True)
         yield row
 
 

@@ -6,13 +6,15 @@ vectors are the same at every step, so `jax.vmap` multiplies them by the weights
 left per step is the arithmetic of the gates on arrays [S, S]. The general path, which takes the steps one
 by one, pays for the products. All are compiled beforehand and take turns.
 
-Results beyond 32 MB are fresh pages at each call under glibc, which clears them in as long as it takes to
-compute them: all ways then pay a large part in common. `MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=4294967295`
-in the environment keeps pages, and shows the computation.
+Results beyond 32 MB are fresh pages at each call under glibc, and to have them cleared takes longer than to
+compute what goes there. So zeros alone are written too, into an array of the same size: what no way that
+returns the matrices can fall below. Pages are kept where the environment has ``MALLOC_MMAP_MAX_=0`` and
+``MALLOC_TRIM_THRESHOLD_=4294967295``.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,23 +29,25 @@ from jaxrnn.analysis import Trajectory, trace
 from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
 from jaxrnn.steps import carry_of, flat_state
 
-CASES = (("elman-tanh", 256), ("gru", 256), ("lstm", 256))
-"""Cells and units H; an LSTM's state is 2H."""
+CASES = (
+    ("elman-tanh", 256, (16, 4)),
+    ("gru", 256, (16, 4)),
+    ("lstm", 256, (4, 4)),
+    ("lstm", 256, (16, 4)),
+)
+"""Cells, units H and steps (T, B). An LSTM's state is 2H; the last case is beyond what glibc keeps."""
 
 FEATURES = 32
 
 
 def jacobians(
-    cores: int,
-    cases: Any = CASES,
-    shape: tuple[int, int] = (16, 4),
-    dtypes: tuple[str, ...] = ("float32", "float64"),
+    cores: int, cases: Any = CASES, dtypes: tuple[str, ...] = ("float32", "float64")
 ) -> Iterator[dict[str, Any]]:
     """Time the step Jacobians of T × B steps: seconds of each way, and ratios to the structured one."""
     for dtype in dtypes:
         with jax.enable_x64(dtype == "float64"):
-            for name, units in cases:
-                yield _row(name, units, (shape[0], shape[1]), dtype, cores)
+            for name, units, shape in cases:
+                yield _row(name, units, shape, dtype, cores)
 
 
 def _row(name: str, units: int, shape: tuple[int, int], dtype: str, cores: int) -> dict[str, Any]:
@@ -56,6 +60,8 @@ def _row(name: str, units: int, shape: tuple[int, int], dtype: str, cores: int) 
         "vmap(jacfwd)": jax.jit(_by_jacfwd),
     }
     results = {label: np.asarray(program(cell, path)) for label, program in programs.items()}
+    like = results["structured"]
+    programs["zeros alone"] = lambda *_: _filled(jnp.zeros((), like.dtype), shape=like.shape)
     times = take_turns({label: _taker(program, cell, path) for label, program in programs.items()})
     ours = times["structured"]
     return {
@@ -73,6 +79,11 @@ def _row(name: str, units: int, shape: tuple[int, int], dtype: str, cores: int) 
 
 def _taker(program: Callable[..., Any], cell: Any, path: Trajectory) -> Callable[[], float]:
     return lambda: turn(lambda: jax.block_until_ready(program(cell, path)))
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _filled(value: Any, *, shape: tuple[int, ...]) -> Any:
+    return jnp.full(shape, value)
 
 
 def _by_jacfwd(cell: Any, path: Trajectory) -> Any:

@@ -182,7 +182,12 @@ def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H L H"]:
       cell: a split cell.
       zero: its carry without batch axes, leaves [H]; mix is affine, so any point would do.
     """
-    matrix = flat_state(jax.jacfwd(cell.mix)(zero), 1)
     leaves = jax.tree.leaves(zero)
     units = leaves[0].shape[-1]
-    return matrix.reshape(len(matrix) // units, units, len(leaves), units)
+    kernel = getattr(type(cell).mix, "kernel", None)
+    if kernel is None:
+        matrix = flat_state(jax.jacfwd(cell.mix)(zero), 1)
+        return matrix.reshape(len(matrix) // units, units, len(leaves), units)
+    # The cell says where M stands (`jaxrnn.cells.base`): to differentiate is to multiply it by the identity.
+    of_last = jnp.moveaxis(getattr(cell, kernel)[...].reshape(units, -1, units), 0, -1)
+    return jnp.pad(of_last[:, :, None], ((0, 0), (0, 0), (len(leaves) - 1, 0), (0, 0)))

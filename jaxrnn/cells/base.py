@@ -19,6 +19,7 @@ other, as in LEM, it does not, and the cell writes `step` as a whole.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, Required, TypedDict, Unpack, final
 
 import jax
@@ -257,9 +258,24 @@ class SplitStep(RecurrentCell):
         return carry, self.readout(carry)
 
 
+def multiplies_by(kernel: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Note on a `mix` that it multiplies h, the last leaf, by a weight [H, P], and sees nothing else.
+
+    Its derivative is then read off the weight (`jaxrnn.analysis.jacobians`). The note belongs to the
+    function: a subclass with a `mix` of its own is not taken for it.
+    """
+
+    def noted(mix: Callable[..., Any]) -> Callable[..., Any]:
+        mix.kernel = kernel  # pyright: ignore[reportFunctionMemberAccess]
+        return mix
+
+    return noted
+
+
 class DenseCell(DenseWeights, SplitStep):
     """A split cell with full recurrent matrices that read h, the last leaf of its carry."""
 
+    @multiplies_by("recurrent_kernel")
     def mix(self, carry: Carry) -> Float[Array, "*B P"]:
         """Return U h."""
         return jax.tree.leaves(carry)[-1] @ self.recurrent_kernel[...]

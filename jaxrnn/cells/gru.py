@@ -27,7 +27,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn.cells import initializers
-from jaxrnn.cells.base import CellOptions, DenseCell, DenseWeights, affine
+from jaxrnn.cells.base import CellOptions, DenseCell, DenseWeights, affine, multiplies_by
 from jaxrnn.typing import Initializer
 
 
@@ -64,6 +64,7 @@ class GRUCell(DenseCell):
         super().__init__(in_features, hidden_features, **options)
         self.recurrent_bias = nnx.Param(jnp.zeros((hidden_features,), self.kernel.dtype))
 
+    @multiplies_by("recurrent_kernel")
     def mix(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B P"]:
         """Return U h, plus v for the candidate."""
         bias = jnp.pad(self.recurrent_bias[...], (2 * self.hidden_features, 0))

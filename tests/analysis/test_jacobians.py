@@ -19,6 +19,7 @@ from jaxrnn.analysis import jacobians, trace
 from jaxrnn.analysis.jacobians import (
     general_jacobians,
     input_jacobians,
+    mixing_blocks,
     structured_jacobians,
 )
 from jaxrnn.checks import InputError
@@ -90,6 +91,15 @@ def test_both_paths_equal_the_papers_equations(name, method, x64):
 def test_equal_differentiation_by_hand(name, x64):
     cell, path = travelled(name)
     assert_close(jacobians(cell, path), by_hand(cell, path), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["elman-tanh", "lstm", "gru", "lstm-peephole"])
+def test_recurrent_weights_are_read_off_as_differentiation_finds_them(name, x64):
+    cell = make(name)
+    zero = cell.initialize_carry((F,))
+    by_leaf = jax.tree.leaves(jax.jacfwd(cell.mix)(zero))
+    expected = np.stack([np.reshape(leaf, (-1, H, H)) for leaf in by_leaf], axis=2)
+    np.testing.assert_array_equal(mixing_blocks(cell, zero), expected)
 
 
 @every_plain_cell
