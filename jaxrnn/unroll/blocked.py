@@ -32,7 +32,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, SplitCell, Step
-from jaxrnn.unroll.blocks import at, even, joined, put, segments, window
+from jaxrnn.unroll.blocks import at, even, joined, segments, window
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
 from jaxrnn.unroll.scan import Scan
 from jaxrnn.unroll.signals import Drive, Signals, signals_of
@@ -303,18 +303,18 @@ def _sweep(
     if kept.signals is None:
         batch = block.x.shape[:-1]
         again = jax.tree.map(lambda a: a.reshape(*batch, a.shape[-1]), signals.join(drives, pulls))
+        source, offset = again, 0
     else:
-        again = window(kept.signals, first, size)
+        source, offset = kept.signals, first
     # XLA's CPU backend multiplies by a transposed matrix a third slower: it is turned once, before the loop.
     turned = jax.lax.optimization_barrier(_turned(cell)) if plan.many_rows else None
 
     def step(state, now):
-        # Each signal gives way to its cotangent: new arrays would have to be filled with zeros first.
-        (d_carry, d_initial, held), (t, start, valid, reset) = state, now
+        (d_carry, d_initial), (t, start, valid, reset) = state, now
         d_carry = _sum(d_carry, at(d_carries, first + t))
         nothing = jax.tree.map(jnp.zeros_like, d_carry)
         d_moved = d_carry if valid is None else where(valid, d_carry, nothing)
-        signal = at(held, t)
+        signal = at(source, offset + t)
         _, update_back = jax.vjp(functools.partial(signals.update, cell), start, signal)
         d_start, d_signal = update_back(d_moved)
         mixing = cell if turned is None else _turned(turned)
@@ -326,15 +326,14 @@ def _sweep(
             d_start = where(reset, nothing, d_start)
         if valid is not None:  # where the carry was held, so is its cotangent
             d_start = _sum(d_start, where(valid, nothing, d_carry))
-        return (d_start, d_initial, put(held, d_signal, t)), None
+        return (d_start, d_initial), d_signal
 
     steps = (jnp.arange(size, dtype=jnp.int32), starts, block.valid, block.reset)
-    state, _ = jax.lax.scan(step, (d_carry, d_initial, again), steps, reverse=True)
-    d_carry, d_initial, d_signals = state
+    state, d_signals = jax.lax.scan(step, (d_carry, d_initial), steps, reverse=True)
     d_drives, d_pulls = signals.parts(_rows(d_signals))
     d_by_project, d_x = project_back(d_drives)
     (d_by_mix,) = mix_back(d_pulls)
-    return (d_carry, d_initial, _sum(d_cell, _sum(d_by_project, d_by_mix))), d_x
+    return (*state, _sum(d_cell, _sum(d_by_project, d_by_mix))), d_x
 
 
 def _starts(kept: _Kept, reset: Any, first: Any, size: int) -> Carry:

@@ -90,13 +90,6 @@ def at(tree: Any, t: Any) -> Any:
     return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, t, keepdims=False), tree)
 
 
-def put(tree: Any, step: Any, t: Any) -> Any:
-    """Return arrays [T, ...] with step `t` replaced."""
-    return jax.tree.map(
-        lambda a, b: jax.lax.dynamic_update_index_in_dim(a, b, t, axis=0), tree, step
-    )
-
-
 def before_each(carry: Any, carries: Any) -> Any:
     """Return where each of T steps starts [T, ...]: at `carry`, then at all of `carries` but the last."""
     return jax.tree.map(lambda c, after: jnp.concatenate([c[None], after[:-1]]), carry, carries)
