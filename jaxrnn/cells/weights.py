@@ -76,7 +76,8 @@ class SkewSymmetric(_Derived):
 class Orthogonal(_Derived):
     """exp(A), A skew-symmetric: orthogonal to 1 + ‖A‖ roundings, of determinant 1.
 
-    Lezcano-Casado & Martínez-Rubio 2019.
+    Lezcano-Casado & Martínez-Rubio 2019. In an ensemble, networks with several of these train one after
+    another (`jaxrnn.training.program`).
 
     Args:
       size: H.

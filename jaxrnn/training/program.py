@@ -21,6 +21,7 @@ import optax
 from flax import nnx
 from jaxtyping import Float
 
+from jaxrnn.cells.weights import Orthogonal
 from jaxrnn.tasks import Batch, Source, Stretch, Task
 from jaxrnn.training.config import FitConfig
 from jaxrnn.training.optimizers import make_optimizer
@@ -112,11 +113,24 @@ class Program:
 
     def _start(self, keys: _Keys, values: Any) -> State:
         zero = jnp.zeros((), jnp.int32)
-        # One after another where one device has them all: batches of factorisations, as of the orthogonal
-        # kernels of Flax's cells, may wait for each other for ever (`jaxrnn.analysis.lapack` says how).
-        if self._grid.axis is None:
-            return State(zero, zero, jax.lax.map(lambda one: self._member(*one), (keys, values)))
-        return State(zero, zero, jax.vmap(self._member)(keys, values))
+        # In turn: orthogonal kernels, as Flax's cells have them, are drawn by factorisations.
+        return State(zero, zero, self._each(self._member, in_turn=True)(keys, values))
+
+    def _each(self, function: Callable[..., Any], *, in_turn: bool) -> Callable[..., Any]:
+        """Return a function of all networks out of one of one network.
+
+        Side by side, unless they must take turns and one device has them all: batches of factorisations may
+        wait for each other for ever (`jaxrnn.analysis.lapack` says how).
+        """
+        if in_turn and self._grid.axis is None:
+            return lambda *networks: jax.lax.map(lambda one: function(*one), networks)
+        return jax.vmap(function, spmd_axis_name=self._grid.axis)
+
+    @functools.cached_property
+    def _factorises(self) -> bool:
+        """Whether a network computes several orthogonal weights at every step, each by a factorisation."""
+        model = jax.eval_shape(lambda: self._make_model(nnx.Rngs(0)))
+        return sum(isinstance(part, Orthogonal) for _, part in nnx.iter_modules(model)) > 1
 
     def _member(self, keys: _Keys, values: Any) -> Member:
         model = self._make_model(nnx.Rngs(keys.weights))
@@ -217,7 +231,7 @@ class Program:
 
             return jax.lax.fori_loop(0, count, step, member)
 
-        members = jax.vmap(run, spmd_axis_name=self._grid.axis)(state.members, keys, values)
+        members = self._each(run, in_turn=self._factorises)(state.members, keys, values)
         return State(state.step + count, state.counted + count, members)
 
     def _step(self, member: Member, values: Any, batch: Batch, key: Key) -> Member:
@@ -291,7 +305,7 @@ class Program:
             sums = self.task.metric.count(answers, batch.targets, batch.mask)
             return (loss, counted, sums), carry
 
-        return jax.vmap(answer, in_axes=(0, None if carry is None else 0))(models, carry)
+        return self._each(answer, in_turn=self._factorises)(models, carry)
 
 
 def _streams(seed: Any) -> _Keys:

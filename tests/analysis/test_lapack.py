@@ -201,3 +201,25 @@ def test_so_is_one_of_any_networks():
     shapes = {*factorised(jax.make_jaxpr(program._start)(program._keys, program._values).jaxpr)}
     assert shapes
     assert all(len(shape) == 2 for shape in shapes), shapes
+
+
+def deep(rngs):
+    """A network of two layers, each of which computes its recurrent matrix at every step."""
+    layers = [jaxrnn.RNN(jaxrnn.OrthogonalCell(f, 4, rngs=rngs), time_major=True) for f in (1, 4)]
+    return jaxrnn.models.EncoderClassifier(jaxrnn.Stack(layers), 10, rngs=rngs)
+
+
+def test_networks_that_factorise_several_times_a_step_train_one_after_another():
+    task, config = load_task("digits"), FitConfig(steps=1, every=1, seeds=3)
+    program = Program(deep, task, config, Placement().grid())
+    state = jax.eval_shape(program._start, program._keys, program._values)
+    batch = jax.tree.map(jnp.asarray, task.valid.take(5))
+    (part,) = task.train.parts(config.batch_size)
+    place = jnp.zeros(2, jnp.int32)
+    for function, arguments in (
+        (program._run, (state, program._keys, program._values, part, place)),
+        (program._answer_all, (state.members.model, batch, None)),
+    ):
+        shapes = {*factorised(jax.make_jaxpr(function)(*arguments).jaxpr)}
+        assert shapes
+        assert all(len(shape) == 2 for shape in shapes), shapes
