@@ -59,6 +59,12 @@ def not_negative(argument: str, value: Any) -> None:
         refuse(argument, repr(value), "a number of 0 or more")
 
 
+def rate(argument: str, value: Any) -> None:
+    """Refuse what is no share of things to drop."""
+    if not (_is_real(value) and 0 <= value < 1):
+        refuse(argument, value, "a rate from 0 up to, not including, 1")
+
+
 def _is_real(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 

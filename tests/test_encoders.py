@@ -156,6 +156,35 @@ def test_encoders_train_as_plain_trees(name):
     assert np.all(losses[-1] < 0.9 * losses[0])
 
 
+# Dropout.
+
+
+@pytest.mark.parametrize("name", ["tcn", "transformer"])
+def test_dropout_follows_its_key_and_needs_one(name):
+    xs, options = draw(T, 2, F), {"param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    plain = ENCODERS[name](**options)(xs)
+    dropping = ENCODERS[name](**{**options, "rngs": nnx.Rngs(0)}, dropout=0.5)
+    outputs = functools.partial(dropping, xs)
+    one, again, other = (outputs(dropout_key=jax.random.key(i)) for i in (0, 0, 1))
+    np.testing.assert_array_equal(outputs(), plain)
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert not np.array_equal(one, plain)
+
+
+def test_a_tcn_drops_features_of_whole_sequences():
+    """One block whose second convolution is 1 everywhere: what it adds is 0 or twice as much."""
+    tcn = TCN(H, H, depth=1, kernel_size=1, dropout=0.5, rngs=nnx.Rngs(0))
+    (block,) = tcn.blocks
+    _, second = block.convolutions
+    second.length[...] = jnp.zeros(H)
+    second.bias[...] = jnp.ones(H)
+    added = np.asarray(tcn(jnp.zeros((T, 200, H)), dropout_key=jax.random.key(0)))
+    assert {*np.unique(added)} == {0.0, 2.0}
+    assert (added == added[0]).all()
+    assert (added[0] == 0).mean() == pytest.approx(0.5, abs=0.07)  # 4 standard errors of 800 draws
+
+
 @pytest.mark.parametrize("name", ["windowed", "hierarchical"])
 @pytest.mark.parametrize("pool", [last_step, mean_step])
 def test_the_readout_reads_the_pooled_outputs(name, pool, dtype):
@@ -206,6 +235,10 @@ def test_readouts_start_as_glorot_has_it():
             "encoder: got GRUCell; expected an RNN, a Bidirectional, a Stack or a SequenceEncoder",
         ),
         (lambda: EncoderClassifier(make("tcn"), 0, rngs=nnx.Rngs(0)), "classes: got 0"),
+        (
+            lambda: TCN(F, H, depth=1, dropout=1.0, rngs=nnx.Rngs(0)),
+            "dropout: got 1.0; expected a rate from 0 up to, not including, 1",
+        ),
         (lambda: make("tcn")(draw(T, 2, 5)), r"xs: got float32\[7, 2, 5\]; expected 3 features"),
         (lambda: make("tcn")(draw(F)), r"xs: got float32\[3\]; expected at least 1 step"),
         (lambda: make("tcn")(draw(0, 2, F)), r"xs: got float32\[0, 2, 3\]; expected at least 1"),

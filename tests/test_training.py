@@ -7,6 +7,7 @@ import errno
 import importlib
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -542,3 +543,21 @@ def test_progress_is_plain_lines_in_a_log_and_a_bar_on_a_terminal(terminal: bool
     assert text.count("work: ") == lines
     assert ("\x1b[" in text) == terminal
     assert "3/3" in text
+
+
+def test_what_is_not_finite_is_read_back_from_strict_json(tmp_path: Path):
+    row = {"step": 0, "train_loss": None, "valid_loss": [math.nan, 0.5], "log_norms": [[-math.inf]]}
+    folder = RunFolder(tmp_path / "run", {"clip": math.inf})
+    folder.open()
+    folder.append(row)
+    folder.rewind(0)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    for name in ("metrics.jsonl", "config.json"):
+        json.loads((folder.path / name).read_text(), parse_constant=refuse)
+    (found,) = folder.rows()
+    assert math.isnan(found["valid_loss"].pop(0))
+    assert found == {**row, "valid_loss": [0.5]}
+    RunFolder(folder.path, {"clip": math.inf}, resume=True)

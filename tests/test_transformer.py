@@ -21,7 +21,7 @@ from jaxrnn.models import (
     masked_token_loss,
     next_token_loss,
 )
-from jaxrnn.models.transformer import attention, sinusoidal_positions
+from jaxrnn.models.transformer import Block, attention, sinusoidal_positions
 from tests.oracles import numpy_cells
 from tests.oracles.parts import relu
 
@@ -426,3 +426,29 @@ def _mask(tokens: Any, **options):
 def test_what_does_not_fit_is_refused_by_name(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+# Dropout.
+
+
+def test_what_a_sublayer_adds_is_dropped_entry_by_entry():
+    """An MLP that adds 1 everywhere, and attention that adds nothing."""
+    block = Block(D, N, M, 0.5, jnp.float32, nnx.Rngs(0))
+    for kernel in (block.attention.out_kernel, block.kernel_out):
+        kernel[...] = jnp.zeros_like(kernel[...])
+    block.bias_out[...] = jnp.ones(D)
+    xs = jnp.zeros((T, 100, D))
+    np.testing.assert_array_equal(block(xs, None, None), np.ones(xs.shape))
+    added = np.asarray(block(xs, None, jax.random.key(0)))
+    assert {*np.unique(added)} == {0.0, 2.0}
+    assert (added == 0).mean() == pytest.approx(0.5, abs=0.05)  # 4 standard errors of 2,000 draws
+    assert not (added == added[0]).all()
+
+
+def test_losses_drop_what_their_key_says():
+    tokens = jnp.arange(T * 3).reshape(T, 3) % V
+    model, dropping = (tokeniser(causal=True, dropout=rate) for rate in (0.0, 0.5))
+    key = jax.random.key(0)
+    for loss in (next_token_loss, functools.partial(masked_token_loss, key=key, mask_id=V - 1)):
+        assert loss(dropping, tokens) == loss(model, tokens)
+        assert loss(dropping, tokens, dropout_key=key) != loss(model, tokens)

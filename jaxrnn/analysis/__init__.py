@@ -25,13 +25,14 @@ from jaxrnn.analysis.gradient_flow import (
 from jaxrnn.analysis.input_sensitivity import InputSensitivity, input_sensitivity
 from jaxrnn.analysis.jacobians import input_jacobians, jacobians
 from jaxrnn.analysis.lag_contributions import LagContributions, lag_contributions
+from jaxrnn.analysis.least_squares import Descent, LevenbergMarquardt
+from jaxrnn.analysis.linear_memory import linear_memory
 from jaxrnn.analysis.lyapunov import lyapunov
 from jaxrnn.analysis.mean_field import MeanField, correlation_map, edge_of_chaos, mean_field
 from jaxrnn.analysis.memory import (
     Horizon,
     MemoryCapacity,
     ProcessingCapacity,
-    linear_memory,
     memory_capacity,
     processing_capacity,
 )
@@ -44,7 +45,7 @@ from jaxrnn.analysis.propagator import (
 )
 from jaxrnn.analysis.pseudospectrum import Pseudospectrum, pseudospectrum
 from jaxrnn.analysis.rates import Rate
-from jaxrnn.analysis.roots import Descent, LevenbergMarquardt, Outcome
+from jaxrnn.analysis.roots import Outcome
 from jaxrnn.analysis.spectrum import (
     Modes,
     Spectrum,

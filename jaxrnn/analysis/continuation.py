@@ -41,7 +41,8 @@ from scipy.optimize import root_scalar
 from jaxrnn import checks
 from jaxrnn.analysis.fixed_points import check_input, checked_tolerance
 from jaxrnn.analysis.lapack import one_blas_thread
-from jaxrnn.analysis.roots import Power, eigenvalues_of, half_square, is_root
+from jaxrnn.analysis.least_squares import Power, half_square
+from jaxrnn.analysis.roots import eigenvalues_of, is_root
 from jaxrnn.steps import carry_of, compiled, flat_state
 from jaxrnn.typing import Carry, Step
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Complex, Float
 
 from jaxrnn import checks
 from jaxrnn.analysis.fixed_points import FixedPoints, Settings, periodic_points
-from jaxrnn.analysis.roots import LevenbergMarquardt, Search
+from jaxrnn.analysis.least_squares import LevenbergMarquardt, Search
 from jaxrnn.typing import Carry, Step
 
 

@@ -33,12 +33,11 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from jaxrnn import checks
 from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.analysis.least_squares import LevenbergMarquardt, Search
 from jaxrnn.analysis.roots import (
     Batch,
     Ends,
-    LevenbergMarquardt,
     Outcome,
-    Search,
     batch_for,
     by_batches,
     eigenvalues_of,

@@ -1,27 +1,17 @@
 """Where a map stands still, or nearly so: least squares from many starting points at once.
 
-    r(s) = F^p(s) − s ,    q(s) = ½ ‖r(s)‖² ,    A = ∂r/∂s = J − I ,    J = ∂F^p/∂s
+    r(s) = F^p(s) − s ,    q(s) = ½ ‖r(s)‖²
 
 Zeros of q are the fixed points of F^p; its other minima are slow points, past which a trajectory creeps
-(Sussillo & Barak 2013, "Opening the black box"). Two methods go down q from a given state:
-
-- `LevenbergMarquardt`, the default, moves by −(AᵀA + λI)⁻¹ Aᵀr with λ = μ ‖r‖. It converges quadratically,
-  also to a point of a line or a surface of fixed points, where A is singular and Newton's method is lost
-  (Yamashita & Fukushima 2001; Fan & Yuan 2005). A step costs some S³ multiplications.
-- `Descent` follows −∇q = −Aᵀr with an optimiser of optax, as Sussillo & Barak did. A step costs what a step
-  of the network costs, but thousands are needed, and where A is ill-conditioned more than anyone takes.
+(Sussillo & Barak 2013, "Opening the black box"). How one candidate goes down q is a matter of its own
+(`jaxrnn.analysis.least_squares`).
 
 Candidates do not know of each other, so they advance together, in batches that bound the memory. After every
 round those that have settled are taken out and the rest closed up, so that nobody waits for the slowest.
-
-Weakness: Levenberg–Marquardt squares the condition number. Where that of A exceeds 1/√ε, 3000 in float32,
-it converges no faster than descent.
 """
 
 from __future__ import annotations
 
-import abc
-import dataclasses
 import enum
 import functools
 from collections.abc import Callable
@@ -30,15 +20,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jaxtyping import Array, Bool, Inexact, Int, Shaped
+from jaxtyping import Array, Inexact, Int, Shaped
 
 from jaxrnn import checks
-from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
 from jaxrnn.analysis.lapack import eigenvalues, in_float64
-from jaxrnn.analysis.trajectory import Trajectory
-from jaxrnn.steps import carry_of, compiled
-from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.analysis.least_squares import Power, Search, half_square
+from jaxrnn.steps import compiled
+from jaxrnn.typing import Carry, Step
 
 _ROUNDS = 16
 """Rounds in which the most iterations are spent: as often are the settled candidates taken out."""
@@ -62,162 +50,6 @@ class Outcome(enum.IntEnum):
     """The iterations ran out."""
     NON_FINITE = 4
     """The map leaves the range of floats."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Power:
-    """F^p under a constant input, as a map of flat states [S].
-
-    Attributes:
-      cell: the step F.
-      x: its input.
-      like: a carry, for its form.
-      period: p.
-    """
-
-    cell: Step
-    x: Any
-    like: Carry
-    period: int
-
-    def path(self, state: Inexact[Array, "S"]) -> Trajectory:
-        """Return the trajectory of p steps that starts at a state."""
-
-        def move(carry, _):
-            moved, _ = self.cell(carry, self.x)
-            return moved, moved
-
-        first = carry_of(state, self.like)
-        _, rest = jax.lax.scan(move, first, None, length=self.period)
-        return Trajectory(
-            xs=jax.tree.map(lambda x: jnp.broadcast_to(x, (self.period, *x.shape)), self.x),
-            carries=jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest),
-            outputs=None,
-            batch=(),
-        )
-
-    def residual(self, state: Inexact[Array, "S"]) -> Inexact[Array, "S"]:
-        """Return F^p(s) − s."""
-        return self.path(state).states[-1] - state
-
-    def jacobian(self, state: Inexact[Array, "S"]) -> Inexact[Array, "S S"]:
-        """Return J_p … J_1 along the path from s."""
-        path = self.path(state)
-        if isinstance(self.cell, SplitCell):
-            steps = structured_jacobians(self.cell, path)
-        else:
-            steps = general_jacobians(self.cell, path)
-        return functools.reduce(lambda product, step: step @ product, steps)
-
-
-class Search(abc.ABC):
-    """A way down q from one state; `jax.vmap` makes it many.
-
-    Attributes:
-      max_iterations: iterations after which it gives up.
-    """
-
-    max_iterations: int
-
-    @abc.abstractmethod
-    def memory(self, state: Inexact[Array, "S"]) -> Any:
-        """Return what the method carries along beside the state."""
-
-    @abc.abstractmethod
-    def advance(
-        self, power: Power, state: Inexact[Array, "S"], residual: Inexact[Array, "S"], memory: Any
-    ) -> tuple[Inexact[Array, "S"], Inexact[Array, "S"], Any, Bool[Array, ""]]:
-        """Return the next state, residual and memory, and whether q is at a minimum."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LevenbergMarquardt(Search):
-    """Gauss–Newton steps on q, damped by λ = μ ‖r‖.
-
-    Args:
-      max_iterations: steps, accepted or not, after which a candidate is given up.
-      damping: the first μ. It falls fourfold where q falls as the linear model says, and rises fourfold
-        where it does not. A large one keeps a candidate from jumping far at first.
-    """
-
-    max_iterations: int = 200
-    damping: float = 1e-3
-
-    def __post_init__(self):
-        """Refuse settings out of range."""
-        checks.count("max_iterations", self.max_iterations)
-        checks.positive("damping", self.damping)
-
-    def memory(self, state: Inexact[Array, "S"]) -> Inexact[Array, ""]:
-        """Return the first μ."""
-        return jnp.asarray(self.damping, state.dtype)
-
-    def advance(self, power, state, residual, memory):
-        """Try one step; keep it if q falls."""
-        slope = power.jacobian(state) - jnp.eye(state.size, dtype=state.dtype)
-        move = _damped_step(slope, residual, memory)
-        there = state + move
-        left = power.residual(there)
-        speed = half_square(residual)
-        promised = speed - half_square(residual + slope @ move)
-        gained = speed - half_square(left)
-        # Written so that NaN, from a product that overflowed or a failed factorisation, is no gain.
-        taken = gained > 1e-4 * promised
-        factor = jnp.where(
-            gained > 0.75 * promised, 0.25, jnp.where(gained > 0.25 * promised, 1.0, 4.0)
-        )
-        rounding = 4 * float(jnp.finfo(state.dtype).eps) * speed
-        at_minimum = (promised <= rounding) & ~(gained > rounding)
-        damping = jnp.maximum(memory * factor.astype(state.dtype), 1e-8)
-        state, residual = jnp.where(taken, there, state), jnp.where(taken, left, residual)
-        return state, residual, damping, at_minimum
-
-
-def _damped_step(
-    slope: Inexact[Array, "S S"], residual: Inexact[Array, "S"], damping: Inexact[Array, ""]
-) -> Inexact[Array, "S"]:
-    """Return −(AᵀA + λI)⁻¹ Aᵀr, λ no less than the rounding of AᵀA."""
-    gram = slope.T @ slope
-    rounding = 4 * float(jnp.finfo(gram.dtype).eps) * jnp.max(jnp.diagonal(gram))
-    shift = damping * jnp.linalg.norm(residual) + rounding
-    factor = jnp.linalg.cholesky(gram + shift * jnp.eye(len(gram), dtype=gram.dtype))
-    return -jax.scipy.linalg.cho_solve((factor, True), slope.T @ residual)
-
-
-@dataclasses.dataclass(frozen=True)
-class Descent(Search):
-    """Gradient descent on q, its learning rate falling to zero as a cosine.
-
-    Args:
-      max_iterations: steps after which a candidate is given up.
-      learning_rate: the first one.
-      optimizer: makes an optax optimiser of a learning rate, as ``optax.adam`` does. It is given 1, and what
-        it proposes multiplied by the rate.
-    """
-
-    max_iterations: int = 5000
-    learning_rate: float = 0.02
-    optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam
-
-    def __post_init__(self):
-        """Refuse settings out of range."""
-        checks.count("max_iterations", self.max_iterations)
-        checks.positive("learning_rate", self.learning_rate)
-
-    def memory(self, state: Inexact[Array, "S"]) -> Any:
-        """Return the optimiser's state, and how many steps it took."""
-        return self.optimizer(1.0).init(state), jnp.zeros((), state.dtype)
-
-    def advance(self, power, state, residual, memory):
-        """Take one step of the optimiser."""
-        own, count = memory
-        _, pull = jax.vjp(power.residual, state)
-        (gradient,) = pull(residual)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
-            move, own = self.optimizer(1.0).update(gradient, own, state)
-        rate = self.learning_rate * (1 + jnp.cos(np.pi / self.max_iterations * count)) / 2
-        state = state + rate * jnp.asarray(move)
-        return state, power.residual(state), (own, count + 1), jnp.zeros((), bool)
 
 
 class Place(NamedTuple):
@@ -390,11 +222,6 @@ def _go_on(
 
     _, places = jax.lax.while_loop(unfinished, iterate, (jnp.zeros_like(limit), places))
     return places
-
-
-def half_square(residual: Any) -> Any:
-    """Return q = ½ ‖r‖² over the last axis."""
-    return 0.5 * (residual**2).sum(axis=-1)
 
 
 def is_root(state: Any, residual: Any, tolerance: Any) -> Any:

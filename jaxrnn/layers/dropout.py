@@ -28,6 +28,20 @@ def keys(key: Key | None, count: int) -> Sequence[Key | None]:
     return [None] * count if key is None else list(jax.random.split(key, count))
 
 
+def dropped(key: Key | None, rate: float, xs: Any, like: Any = None) -> Any:
+    """Return an array with a share `rate` of it dropped; as it is without a key.
+
+    Args:
+      key: draws the mask.
+      rate: the share.
+      xs: the array.
+      like: an array of the mask's shape, which is spread over `xs`; by default `xs` itself.
+    """
+    if key is None or not rate:
+        return xs
+    return xs * jnp.broadcast_to(sequence_mask(key, rate, xs if like is None else like), xs.shape)
+
+
 def sequence_mask(key: Key, rate: float, like: Any) -> Any:
     """Return what to multiply an array with: 0 for a share `rate` of it, 1 / (1 − rate) for the rest."""
     kept = jax.random.bernoulli(key, 1 - rate, like.shape)

@@ -17,8 +17,8 @@ from jaxrnn.layers.dropout import (
     Dropped,
     DroppedEachStep,
     Zoned,
+    dropped,
     keys,
-    sequence_mask,
     staying,
     steps_mask,
     units_mask,
@@ -80,8 +80,7 @@ class RNN(nnx.Module):
             checks.refuse("cell", type(cell).__name__, "a cell, with initialize_carry")
         rates = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
         for name, rate in rates.items():
-            if not 0 <= rate < 1:
-                checks.refuse(name, rate, "a rate from 0 up to, not including, 1")
+            checks.rate(name, rate)
         for name in ("recurrent_dropout", "zoneout"):
             if rates[name] and not isinstance(cell, SplitCell):
                 checks.refuse(name, rates[name], "0 for a cell that is not split")
@@ -158,9 +157,7 @@ class RNN(nnx.Module):
         reverse = self.reverse if reverse is None else reverse
         settings = {"reverse": reverse, "method": self.method, **options}
         for_inputs, for_units = keys(dropout_key, 2)
-        if self.dropout and for_inputs is not None:
-            like = xs[0] if self.variational else xs
-            xs = xs * jnp.broadcast_to(sequence_mask(for_inputs, self.dropout, like), xs.shape)
+        xs = dropped(for_inputs, self.dropout, xs, xs[0] if self.variational else xs)
         if self.zoneout:
             stays = staying(for_units, self.zoneout, initial_carry, len(xs))
             return unroll(Zoned(self.cell), (xs, stays), carry=initial_carry, **settings)

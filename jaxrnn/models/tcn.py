@@ -5,7 +5,8 @@
 
 Bai, Kolter & Koltun 2018, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for
 Sequence Modeling". Every kernel is weight-normed as there, K = g v/‖v‖ for each output feature (Salimans &
-Kingma 2016), with g = ‖v‖ at the start; their dropout is left out. An output sees
+Kingma 2016), with g = ‖v‖ at the start, and dropout after each convolution drops whole features, the same at
+all steps of a sequence. An output sees
 
     R = 1 + 2 (n − 1) (2^L − 1)
 
@@ -26,8 +27,10 @@ from jaxtyping import Array, Float
 from jaxrnn import checks
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
+from jaxrnn.layers.dropout import dropped, keys
 from jaxrnn.models.convolution import causal_convolution
 from jaxrnn.models.encoder import SequenceEncoder
+from jaxrnn.typing import Key
 
 
 class TCN(SequenceEncoder):
@@ -38,6 +41,7 @@ class TCN(SequenceEncoder):
       hidden_features: units H of each block, and of the output.
       depth: number L of blocks; block l has dilation 2^l, l = 0 … L − 1.
       kernel_size: steps n that a kernel reads.
+      dropout: share of features to drop after each convolution.
       param_dtype: dtype of parameters and arithmetic.
       rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
 
@@ -57,6 +61,7 @@ class TCN(SequenceEncoder):
         *,
         depth: int,
         kernel_size: int = 3,
+        dropout: float = 0.0,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -64,13 +69,20 @@ class TCN(SequenceEncoder):
         checks.count("hidden_features", hidden_features)
         checks.count("depth", depth)
         checks.count("kernel_size", kernel_size)
+        checks.rate("dropout", dropout)
         self.in_features = in_features
         self.out_features = hidden_features
         self.kernel_size = kernel_size
         widths = [in_features] + [hidden_features] * (depth - 1)
         self.blocks = nnx.List(
             ResidualBlock(
-                width, hidden_features, kernel_size, 2**level, param_dtype=param_dtype, rngs=rngs
+                width,
+                hidden_features,
+                kernel_size,
+                2**level,
+                dropout=dropout,
+                param_dtype=param_dtype,
+                rngs=rngs,
             )
             for level, width in enumerate(widths)
         )
@@ -84,9 +96,9 @@ class TCN(SequenceEncoder):
         self, xs: Float[Array, "T *B F"], seq_lengths: Any, dropout_key: Any
     ) -> Float[Array, "T *B H"]:
         """Return the last block's units at each step; padding lies ahead of what is valid, unseen."""
-        del seq_lengths, dropout_key
-        for block in self.blocks:
-            xs = block(xs)
+        del seq_lengths
+        for block, key in zip(self.blocks, keys(dropout_key, len(self.blocks)), strict=True):
+            xs = block(xs, key)
         return xs
 
 
@@ -98,6 +110,7 @@ class ResidualBlock(nnx.Module):
       hidden_features: size H of the output.
       kernel_size: steps that a kernel reads.
       dilation: distance between two of them.
+      dropout: share of features to drop after each convolution.
       param_dtype: dtype of parameters and arithmetic.
       rngs: draws the weights.
 
@@ -113,10 +126,12 @@ class ResidualBlock(nnx.Module):
         kernel_size: int,
         dilation: int,
         *,
+        dropout: float,
         param_dtype: Any,
         rngs: nnx.Rngs,
     ):
         self.dilation = dilation
+        self.dropout = dropout
         self.convolutions = nnx.List(
             WeightNormed((kernel_size, width, hidden_features), param_dtype, rngs)
             for width in (in_features, hidden_features)
@@ -127,12 +142,15 @@ class ResidualBlock(nnx.Module):
             self.skip.append(nnx.Param(initializers.glorot()(rngs.params(), shape, param_dtype)))
             self.skip.append(nnx.Param(jnp.zeros((hidden_features,), param_dtype)))
 
-    def __call__(self, xs: Float[Array, "T *B F"]) -> Float[Array, "T *B H"]:
+    def __call__(
+        self, xs: Float[Array, "T *B F"], dropout_key: Key | None
+    ) -> Float[Array, "T *B H"]:
         """Return ReLU(F(x) + P x)."""
         ys = xs
-        for convolution in self.convolutions:
+        for convolution, key in zip(self.convolutions, keys(dropout_key, 2), strict=True):
             ys = causal_convolution(ys, convolution.kernel(), self.dilation)
             ys = jax.nn.relu(ys + jnp.broadcast_to(convolution.bias[...], ys.shape))
+            ys = dropped(key, self.dropout, ys, like=ys[0])
         past = affine(xs, *(part[...] for part in self.skip)) if len(self.skip) else xs
         return jax.nn.relu(ys + past)
 

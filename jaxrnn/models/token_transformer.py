@@ -65,13 +65,18 @@ class TokenTransformer(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((vocabulary,), dtype))
 
     def __call__(
-        self, tokens: Int[ArrayLike, "T *B"] | Any, *, seq_lengths: Lengths | Any = None
+        self,
+        tokens: Int[ArrayLike, "T *B"] | Any,
+        *,
+        seq_lengths: Lengths | Any = None,
+        dropout_key: Key | None = None,
     ) -> Float[Array, "T *B V"]:
         """Map tokens [T, *B] to logits [T, *B, V], zeros at padded steps.
 
         Args:
           tokens: token numbers 0 … V − 1; at padded steps any.
           seq_lengths: valid steps of each sequence [*B].
+          dropout_key: draws the dropout masks; None drops nothing, as in evaluation.
 
         Raises:
           InputError: tokens that are not integers or not in the vocabulary (under ``jax.jit`` they read as
@@ -80,7 +85,8 @@ class TokenTransformer(nnx.Module):
         tokens, valid = _unpadded(tokens, seq_lengths)
         xs = self.embedding(tokens) * math.sqrt(self.embedding.features)
         E = self.embedding.table[...]
-        return seen(affine(self.stack(xs, seq_lengths), E.T, self.bias[...]), valid)
+        ys = self.stack(xs, seq_lengths, dropout_key)
+        return seen(affine(ys, E.T, self.bias[...]), valid)
 
     @property
     def vocabulary(self) -> int:
@@ -162,13 +168,15 @@ def masked_token_loss(
     key: Key,
     mask_id: int,
     seq_lengths: Lengths | Any = None,
+    dropout_key: Key | None = None,
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy of the tokens that `mask_tokens` chooses, in nats a token; 0 if none."""
     tokens, valid = _unpadded(tokens, seq_lengths)
     inputs, chosen = mask_tokens(
         tokens, key=key, mask_id=mask_id, vocabulary=model.vocabulary, eligible=valid
     )
-    return cross_entropy(model(inputs, seq_lengths=seq_lengths), tokens, chosen)
+    logits = model(inputs, seq_lengths=seq_lengths, dropout_key=dropout_key)
+    return cross_entropy(logits, tokens, chosen)
 
 
 def next_token_loss(
@@ -176,6 +184,7 @@ def next_token_loss(
     tokens: Int[ArrayLike, "T *B"] | Any,
     *,
     seq_lengths: Lengths | Any = None,
+    dropout_key: Key | None = None,
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy of tokens 2 … T, each given those before it, in nats a token.
 
@@ -185,7 +194,7 @@ def next_token_loss(
     if not model.stack.causal:
         checks.refuse("model", "a bidirectional Transformer", "one with causal=True")
     tokens, valid = _unpadded(tokens, seq_lengths)
-    logits = model(tokens, seq_lengths=seq_lengths)
+    logits = model(tokens, seq_lengths=seq_lengths, dropout_key=dropout_key)
     return cross_entropy(logits[:-1], tokens[1:], None if valid is None else valid[1:])
 
 

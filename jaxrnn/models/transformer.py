@@ -5,11 +5,12 @@
     x ← x + W_2 ReLU(W_1 LN(x) + b_1) + b_2
 
 Vaswani et al. 2017, "Attention Is All You Need", with the norm before each sublayer and one more at the top
-(pre-norm, Xiong et al. 2020: it trains without warm-up) where the paper has it after. Sinusoidal positions
-and projections of attention without biases, as in the paper; no dropout. With ``causal=True`` step t sees
-steps ≤ t. Any two steps are one layer apart, whatever their lag, so gradients have no product of Jacobians
-to vanish in; the price is T² scores a layer and head, and a memory that is the whole past. Without
-positions nothing tells the order of the steps: permuted inputs give permuted outputs.
+(pre-norm, Xiong et al. 2020: it trains without warm-up) where the paper has it after. As in the paper,
+positions are sinusoidal, projections of attention have no biases, and dropout takes from the embedded inputs
+and from what each sublayer adds. With ``causal=True`` step t sees steps ≤ t. Any two steps are one layer
+apart, whatever their lag, so gradients have no product of Jacobians to vanish in; the price is T² scores a
+layer and head, and a memory that is the whole past. Without positions nothing tells the order of the steps:
+permuted inputs give permuted outputs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from jaxtyping import Array, Bool, Float
 from jaxrnn import checks
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
+from jaxrnn.layers.dropout import dropped, keys
 from jaxrnn.models.encoder import SequenceEncoder
-from jaxrnn.typing import at_least_float32
+from jaxrnn.typing import Key, at_least_float32
 from jaxrnn.unroll import padding_mask
 
 
@@ -39,6 +41,7 @@ class TransformerOptions(TypedDict, total=False):
     mlp_features: int
     causal: bool
     positions: bool
+    dropout: float
     param_dtype: Any
     rngs: Required[nnx.Rngs]
 
@@ -53,6 +56,7 @@ class TransformerStack(nnx.Module):
       mlp_features: units of the MLPs; 4·D by default.
       causal: each step sees itself and what came before; otherwise all steps.
       positions: add `sinusoidal_positions` to the inputs.
+      dropout: share of entries to drop, of the inputs with their positions and of what each sublayer adds.
       param_dtype: dtype of parameters and arithmetic.
       rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
     """
@@ -66,6 +70,7 @@ class TransformerStack(nnx.Module):
         mlp_features: int | None = None,
         causal: bool = False,
         positions: bool = True,
+        dropout: float = 0.0,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -76,17 +81,19 @@ class TransformerStack(nnx.Module):
         checks.count("mlp_features", mlp_features)
         if features % heads:
             checks.refuse("heads", heads, f"a divisor of features, {features}")
+        checks.rate("dropout", dropout)
         if positions and features % 2:
             checks.refuse("features", features, "an even number, for a sine and a cosine each")
         self.causal = causal
         self.positions = positions
+        self.dropout = dropout
         self.blocks = nnx.List(
-            Block(features, heads, mlp_features, param_dtype, rngs) for _ in range(depth)
+            Block(features, heads, mlp_features, dropout, param_dtype, rngs) for _ in range(depth)
         )
         self.norm = LayerNorm(features, param_dtype)
 
     def __call__(
-        self, xs: Float[Array, "T *B D"], seq_lengths: Any = None
+        self, xs: Float[Array, "T *B D"], seq_lengths: Any = None, dropout_key: Any = None
     ) -> Float[Array, "T *B D"]:
         """Return what each step has gathered; at padded steps anything."""
         steps, *batch, features = xs.shape
@@ -95,8 +102,10 @@ class TransformerStack(nnx.Module):
             waves = waves.reshape(steps, *(1 for _ in batch), features)
             xs = xs + jnp.broadcast_to(waves, xs.shape)
         visible = self._visible(padding_mask(seq_lengths, None, steps, tuple(batch)), steps)
-        for block in self.blocks:
-            xs = block(xs, visible)
+        first, *others = keys(dropout_key, 1 + len(self.blocks))
+        xs = dropped(first, self.dropout, xs)
+        for block, key in zip(self.blocks, others, strict=True):
+            xs = block(xs, visible, key)
         return self.norm(xs)
 
     def _visible(
@@ -140,17 +149,24 @@ class TransformerEncoder(SequenceEncoder):
         self, xs: Float[Array, "T *B F"], seq_lengths: Any, dropout_key: Any
     ) -> Float[Array, "T *B D"]:
         """Return what each step has gathered from those it sees."""
-        del dropout_key
-        return self.stack(affine(xs, self.kernel[...], self.bias[...]), seq_lengths)
+        embedded = affine(xs, self.kernel[...], self.bias[...])
+        return self.stack(embedded, seq_lengths, dropout_key)
 
 
 class Block(nnx.Module):
     """Attention and an MLP, each behind a norm and beside a way round it."""
 
     def __init__(
-        self, features: int, heads: int, mlp_features: int, param_dtype: Any, rngs: nnx.Rngs
+        self,
+        features: int,
+        heads: int,
+        mlp_features: int,
+        dropout: float,
+        param_dtype: Any,
+        rngs: nnx.Rngs,
     ):
         draw = initializers.glorot()
+        self.dropout = dropout
         self.attention_norm = LayerNorm(features, param_dtype)
         self.attention = SelfAttention(features, heads, param_dtype, rngs)
         self.mlp_norm = LayerNorm(features, param_dtype)
@@ -160,12 +176,18 @@ class Block(nnx.Module):
         self.bias_out = nnx.Param(jnp.zeros((features,), param_dtype))
 
     def __call__(
-        self, xs: Float[Array, "T *B D"], visible: Bool[Array, "N 1 Q T"] | None
+        self,
+        xs: Float[Array, "T *B D"],
+        visible: Bool[Array, "N 1 Q T"] | None,
+        dropout_key: Key | None,
     ) -> Float[Array, "T *B D"]:
         """Return xs with what both sublayers add."""
-        xs = xs + self.attention(self.attention_norm(xs), visible)
+        for_attention, for_mlp = keys(dropout_key, 2)
+        found = self.attention(self.attention_norm(xs), visible)
+        xs = xs + dropped(for_attention, self.dropout, found)
         units = jax.nn.relu(affine(self.mlp_norm(xs), self.kernel_in[...], self.bias_in[...]))
-        return xs + affine(units, self.kernel_out[...], self.bias_out[...])
+        added = affine(units, self.kernel_out[...], self.bias_out[...])
+        return xs + dropped(for_mlp, self.dropout, added)
 
 
 class SelfAttention(nnx.Module):

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -54,7 +55,7 @@ class RunFolder:
         self, path: str | os.PathLike[str], config: dict[str, Any], *, resume: bool = False
     ):
         self.path = Path(path)
-        self._config = json.loads(json.dumps(config))  # what it will be when it is read back
+        self._config = _read(_written(config))  # what it will be when it is read back
         self._resume = resume
         self._check()
 
@@ -137,7 +138,7 @@ class RunFolder:
             return
         try:
             with self.metrics.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(_written(row) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -163,7 +164,7 @@ class RunFolder:
         """
         kept = [row for row in self.rows() if row["step"] <= step]
         if jax.process_index() == 0:
-            lines = [json.dumps(row) + "\n" for row in kept]
+            lines = [_written(row) + "\n" for row in kept]
             try:
                 replace_file(self.metrics, "".join(lines).encode())
             except OSError as error:
@@ -183,7 +184,7 @@ def read_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         return
     for line in file.read_text().splitlines():
         try:
-            yield json.loads(line)
+            yield _read(line)
         except json.JSONDecodeError:
             return
 
@@ -191,7 +192,7 @@ def read_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 def read_result(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return what a run came to; None if it has not come to its end."""
     file = Path(path) / _RESULT
-    return json.loads(file.read_text("utf-8")) if file.exists() else None
+    return _read(file.read_text("utf-8")) if file.exists() else None
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -202,7 +203,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(path) / _CONFIG
     try:
-        return json.loads(file.read_text("utf-8"))
+        return _read(file.read_text("utf-8"))
     except (OSError, ValueError):  # what is no JSON, or no text, is a ValueError
         checks.refuse("run", str(path), f"a run's folder, with a readable {file.name}")
 
@@ -250,4 +251,33 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
+    replace_file(path, (_written(content, indent=2) + "\n").encode())
+
+
+_NOT_FINITE = ("nan", "inf", "-inf")
+
+
+def _written(content: Any, **layout: Any) -> str:
+    """Return JSON that any program reads, which knows no numbers that are not finite: they become text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(part) for name, part in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(part) for part in value]
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(content), allow_nan=False, **layout)
+
+
+def _read(text: str) -> Any:
+    """Return what `_written` wrote."""
+
+    def numbers(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: numbers(part) for name, part in value.items()}
+        if isinstance(value, list):
+            return [numbers(part) for part in value]
+        return float(value) if value in _NOT_FINITE else value
+
+    return numbers(json.loads(text))

@@ -20,9 +20,8 @@ from scipy.special import expit
 import jaxrnn
 from jaxrnn.analysis import trace
 from jaxrnn.analysis.fixed_points import candidates_from, fixed_points
+from jaxrnn.analysis.least_squares import Descent, LevenbergMarquardt
 from jaxrnn.analysis.roots import (
-    Descent,
-    LevenbergMarquardt,
     Outcome,
     _go_on,
     _set_out,

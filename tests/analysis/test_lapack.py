@@ -11,7 +11,7 @@ from flax import nnx
 from jax.extend.core import Var
 
 import jaxrnn
-from jaxrnn.analysis import benettin, covariant, lapack, roots
+from jaxrnn.analysis import benettin, covariant, lapack, least_squares, roots
 from jaxrnn.analysis.exponents import Position
 from jaxrnn.analysis.gated_mean_field import _populate
 from jaxrnn.analysis.tangents import Tangents
@@ -97,7 +97,7 @@ def factorised(program):
 def searches(cell, xs, carry):
     """Programs of the searches for fixed points: a batch of candidates, and one point of a branch."""
     like = jax.tree.map(lambda leaf: leaf[0], carry)
-    settings = {"method": roots.LevenbergMarquardt(), "period": 1}
+    settings = {"method": least_squares.LevenbergMarquardt(), "period": 1}
     set_out = functools.partial(roots._set_out.bound(cell), xs[0, 0], like, **settings)
     places = jax.eval_shape(set_out, jnp.ones((6, 8)))
     go_on = functools.partial(roots._go_on.bound(cell), xs[0, 0], like, 1e-5, **settings)
