@@ -7,9 +7,8 @@ left per step is the arithmetic of the gates on arrays [S, S]. The general path,
 by one, pays for the products. All are compiled beforehand and take turns.
 
 Results beyond 32 MB are fresh pages at each call under glibc, and to have them cleared takes longer than to
-compute what goes there. So zeros alone are written too, into an array of the same size: what no way that
-returns the matrices can fall below. Pages are kept where the environment has ``MALLOC_MMAP_MAX_=0`` and
-``MALLOC_TRIM_THRESHOLD_=4294967295``.
+compute what goes there. So zeros alone are written too, into a new array of the same size. Pages are kept
+where the environment has ``MALLOC_MMAP_MAX_=0`` and ``MALLOC_TRIM_THRESHOLD_=4294967295``.
 """
 
 from __future__ import annotations
@@ -61,7 +60,8 @@ def _row(name: str, units: int, shape: tuple[int, int], dtype: str, cores: int) 
     }
     results = {label: np.asarray(program(cell, path)) for label, program in programs.items()}
     like = results["structured"]
-    programs["zeros alone"] = lambda *_: _filled(jnp.zeros((), like.dtype), shape=like.shape)
+    zero = jnp.zeros((), like.dtype)
+    programs["zeros alone"] = lambda *_: _filled(zero, shape=like.shape)
     times = take_turns({label: _taker(program, cell, path) for label, program in programs.items()})
     ours = times["structured"]
     return {

@@ -9,10 +9,11 @@ it is taken again with half the interval.
 
 Nor need it be QR. What counts is that the first k directions span what they spanned, for every k, and that
 none is lost: any factorisation into a well-conditioned basis and a triangle serves, as in Rutishauser's LR
-iteration (1958) beside Francis's QR. P J Q = L U takes a third of the time. The logarithms |U_ii| miss the
-volumes that the basis PᵀL spans, one at the beginning of a block and one at its end. Both are 1 where the
-block begins and ends with orthonormal directions, so the last factorisation of every block is QR, and the
-sums over blocks are what they would be with QR throughout.
+iteration (1958) beside Francis's QR. P J Q = L U takes less time, a third for large square matrices. The
+logarithms |U_ii| miss the volumes that the basis PᵀL spans, one at the beginning of a block and one at its
+end. Both are 1 where the block begins and ends with orthonormal directions, so the last factorisation of
+every block is QR, and the sums over blocks are what they would be with QR throughout. The condition of PᵀL,
+about N, magnifies rounding: where that would show, as in float32, every factorisation is QR.
 
 Steps are taken in blocks, blocks in chunks, and a chunk is one call of one compiled program, whatever its
 length: so a run of any number of steps compiles once, keeps no trajectory, and can be watched and resumed.
@@ -23,8 +24,7 @@ are asked for.
 there, so its interval is given, and nothing is taken again.
 
 Weakness: the interval follows what was seen; a step that parts the directions more than any before costs a
-chunk that is thrown away. That the basis of an LU is well conditioned is experience (Trefethen & Schreiber
-1990), no theorem.
+chunk that is thrown away. That the condition of an LU's basis is about N is experience, no theorem.
 """
 
 from __future__ import annotations
@@ -57,6 +57,9 @@ _BLOCKS = 256  # blocks in a long run; in a short one they are of a few steps
 _SHORT_BLOCK = 16
 _CHUNK = 16  # blocks that one compiled call takes
 _LONGEST_INTERVAL = 256
+_LEANING = (
+    1e-6  # rounding, relative, that is allowed in what an interval that ends with an LU measures
+)
 _DIGITS = 0.5  # share of a float's digits by which directions may grow apart between factorisations
 
 
@@ -67,6 +70,7 @@ class _Outcome(NamedTuple):
     spread: float
     reach: float
     interval: int
+    leans: bool
 
 
 class Run:
@@ -85,6 +89,7 @@ class Run:
         self._xs = xs
         self._adapts = renorm_every is None
         self._every = renorm_every or 1
+        self._leans = False  # whether LU serves, but for the last interval of a block
         self._time_step = time_step_of(cell)
         self._first = position.steps
         carry, directions, _ = position
@@ -143,8 +148,11 @@ class Run:
     def _take(self, plan: Any, counted: bool) -> None:
         start = self._state
         outcome = self._ran(plan)
-        while self._adapts and outcome.interval > 1 and self._failed(outcome):
-            self._every = outcome.interval // 2
+        while self._adapts and (outcome.interval > 1 or outcome.leans) and self._failed(outcome):
+            if outcome.leans:
+                self._leans = False
+            else:
+                self._every = outcome.interval // 2
             self._state = start
             outcome = self._ran(plan)
         if not self._adapts and outcome.interval > 1 and not np.isfinite(outcome.sums).all():
@@ -168,6 +176,7 @@ class Run:
             spread=float(np.max(spreads)),
             reach=float(np.max(reaches)),
             interval=min(self._every, int(plan.max())),
+            leans=self._leans,
         )
 
     def _failed(self, outcome: _Outcome) -> bool:
@@ -192,11 +201,12 @@ class Run:
         self._rates.append(rates / self._time_step)
         self._steps.append(plan)
         loss = self._eps * math.exp(min(outcome.spread, 80.0)) / outcome.interval
+        loss *= self._state.directions.shape[-1] if outcome.leans else 1
         self._rounding = max(self._rounding, loss)
         some = min(2 * outcome.interval, int(plan[0]))
-        self._determinants.append(self._determinant_difference(start, some, outcome.interval))
+        self._determinants.append(self._determinant_difference(start, some, outcome))
 
-    def _determinant_difference(self, start: Tangents, steps: int, every: int) -> float:
+    def _determinant_difference(self, start: Tangents, steps: int, outcome: _Outcome) -> float:
         """Compare all logarithms of some steps with their determinants, nats a step.
 
         Two programs: side by side in one, their factorisations could wait for each other (`lapack`).
@@ -205,8 +215,8 @@ class Run:
         if count < size:
             return math.nan
         measured, exact = self._checks
-        some, interval = jnp.asarray(steps, jnp.int32), jnp.asarray(every, jnp.int32)
-        logs = np.asarray(measured(self._xs, start, some, interval))
+        some, interval = jnp.asarray(steps, jnp.int32), jnp.asarray(outcome.interval, jnp.int32)
+        logs = np.asarray(measured(self._xs, start, some, interval, jnp.asarray(outcome.leans)))
         dets = np.asarray(exact(self._xs, start, some))
         regular = np.isfinite(logs).all(axis=-1)
         differences = np.abs(logs.sum(axis=-1)[regular] - dets[regular])
@@ -215,16 +225,21 @@ class Run:
     def _adapt(self, outcome: _Outcome) -> None:
         """Set the interval by how far the directions have parted, and how far they reached, within one."""
         if not np.isfinite(outcome.sums).all():
-            self._every = 1  # steps are singular, and nothing is known of the directions below
+            # Steps are singular, and nothing is known of the directions below.
+            self._every, self._leans = 1, False
             return
         spread, reach = max(outcome.spread, 1e-3), max(outcome.reach, 1e-3)
         longer = outcome.interval * min(self._limit / spread, self._range / reach)
         self._every = int(np.clip(int(longer), 1, min(4 * outcome.interval, _LONGEST_INTERVAL)))
+        size, eps = self._state.directions.shape[-1], jnp.finfo(self._state.directions.dtype).eps
+        ahead = spread * max(1, self._every / outcome.interval)
+        self._leans = size * float(eps) * math.exp(min(ahead, 80.0)) < _LEANING
 
-    def _padded(self, plan: Any) -> tuple[Any, Any]:
+    def _padded(self, plan: Any) -> tuple[Any, Any, Any]:
         blocks = np.zeros(_CHUNK, np.int32)
         blocks[: len(plan)] = plan
-        return jnp.asarray(blocks), jnp.asarray(self._every, jnp.int32)
+        every = jnp.asarray(self._every, jnp.int32)
+        return jnp.asarray(blocks), every, jnp.asarray(self._leans)
 
 
 def _block_length(steps: int) -> int:
@@ -258,26 +273,30 @@ def _largest(differences: list[float]) -> float:
 
 
 @compiled
-def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any) -> Any:
+def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any, leans: Any) -> Any:
     """Take blocks of steps; return the state, sums of logarithms [N, *B, K], spreads and reaches [N]."""
-    return jax.lax.scan(lambda state, steps: _block(cell, xs, state, steps, every), state, blocks)
+
+    def take(state, steps):
+        return _block(cell, xs, state, steps, every, leans)
+
+    return jax.lax.scan(take, state, blocks)
 
 
 @compiled
-def _logarithms(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any) -> Any:
+def _logarithms(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any, leans: Any) -> Any:
     """Return the sums of logarithms of one block alone."""
-    return _block(cell, xs, state, steps, every)[1][0]
+    return _block(cell, xs, state, steps, every, leans)[1][0]
 
 
-def _block(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any) -> Any:
-    """Take a block of steps, at whose end the directions are orthonormal."""
+def _block(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any, leans: Any) -> Any:
+    """Take a block of steps; at its end the directions are orthonormal, within it they may lean."""
     intervals = (steps + every - 1) // every
 
     def interval(i, running):
         state, sums, widest, furthest = running
         count = jnp.minimum(every, steps - i * every)
-        is_last = i == intervals - 1
-        factorise = functools.partial(jax.lax.cond, is_last, nearly_orthonormal, same_flag)
+        upright = (i == intervals - 1) | ~leans
+        factorise = functools.partial(jax.lax.cond, upright, nearly_orthonormal, same_flag)
         state, logs = advance(cell, xs, state, count, factorise)
         apart, reach = spread_and_reach(logs)
         return state, sums + logs, jnp.maximum(widest, apart), jnp.maximum(furthest, reach)

@@ -184,8 +184,9 @@ def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H L H"]:
     """
     leaves = jax.tree.leaves(zero)
     units = leaves[0].shape[-1]
-    kernel = getattr(type(cell).mix, "kernel", None)
-    if kernel is None:
+    function = getattr(cell.mix, "__func__", None)
+    noted, kernel = getattr(function, "note", (None, ""))
+    if function is None or noted is not function:
         matrix = flat_state(jax.jacfwd(cell.mix)(zero), 1)
         return matrix.reshape(len(matrix) // units, units, len(leaves), units)
     # The cell says where M stands (`jaxrnn.cells.base`): to differentiate is to multiply it by the identity.

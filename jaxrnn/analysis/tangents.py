@@ -24,7 +24,7 @@ class Tangents(NamedTuple):
 
     Attributes:
       carry: leaves [*B, H].
-      directions: orthonormal rows [*B, K, S].
+      directions: rows [*B, K, S], orthonormal unless they come from `same_flag`.
       t: steps taken.
       broken: the step at which a state was no longer finite [*B]; −1 where all were.
     """
@@ -44,7 +44,7 @@ class Tangents(NamedTuple):
 def advance(
     cell: Step, xs: Any, state: Tangents, count: Any, factorise: Any = None
 ) -> tuple[Tangents, Any]:
-    """Take `count` steps, then make the directions orthonormal.
+    """Take `count` steps, then make the directions orthonormal, or what `factorise` makes of them.
 
     Returns:
       The new state and the logarithms of the growth [*B, K]: −inf where, beside the longest direction, it is
@@ -80,11 +80,11 @@ def nearly_orthonormal(columns: Any) -> tuple[Any, Any, Any]:
 
 
 def same_flag(columns: Any) -> tuple[Any, Any, Any]:
-    """Return Pᵀ L of P A = L U, |diag U|, and which of these are more than rounding; in a third of the time.
+    """Return Pᵀ L of P A = L U, |diag U|, and which of these are more than rounding; in less time still.
 
     The first k columns of Pᵀ L span what the first k of Q span, for every k, but are not orthonormal. Volumes
-    are therefore off by that of the basis, until `orthonormal` closes a run of such factorisations: the sums
-    of the logarithms are then what they would have been.
+    are therefore off by that of the basis, until a QR closes a run of such factorisations: the sums of the
+    logarithms are then what they would have been.
     """
     lu, _, permutation = jax.lax.linalg.lu(columns)
     basis = jnp.vectorize(_permuted_lower, signature="(s,k),(s)->(s,k)")(lu, permutation)

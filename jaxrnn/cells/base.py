@@ -259,14 +259,14 @@ class SplitStep(RecurrentCell):
 
 
 def multiplies_by(kernel: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Note on a `mix` that it multiplies h, the last leaf, by a weight [H, P], and sees nothing else.
+    """Note on a `mix` that it multiplies h, the last leaf, by a weight [H, P], and at most adds a constant.
 
-    Its derivative is then read off the weight (`jaxrnn.analysis.jacobians`). The note belongs to the
-    function: a subclass with a `mix` of its own is not taken for it.
+    Its derivative is then read off the weight (`jaxrnn.analysis.jacobians`). The note names the function that
+    it is on: another `mix` is not taken for it, though it be wrapped around this one.
     """
 
     def noted(mix: Callable[..., Any]) -> Callable[..., Any]:
-        mix.kernel = kernel  # pyright: ignore[reportFunctionMemberAccess]
+        mix.note = (mix, kernel)  # pyright: ignore[reportFunctionMemberAccess]
         return mix
 
     return noted

@@ -128,9 +128,12 @@ class Program:
 
     @functools.cached_property
     def _factorises(self) -> bool:
-        """Whether a network computes several orthogonal weights at every step, each by a factorisation."""
+        """Whether a network factorises several matrices at every step, which only a CPU may not finish."""
         model = jax.eval_shape(lambda: self._make_model(nnx.Rngs(0)))
-        return sum(isinstance(part, Orthogonal) for _, part in nnx.iter_modules(model)) > 1
+        orthogonal = sum(isinstance(part, Orthogonal) for _, part in nnx.iter_modules(model))
+        penalties = set(self.config.penalties.wanted)  # each looks at the network by itself
+        times = orthogonal * (1 + len(penalties)) + len(penalties & {"spectral", "flossing"})
+        return times > 1 and jax.default_backend() == "cpu"
 
     def _member(self, keys: _Keys, values: Any) -> Member:
         model = self._make_model(nnx.Rngs(keys.weights))

@@ -2,7 +2,7 @@
 
     config.json      every setting, as it was asked for
     env.json         versions, devices, git revision
-    metrics.jsonl    one line a report
+    metrics.jsonl    one line a report; numbers that are not finite as "nan", "inf", "-inf"
     checkpoints/     the state at each report; the last few are kept
     result.json      scores on the test data, once training has come to its end
     lock             held by the process that writes here
@@ -55,7 +55,7 @@ class RunFolder:
         self, path: str | os.PathLike[str], config: dict[str, Any], *, resume: bool = False
     ):
         self.path = Path(path)
-        self._config = _read(_written(config))  # what it will be when it is read back
+        self._config = json.loads(json.dumps(config))  # what it will be when it is read back
         self._resume = resume
         self._check()
 
@@ -148,7 +148,7 @@ class RunFolder:
         """Write down what training came to."""
         if jax.process_index() == 0:
             try:
-                _write(self.path / _RESULT, result)
+                replace_file(self.path / _RESULT, (_written(result, indent=2) + "\n").encode())
             except OSError as error:
                 self._refuse(error)
 
@@ -203,7 +203,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(path) / _CONFIG
     try:
-        return _read(file.read_text("utf-8"))
+        return json.loads(file.read_text("utf-8"))
     except (OSError, ValueError):  # what is no JSON, or no text, is a ValueError
         checks.refuse("run", str(path), f"a run's folder, with a readable {file.name}")
 
@@ -251,14 +251,14 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    replace_file(path, (_written(content, indent=2) + "\n").encode())
+    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 _NOT_FINITE = ("nan", "inf", "-inf")
 
 
 def _written(content: Any, **layout: Any) -> str:
-    """Return JSON that any program reads, which knows no numbers that are not finite: they become text."""
+    """Return JSON that any program reads: numbers that are not finite become "nan", "inf", "-inf"."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):

@@ -7,14 +7,17 @@ here; central differences; closed forms.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy.special import expit
 
+import jaxrnn
 from jaxrnn.analysis import jacobians, trace
 from jaxrnn.analysis.jacobians import (
     general_jacobians,
@@ -100,6 +103,21 @@ def test_recurrent_weights_are_read_off_as_differentiation_finds_them(name, x64)
     by_leaf = jax.tree.leaves(jax.jacfwd(cell.mix)(zero))
     expected = np.stack([np.reshape(leaf, (-1, H, H)) for leaf in by_leaf], axis=2)
     np.testing.assert_array_equal(mixing_blocks(cell, zero), expected)
+
+
+def test_another_mix_is_not_taken_for_the_one_that_it_is_wrapped_around(x64):
+    class Halved(jaxrnn.ElmanCell):
+        @functools.wraps(jaxrnn.ElmanCell.mix)
+        def mix(self, carry):
+            return 0.5 * super().mix(carry)
+
+    halved = Halved(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    instance = jaxrnn.ElmanCell(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    kernel = instance.recurrent_kernel[...]
+    vars(instance)["mix"] = lambda carry: 0.5 * (carry @ kernel)
+    for cell in (halved, instance):
+        zero = jnp.zeros(H)
+        assert_close(mixing_blocks(cell, zero).reshape(H, H), 0.5 * kernel.T, 1e-15)
 
 
 @every_plain_cell

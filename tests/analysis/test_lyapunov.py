@@ -209,6 +209,16 @@ def test_intervals_cover_the_true_value():
     assert_close(found.pooled[1], found.exponents[:, 0].std(ddof=1) / math.sqrt(runs), 1e-12)
 
 
+def test_float32_loses_no_direction_that_a_qr_keeps():
+    """Its steps part directions by 10 nats: what a basis that leans costs on top would pass for singular."""
+    draw = np.random.default_rng(0)
+    coupling = jnp.asarray(2 / np.sqrt(96) * draw.normal(size=(96, 96)), jnp.float32)
+    xs = jnp.asarray(0.3 * draw.normal(size=(450, 96)), jnp.float32)
+    start = jnp.asarray(draw.normal(size=96), jnp.float32)
+    found = lyapunov(lambda h, x: (jnp.tanh(coupling @ h + x), h), xs, carry=start)
+    assert np.isfinite(found.exponents).all()
+
+
 def test_too_few_steps_give_no_error_bar():
     found = lyapunov(systems.henon, carry=jnp.array([0.1, 0.1]), length=7)
     assert np.isfinite(found.exponents).all()
