@@ -432,7 +432,7 @@ def test_settings_of_which_several_are_tried_train_side_by_side(task, undisturbe
 
 
 def test_the_best_weights_are_those_of_the_best_report(task):
-    config = dataclasses.replace(_CONFIG, learning_rate=0.5, select="best", steps=64)
+    config = dataclasses.replace(_CONFIG, learning_rate=0.5, select="best", steps=64, every=4)
     result = fit(_make, task, config)
     scores = np.array([row["valid_accuracy"] for row in result.history])
     for seed in range(2):

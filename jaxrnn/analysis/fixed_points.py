@@ -6,7 +6,7 @@ A network under a constant input is one map, and what it computes is told by whe
 stable fixed points are its memories, saddles decide between them, and lines of points where q is small hold
 a graded value (Sussillo & Barak 2013, "Opening the black box"). Candidates are taken from trajectories of
 the network (`candidates_from`), each goes down q by itself (`jaxrnn.analysis.least_squares`), and the
-distinct points that they reach are linearised: the eigenvalues of J = ∂F/∂s tell the stable from the unstable.
+distinct points they reach are linearised: the eigenvalues of J = ∂F/∂s tell the stable from the unstable.
 
 Nothing is dropped unseen. The record says how every candidate ended and in which point, and counts those
 that were left out for being far from all candidates, where the network never goes (the practice of Golub &

@@ -107,10 +107,10 @@ def test_recurrent_weights_are_read_off_as_differentiation_finds_them(name, x64)
 
 def test_another_mix_is_not_taken_for_the_one_that_it_is_wrapped_around(x64):
     class Halved(jaxrnn.ElmanCell):
-        @functools.wraps(jaxrnn.ElmanCell.mix)
         def mix(self, carry):
             return 0.5 * super().mix(carry)
 
+    functools.update_wrapper(Halved.mix, jaxrnn.ElmanCell.mix)
     halved = Halved(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     instance = jaxrnn.ElmanCell(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     kernel = instance.recurrent_kernel[...]
