@@ -141,7 +141,7 @@ def cases():
             matrices,
             matrices[..., :3, :],
         ),
-        "exponents": (chunk, tangents, blocks, count),
+        "exponents": (chunk, tangents, blocks, count, jnp.asarray(True)),
         "determinants": (
             functools.partial(benettin._determinants.bound(cell), xs),
             tangents,
