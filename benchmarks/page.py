@@ -54,6 +54,7 @@ def page(results: dict[str, Any]) -> str:
     rate = results["about"]["product_rate"] / 1e9
     parts = [
         _HEAD.format(about=about_line(results["about"]["environment"])),
+        *results["about"].get("remarks", []),
         _SHAPES.format(rate=rate),
         table([_speed(row) for row in results["speed"] if row["work"] == _BOTH]),
         _limit([r for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]),
