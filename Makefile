@@ -40,9 +40,6 @@ demo: $(READY) ## Train three cells on real digits and take their gradients apar
 # Workers share an accelerator, so none may take its memory in advance.
 test test-all: export XLA_PYTHON_CLIENT_PREALLOCATE := false
 
-# What is compiled here runs for moments: with little optimisation it is done a quarter sooner. test-all has all.
-test: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
-
 test: $(READY) ## Run the fast tests and the docstring examples
 	$(PYTEST) -m "not slow" $(ARGS)
 

@@ -1,7 +1,7 @@
 """Lyapunov spectra of a random tanh map against lyapax, the library that people use with JAX.
 
-*Products alone* are the products of every step, state and directions with the weights: what no method that
-carries the directions step by step can do without.
+*Products alone* are XLA's products of every step, state and directions with the weights: what a method that
+carries the directions step by step cannot do without.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _row(size: int, count: int, steps: int) -> dict[str, Any]:
     if importlib.util.find_spec("lyapax"):
         runs["lyapax"] = functools.partial(_lyapax(step, count, steps), start)
     found = {name: np.asarray(run()) for name, run in runs.items()}  # compiles
-    runs["products alone"] = functools.partial(_products(step, steps), count + 1)
+    runs["products alone"] = _products(step, count + 1, steps)
     turns = {name: functools.partial(turn, run) for name, run in runs.items()}
     times = take_turns(turns, seconds=10)
     ours = times["lyapunov"]
@@ -97,17 +97,16 @@ def _ours(step: Any, start: Any, count: int, steps: int) -> Any:
     return lyapunov(step, xs, carry=start, warmup=_SETTLE, k=count).exponents
 
 
-def _products(step: Any, steps: int) -> Any:
-    weights = (
-        step.recurrent_kernel[...] / _GAIN
-    )  # of radius 1, so that nothing leaves the range of floats
+def _products(step: Any, rows: int, steps: int) -> Any:
+    # The weights are of radius 1 here, so that nothing leaves the range of floats.
+    weights = step.recurrent_kernel[...] / _GAIN
+    start = jnp.ones((rows, len(weights)), weights.dtype)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def carried(rows: int) -> Any:
-        start = jnp.ones((rows, len(weights)), weights.dtype)
+    @jax.jit
+    def carried(start: Any) -> Any:
         return jax.lax.fori_loop(0, steps + _SETTLE, lambda _, moved: moved @ weights, start)
 
-    return lambda rows: jax.block_until_ready(carried(rows))
+    return lambda: jax.block_until_ready(carried(start))
 
 
 def _lyapax(step: Any, count: int, steps: int) -> Any:

@@ -23,9 +23,10 @@ cell bound to its weights, a plain function. Every tool of this package takes a 
     y     = readout(carry)
 
 and each part promises something. `project` may be applied to all steps in one product. `mix` is
-affine, so its derivative is one constant matrix M. `update` works *unit by unit*: entry j of the new
-carry depends on entry j of each carry leaf and of each of the G gates, so its derivatives are
-diagonals. From these promises follow the fast gradient and the O(S²) step Jacobian,
+affine, so its derivative is one constant matrix M; where that is a weight, `multiplies_by` says so. `update`
+works *unit by unit*: entry j of the new carry depends on entry j of each carry leaf and of each of the G
+gates, so its derivatives are diagonals. From these promises follow the fast gradient and the O(S²) step
+Jacobian,
 
     ∂carry'/∂carry = ∂update/∂carry + ∂update/∂pull · M .
 
@@ -91,6 +92,30 @@ class SplitCell(Protocol):
     def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
         """Take one step."""
         ...
+
+
+def multiplies_by(weight: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Note on a `mix` that it multiplies h, the last leaf of the carry, by a weight, plus a constant at most.
+
+    To find M by differentiation is to multiply the weight by the identity. The note names the function that
+    it is on: another `mix` is not taken for it, though it be wrapped around this one.
+
+    Args:
+      weight: name of the attribute that holds the weight [H, P].
+    """
+
+    def noted(mix: Callable[..., Any]) -> Callable[..., Any]:
+        mix.note = (mix, weight)  # pyright: ignore[reportFunctionMemberAccess]
+        return mix
+
+    return noted
+
+
+def weight_of_mix(cell: SplitCell) -> jax.Array | None:
+    """Return the weight [H, P] that a cell's `mix` is noted to multiply h by; None where it has no note."""
+    function = getattr(cell.mix, "__func__", None)
+    noted, weight = getattr(function, "note", (None, ""))
+    return None if function is None or noted is not function else getattr(cell, weight)[...]
 
 
 @runtime_checkable

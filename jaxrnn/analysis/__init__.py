@@ -13,7 +13,7 @@ from jaxrnn.analysis.covariant import CovariantVectors, covariant_vectors
 from jaxrnn.analysis.cycles import Cycles, cycles
 from jaxrnn.analysis.diagnose import PARTS, Diagnosis, Verdict, diagnose, judge
 from jaxrnn.analysis.exponents import Lyapunov, PrecisionWarning
-from jaxrnn.analysis.fixed_points import FixedPoints, candidates_from, fixed_points
+from jaxrnn.analysis.fixed_points import candidates_from, fixed_points
 from jaxrnn.analysis.flows import Flow
 from jaxrnn.analysis.gated_mean_field import GatedMeanField, gated_mean_field
 from jaxrnn.analysis.gradient_flow import (
@@ -56,6 +56,7 @@ from jaxrnn.analysis.spectrum import (
     spectrum_of,
     weight_spectrum,
 )
+from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.analysis.trajectory import Trajectory, trace
 
 __all__ = [

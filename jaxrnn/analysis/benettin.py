@@ -57,9 +57,7 @@ _BLOCKS = 256  # blocks in a long run; in a short one they are of a few steps
 _SHORT_BLOCK = 16
 _CHUNK = 16  # blocks that one compiled call takes
 _LONGEST_INTERVAL = 256
-_LEANING = (
-    1e-6  # rounding, relative, that is allowed in what an interval that ends with an LU measures
-)
+_LU_ROUNDING = 1e-6  # relative, that is allowed in what an interval with an LU at its end measures
 _DIGITS = 0.5  # share of a float's digits by which directions may grow apart between factorisations
 
 
@@ -70,7 +68,7 @@ class _Outcome(NamedTuple):
     spread: float
     reach: float
     interval: int
-    leans: bool
+    by_lu: bool
 
 
 class Run:
@@ -89,7 +87,7 @@ class Run:
         self._xs = xs
         self._adapts = renorm_every is None
         self._every = renorm_every or 1
-        self._leans = False  # whether LU serves, but for the last interval of a block
+        self._by_lu = False  # all but the last interval of a block
         self._time_step = time_step_of(cell)
         self._first = position.steps
         carry, directions, _ = position
@@ -148,9 +146,9 @@ class Run:
     def _take(self, plan: Any, counted: bool) -> None:
         start = self._state
         outcome = self._ran(plan)
-        while self._adapts and (outcome.interval > 1 or outcome.leans) and self._failed(outcome):
-            if outcome.leans:
-                self._leans = False
+        while self._adapts and (outcome.interval > 1 or outcome.by_lu) and self._failed(outcome):
+            if outcome.by_lu:
+                self._by_lu = False
             else:
                 self._every = outcome.interval // 2
             self._state = start
@@ -176,7 +174,7 @@ class Run:
             spread=float(np.max(spreads)),
             reach=float(np.max(reaches)),
             interval=min(self._every, int(plan.max())),
-            leans=self._leans,
+            by_lu=self._by_lu,
         )
 
     def _failed(self, outcome: _Outcome) -> bool:
@@ -200,9 +198,8 @@ class Run:
         rates = outcome.sums / per_block(plan, outcome.sums)
         self._rates.append(rates / self._time_step)
         self._steps.append(plan)
-        loss = self._eps * math.exp(min(outcome.spread, 80.0)) / outcome.interval
-        loss *= self._state.directions.shape[-1] if outcome.leans else 1
-        self._rounding = max(self._rounding, loss)
+        lost = self._lost(self._eps, outcome.spread, outcome.by_lu) / outcome.interval
+        self._rounding = max(self._rounding, lost)
         some = min(2 * outcome.interval, int(plan[0]))
         self._determinants.append(self._determinant_difference(start, some, outcome))
 
@@ -216,7 +213,7 @@ class Run:
             return math.nan
         measured, exact = self._checks
         some, interval = jnp.asarray(steps, jnp.int32), jnp.asarray(outcome.interval, jnp.int32)
-        logs = np.asarray(measured(self._xs, start, some, interval, jnp.asarray(outcome.leans)))
+        logs = np.asarray(measured(self._xs, start, some, interval, jnp.asarray(outcome.by_lu)))
         dets = np.asarray(exact(self._xs, start, some))
         regular = np.isfinite(logs).all(axis=-1)
         differences = np.abs(logs.sum(axis=-1)[regular] - dets[regular])
@@ -226,20 +223,25 @@ class Run:
         """Set the interval by how far the directions have parted, and how far they reached, within one."""
         if not np.isfinite(outcome.sums).all():
             # Steps are singular, and nothing is known of the directions below.
-            self._every, self._leans = 1, False
+            self._every, self._by_lu = 1, False
             return
         spread, reach = max(outcome.spread, 1e-3), max(outcome.reach, 1e-3)
         longer = outcome.interval * min(self._limit / spread, self._range / reach)
         self._every = int(np.clip(int(longer), 1, min(4 * outcome.interval, _LONGEST_INTERVAL)))
-        size, eps = self._state.directions.shape[-1], jnp.finfo(self._state.directions.dtype).eps
         ahead = spread * max(1, self._every / outcome.interval)
-        self._leans = size * float(eps) * math.exp(min(ahead, 80.0)) < _LEANING
+        eps = float(jnp.finfo(self._state.directions.dtype).eps)
+        self._by_lu = self._lost(eps, ahead, by_lu=True) < _LU_ROUNDING
+
+    def _lost(self, eps: float, spread: float, by_lu: bool) -> float:
+        """Return the rounding of what directions measure that part by `spread` nats, relative."""
+        condition = self._state.directions.shape[-1] if by_lu else 1
+        return condition * eps * math.exp(min(spread, 80.0))
 
     def _padded(self, plan: Any) -> tuple[Any, Any, Any]:
         blocks = np.zeros(_CHUNK, np.int32)
         blocks[: len(plan)] = plan
         every = jnp.asarray(self._every, jnp.int32)
-        return jnp.asarray(blocks), every, jnp.asarray(self._leans)
+        return jnp.asarray(blocks), every, jnp.asarray(self._by_lu)
 
 
 def _block_length(steps: int) -> int:
@@ -273,30 +275,30 @@ def _largest(differences: list[float]) -> float:
 
 
 @compiled
-def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any, leans: Any) -> Any:
+def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any, by_lu: Any) -> Any:
     """Take blocks of steps; return the state, sums of logarithms [N, *B, K], spreads and reaches [N]."""
 
     def take(state, steps):
-        return _block(cell, xs, state, steps, every, leans)
+        return _block(cell, xs, state, steps, every, by_lu)
 
     return jax.lax.scan(take, state, blocks)
 
 
 @compiled
-def _logarithms(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any, leans: Any) -> Any:
+def _logarithms(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any, by_lu: Any) -> Any:
     """Return the sums of logarithms of one block alone."""
-    return _block(cell, xs, state, steps, every, leans)[1][0]
+    return _block(cell, xs, state, steps, every, by_lu)[1][0]
 
 
-def _block(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any, leans: Any) -> Any:
-    """Take a block of steps; at its end the directions are orthonormal, within it they may lean."""
+def _block(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any, by_lu: Any) -> Any:
+    """Take a block of steps, at the end of which the directions are orthonormal."""
     intervals = (steps + every - 1) // every
 
     def interval(i, running):
         state, sums, widest, furthest = running
         count = jnp.minimum(every, steps - i * every)
-        upright = (i == intervals - 1) | ~leans
-        factorise = functools.partial(jax.lax.cond, upright, nearly_orthonormal, same_flag)
+        by_qr = (i == intervals - 1) | ~by_lu
+        factorise = functools.partial(jax.lax.cond, by_qr, nearly_orthonormal, same_flag)
         state, logs = advance(cell, xs, state, count, factorise)
         apart, reach = spread_and_reach(logs)
         return state, sums + logs, jnp.maximum(widest, apart), jnp.maximum(furthest, reach)

@@ -21,8 +21,9 @@ import jax
 from jaxtyping import Array, Bool, Complex, Float
 
 from jaxrnn import checks
-from jaxrnn.analysis.fixed_points import FixedPoints, Settings, periodic_points
+from jaxrnn.analysis.fixed_points import Settings, periodic_points
 from jaxrnn.analysis.least_squares import LevenbergMarquardt, Search
+from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.typing import Carry, Step
 
 

@@ -29,7 +29,7 @@ from jaxrnn import checks
 from jaxrnn.analysis.bounds import TrajectoryBound, trajectory_bound_of
 from jaxrnn.analysis.certificates import Certificates, certify
 from jaxrnn.analysis.exponents import Lyapunov, PrecisionWarning
-from jaxrnn.analysis.fixed_points import FixedPoints, candidates_from, fixed_points
+from jaxrnn.analysis.fixed_points import candidates_from, fixed_points
 from jaxrnn.analysis.gradient_flow import GradientFlow, flow_along
 from jaxrnn.analysis.input_sensitivity import InputSensitivity, input_sensitivity_of
 from jaxrnn.analysis.jacobians import input_jacobians, jacobians
@@ -42,6 +42,7 @@ from jaxrnn.analysis.lag_contributions import (
 from jaxrnn.analysis.lyapunov import lyapunov
 from jaxrnn.analysis.propagator import Propagator, propagator_of
 from jaxrnn.analysis.spectrum import Spectrum, spectrum_of
+from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.analysis.trajectory import Trajectory, trace
 from jaxrnn.typing import Carry, Loss, Step, at_least_float32
 

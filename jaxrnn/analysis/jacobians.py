@@ -22,7 +22,7 @@ from jaxtyping import Array, Inexact
 from jaxrnn import checks
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.steps import carry_of, compiled, flat_state
-from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.typing import Carry, SplitCell, Step, weight_of_mix
 
 
 def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
@@ -184,11 +184,9 @@ def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H L H"]:
     """
     leaves = jax.tree.leaves(zero)
     units = leaves[0].shape[-1]
-    function = getattr(cell.mix, "__func__", None)
-    noted, kernel = getattr(function, "note", (None, ""))
-    if function is None or noted is not function:
+    weight = weight_of_mix(cell)
+    if weight is None:
         matrix = flat_state(jax.jacfwd(cell.mix)(zero), 1)
         return matrix.reshape(len(matrix) // units, units, len(leaves), units)
-    # The cell says where M stands (`jaxrnn.cells.base`): to differentiate is to multiply it by the identity.
-    of_last = jnp.moveaxis(getattr(cell, kernel)[...].reshape(units, -1, units), 0, -1)
+    of_last = jnp.moveaxis(weight.reshape(units, -1, units), 0, -1)
     return jnp.pad(of_last[:, :, None], ((0, 0), (0, 0), (len(leaves) - 1, 0), (0, 0)))

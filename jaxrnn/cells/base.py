@@ -19,7 +19,6 @@ other, as in LEM, it does not, and the cell writes `step` as a whole.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from typing import Any, ClassVar, Required, TypedDict, Unpack, final
 
 import jax
@@ -29,7 +28,7 @@ from jaxtyping import Array, Float, Inexact
 
 from jaxrnn import checks
 from jaxrnn.cells import initializers
-from jaxrnn.typing import Carry, Initializer
+from jaxrnn.typing import Carry, Initializer, multiplies_by
 
 
 class InputOptions(TypedDict, total=False):
@@ -256,20 +255,6 @@ class SplitStep(RecurrentCell):
         """Take one step, part by part."""
         carry = self.update(carry, self.project(x), self.mix(carry))
         return carry, self.readout(carry)
-
-
-def multiplies_by(kernel: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Note on a `mix` that it multiplies h, the last leaf, by a weight [H, P], and at most adds a constant.
-
-    Its derivative is then read off the weight (`jaxrnn.analysis.jacobians`). The note names the function that
-    it is on: another `mix` is not taken for it, though it be wrapped around this one.
-    """
-
-    def noted(mix: Callable[..., Any]) -> Callable[..., Any]:
-        mix.note = (mix, kernel)  # pyright: ignore[reportFunctionMemberAccess]
-        return mix
-
-    return noted
 
 
 class DenseCell(DenseWeights, SplitStep):

@@ -27,8 +27,8 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn.cells import initializers
-from jaxrnn.cells.base import CellOptions, DenseCell, DenseWeights, affine, multiplies_by
-from jaxrnn.typing import Initializer
+from jaxrnn.cells.base import CellOptions, DenseCell, DenseWeights, affine
+from jaxrnn.typing import Initializer, multiplies_by
 
 
 class GRUCell(DenseCell):

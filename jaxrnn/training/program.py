@@ -131,9 +131,8 @@ class Program:
         """Whether a network factorises several matrices at every step, which only a CPU may not finish."""
         model = jax.eval_shape(lambda: self._make_model(nnx.Rngs(0)))
         orthogonal = sum(isinstance(part, Orthogonal) for _, part in nnx.iter_modules(model))
-        penalties = set(self.config.penalties.wanted)  # each looks at the network by itself
-        times = orthogonal * (1 + len(penalties)) + len(penalties & {"spectral", "flossing"})
-        return times > 1 and jax.default_backend() == "cpu"
+        looks = 1 + len(self.config.penalties.wanted)  # each penalty prepares the network by itself
+        return orthogonal * looks > 1 and jax.default_backend() == "cpu"
 
     def _member(self, keys: _Keys, values: Any) -> Member:
         model = self._make_model(nnx.Rngs(keys.weights))

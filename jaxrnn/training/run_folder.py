@@ -107,9 +107,9 @@ class RunFolder:
         """Make the folder and write down settings and environment; those of the first time stay."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.path / _CONFIG, self._config)
+            _write(self.path / _CONFIG, json.dumps(self._config, indent=2))
             if not (self.path / _ENVIRONMENT).exists():
-                _write(self.path / _ENVIRONMENT, environment())
+                _write(self.path / _ENVIRONMENT, json.dumps(environment(), indent=2))
             self.figures.mkdir(exist_ok=True)
         except OSError as error:
             self._refuse(error)
@@ -148,7 +148,7 @@ class RunFolder:
         """Write down what training came to."""
         if jax.process_index() == 0:
             try:
-                replace_file(self.path / _RESULT, (_written(result, indent=2) + "\n").encode())
+                _write(self.path / _RESULT, _written(result, indent=2))
             except OSError as error:
                 self._refuse(error)
 
@@ -250,8 +250,8 @@ def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for name, part in parts for k, v in _flat(part, f"{prefix}{name}.").items()}
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
+def _write(path: Path, text: str) -> None:
+    replace_file(path, (text + "\n").encode())
 
 
 _NOT_FINITE = ("nan", "inf", "-inf")

@@ -16,7 +16,7 @@ from jaxrnn.analysis.exponents import Position
 from jaxrnn.analysis.gated_mean_field import _populate
 from jaxrnn.analysis.tangents import Tangents
 from jaxrnn.tasks import load_task
-from jaxrnn.training import FitConfig, Placement
+from jaxrnn.training import FitConfig, Penalties, Placement
 from jaxrnn.training.program import Program
 from tests.analysis.examples import inputs, make
 
@@ -209,9 +209,19 @@ def deep(rngs):
     return jaxrnn.models.EncoderClassifier(jaxrnn.Stack(layers), 10, rngs=rngs)
 
 
-def test_networks_that_factorise_several_times_a_step_train_one_after_another():
-    task, config = load_task("digits"), FitConfig(steps=1, every=1, seeds=3)
-    program = Program(deep, task, config, Placement().grid())
+def shallow(rngs):
+    """A network of one such layer."""
+    cell = jaxrnn.OrthogonalCell(1, 4, rngs=rngs)
+    return jaxrnn.models.SequenceClassifier(cell, 10, rngs=rngs)
+
+
+@pytest.mark.parametrize(
+    ("make", "penalties"), [(deep, Penalties()), (shallow, Penalties(l2=1e-3))]
+)
+def test_networks_that_factorise_several_times_a_step_train_one_after_another(make, penalties):
+    task = load_task("digits")
+    config = FitConfig(steps=1, every=1, seeds=3, penalties=penalties)
+    program = Program(make, task, config, Placement().grid())
     state = jax.eval_shape(program._start, program._keys, program._values)
     batch = jax.tree.map(jnp.asarray, task.valid.take(5))
     (part,) = task.train.parts(config.batch_size)

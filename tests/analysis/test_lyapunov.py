@@ -210,7 +210,7 @@ def test_intervals_cover_the_true_value():
 
 
 def test_float32_loses_no_direction_that_a_qr_keeps():
-    """Its steps part directions by 10 nats: what a basis that leans costs on top would pass for singular."""
+    """Its steps part directions by 10 nats: what the basis of an LU costs on top would pass for singular."""
     draw = np.random.default_rng(0)
     coupling = jnp.asarray(2 / np.sqrt(96) * draw.normal(size=(96, 96)), jnp.float32)
     xs = jnp.asarray(0.3 * draw.normal(size=(450, 96)), jnp.float32)
