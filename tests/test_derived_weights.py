@@ -17,7 +17,14 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import Blocked, Scan
 from jaxrnn.cells import CELLS
-from jaxrnn.cells.weights import Blended, BlockTriangular, Orthogonal, SkewSymmetric
+from jaxrnn.cells.weights import (
+    Blended,
+    BlockTriangular,
+    Directions,
+    Orthogonal,
+    Phases,
+    SkewSymmetric,
+)
 from jaxrnn.steps import prepared
 from jaxrnn.typing import DerivedWeight
 
@@ -27,6 +34,7 @@ DERIVED = {
     "antisymmetric": {"recurrent_kernel"},
     "lipschitz": {"recurrent_kernel", "linear"},
     "clockwork": {"recurrent_kernel"},
+    "unitary": {"phases", "normals"},
 }
 PLAIN = [name for name in CELLS if name not in DERIVED]
 KEY = jax.random.key(0)
@@ -135,6 +143,27 @@ def test_block_triangular_has_no_entries_from_fast_units_to_slow_ones(dtype):
     np.testing.assert_array_equal(W != 0, read)
     np.testing.assert_array_equal(W[read], weight.entries[...])
     assert W.dtype == dtype
+
+
+def test_phases_are_numbers_of_size_one(dtype):
+    weight = filled(Phases((3, 7), param_dtype=dtype, key=KEY), dtype, scale=5.0)
+    re, im = np.moveaxis(np.asarray(weight[...], np.float64), -2, 0)
+    θ = np.asarray(weight.angles[...], np.float64)
+    np.testing.assert_allclose(re + 1j * im, np.exp(1j * θ), rtol=0, atol=np.finfo(dtype).eps)
+
+
+def test_directions_have_norm_one(dtype):
+    weight = filled(Directions((2, 7), param_dtype=dtype, key=KEY), dtype, scale=5.0)
+    v = np.asarray(weight.free[...], np.float64)
+    expected = v / np.linalg.norm(v, axis=-1, keepdims=True)
+    np.testing.assert_allclose(weight[...], expected, rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("kind", [Phases, Directions])
+def test_what_has_size_one_does_not_round_it_away_in_half_precision(kind):
+    weight = kind((2, 6), param_dtype=jnp.bfloat16, key=KEY)
+    assert weight[...].dtype == jnp.float32 == weight.dtype
+    assert {leaf.dtype for leaf in jax.tree.leaves(weight)} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_a_fast_unit_of_the_clockwork_does_not_move_a_slow_one():

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import SplitStep, everywhere, product
 from jaxrnn.cells.modrelu import modrelu
+from jaxrnn.cells.weights import Directions, Phases
 from jaxrnn.typing import Initializer, at_least_float32
 
 ComplexCarry = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
@@ -46,8 +47,8 @@ class UnitaryCell(SplitStep):
 
     Attributes:
       kernel: V, real and imaginary part side by side [F, 2·H].
-      phases: angles of D₁, D₂, D₃ [3·H], drawn uniform in (−π, π).
-      reflections: the vectors of R₁, R₂, real part then imaginary part of each [4·H], uniform in (−1, 1).
+      phases: `weights.Phases` of D₁, D₂, D₃, cosines and sines [3, 2, H]; angles uniform in (−π, π).
+      normals: `weights.Directions` of R₁, R₂, real and imaginary parts [2, 2·H]; uniform in (−1, 1).
       threshold: b [H], starts at 0.
 
     Example:
@@ -76,9 +77,8 @@ class UnitaryCell(SplitStep):
         self.kernel = nnx.Param(
             initializers.per_gate(kernel_init, rngs.params(), (in_features, h), 2, param_dtype)
         )
-        draw = jax.random.uniform
-        self.phases = nnx.Param(draw(rngs.params(), (3 * h,), param_dtype, -np.pi, np.pi))
-        self.reflections = nnx.Param(draw(rngs.params(), (4 * h,), param_dtype, -1, 1))
+        self.phases = Phases((3, h), param_dtype=param_dtype, key=rngs.params())
+        self.normals = Directions((2, 2 * h), param_dtype=param_dtype, key=rngs.params())
         self.threshold = nnx.Param(jnp.zeros((h,), param_dtype))
 
     @property
@@ -93,14 +93,12 @@ class UnitaryCell(SplitStep):
     def mix(self, carry: ComplexCarry) -> Float[Array, "*B P"]:
         """Return the turned state, real and imaginary part, and b beside them."""
         dtype = at_least_float32(self.dtype)
-        re, im = (part.astype(dtype) for part in carry)
-        phases = self.phases[...].astype(dtype).reshape(3, -1)
-        d1, d2, d3 = jax.lax.complex(jnp.cos(phases), jnp.sin(phases))
-        a1, b1, a2, b2 = self.reflections[...].astype(dtype).reshape(4, -1)
-        h = jax.lax.complex(re, im)
-        h = _reflected(jnp.fft.fft(_scaled(h, d1), norm="ortho"), jax.lax.complex(a1, b1))
-        h = _scaled(h[..., permutation(self.hidden_features)], d2)
-        h = _scaled(_reflected(jnp.fft.ifft(h, norm="ortho"), jax.lax.complex(a2, b2)), d3)
+        h = jax.lax.complex(*(part.astype(dtype) for part in carry))
+        d1, d2, d3 = (jax.lax.complex(re, im) for re, im in self.phases[...])
+        v1, v2 = (jax.lax.complex(*jnp.split(normal, 2)) for normal in self.normals[...])
+        h = _reflected(jnp.fft.fft(_scaled(h, d1), norm="ortho"), v1)
+        h = _reflected(jnp.fft.ifft(_scaled(_permuted(h), d2), norm="ortho"), v2)
+        h = _scaled(h, d3)
         parts = [part.astype(self.dtype) for part in (h.real, h.imag)]
         return jnp.concatenate([*parts, everywhere(self.threshold[...], carry[0])], axis=-1)
 
@@ -124,10 +122,25 @@ def _scaled(h: Any, factors: Any) -> Any:
 
 
 def _reflected(h: Any, normal: Any) -> Any:
-    """Return h − 2 v ⟨v, h⟩ / ‖v‖²."""
+    """Return h − 2 v ⟨v, h⟩, v of norm 1."""
     along = jnp.sum(_scaled(h, normal.conj()), axis=-1, keepdims=True)
-    square = jnp.sum(normal * normal.conj())
-    return h - (2 / square) * along * everywhere(normal, h)
+    return h - 2 * along * everywhere(normal, h)
+
+
+def _permuted(h: Any) -> Any:
+    """Return Π h.
+
+    The solution x of Π⁻¹ x = h, which JAX turns back by solving once more. Left to JAX the derivative would
+    scatter, number by number.
+    """
+    order = permutation(h.shape[-1])
+    back = np.argsort(order)
+    return jax.lax.custom_linear_solve(
+        lambda x: x[..., back],
+        h,
+        solve=lambda _, h: h[..., order],
+        transpose_solve=lambda _, h: h[..., back],
+    )
 
 
 def permutation(size: int) -> Any:

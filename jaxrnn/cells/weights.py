@@ -1,9 +1,11 @@
-"""Recurrent matrices computed from parameters, so that training cannot take their properties away.
+"""Recurrent weights computed from parameters, so that training cannot take their properties away.
 
     SkewSymmetric      A = T − Tᵀ, T strictly upper triangular     every eigenvalue imaginary
     Orthogonal         exp(A), A skew-symmetric                    every singular value 1
     Blended            (1 − β)(M + Mᵀ) + β(M − Mᵀ) − γ I           a spectrum moved to the left
     BlockTriangular    no entries from fast units to slow ones     a hierarchy of time scales
+    Phases             cos θ + i sin θ                             every number of size 1
+    Directions         v / ‖v‖                                     every vector of norm 1
 
 Each takes the place of a parameter in a cell (`jaxrnn.typing.DerivedWeight`) and is computed once for all
 steps. Cells multiply from the left, h W; a property of W holds for the Wᵀ of the papers' W h as well, but
@@ -29,22 +31,22 @@ class _Derived(nnx.Module, abc.ABC):
     """A weight computed from parameters."""
 
     @abc.abstractmethod
-    def derive(self) -> Float[Array, "H H"]:
-        """Return the matrix."""
+    def derive(self) -> Float[Array, "..."]:
+        """Return the weight."""
 
     def __getitem__(self, key: Any) -> Float[Array, "..."]:
-        """Return a part of the matrix; ``[...]`` is all of it."""
+        """Return a part of the weight; ``[...]`` is all of it."""
         return self.derive()[key]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the matrix."""
+        """The shape of the weight."""
         return jax.eval_shape(self.derive).shape
 
     @property
     def dtype(self) -> Any:
-        """The dtype of the parameters, and of the matrix."""
-        return jax.tree.leaves(self)[0].dtype
+        """The dtype of the weight."""
+        return jax.eval_shape(self.derive).dtype
 
 
 class SkewSymmetric(_Derived):
@@ -170,3 +172,45 @@ class BlockTriangular(_Derived):
         """Return the matrix."""
         size = len(self.group)
         return jnp.zeros((size, size), self.entries.dtype).at[self._places].set(self.entries[...])
+
+
+class Phases(_Derived):
+    """Numbers cos θ + i sin θ.
+
+    Args:
+      shape: of the angles [*N, H].
+      param_dtype: dtype of the parameters; at least float32 is that of the numbers, whose size would leave 1.
+      key: draws the angles, uniform in (−π, π).
+
+    Attributes:
+      angles: θ [*N, H].
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, param_dtype: Any, key: Key):
+        self.angles = nnx.Param(jax.random.uniform(key, shape, param_dtype, -np.pi, np.pi))
+
+    def derive(self) -> Float[Array, "*N 2 H"]:
+        """Return the numbers, real and imaginary parts."""
+        angles = self.angles[...].astype(at_least_float32(self.angles.dtype))
+        return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-2)
+
+
+class Directions(_Derived):
+    """Vectors v / ‖v‖.
+
+    Args:
+      shape: of the vectors [*N, H].
+      param_dtype: dtype of the parameters; at least float32 is that of the vectors, whose norm would leave 1.
+      key: draws the vectors, uniform in (−1, 1).
+
+    Attributes:
+      free: v [*N, H].
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, param_dtype: Any, key: Key):
+        self.free = nnx.Param(jax.random.uniform(key, shape, param_dtype, -1, 1))
+
+    def derive(self) -> Float[Array, "*N H"]:
+        """Return the vectors."""
+        free = self.free[...].astype(at_least_float32(self.free.dtype))
+        return free / jnp.sqrt(jnp.sum(free * free, axis=-1, keepdims=True))

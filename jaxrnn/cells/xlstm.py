@@ -99,10 +99,12 @@ class SLSTMCell(InputWeights, SplitStep):
     def mix(self, carry: ScalarCarry) -> Float[Array, "*B P"]:
         """Return R h, gates side by side."""
         *_, h = carry
-        batch, size = h.shape[:-1], self.hidden_features // self.heads
-        kernel = self.recurrent_kernel[...].reshape(self.heads, size, 4, size)
-        pull = jnp.einsum("...ni,nigo->...gno", h.reshape(*batch, self.heads, size), kernel)
-        return pull.reshape(*batch, 4 * self.hidden_features)
+        parts = jnp.split(h, self.heads, axis=-1)
+        pulls = [
+            part @ kernel for part, kernel in zip(parts, self.recurrent_kernel[...], strict=True)
+        ]
+        by_gate = [pull.reshape(*h.shape[:-1], 4, -1) for pull in pulls]
+        return jnp.stack(by_gate, axis=-2).reshape(*h.shape[:-1], 4 * self.hidden_features)
 
     def update(
         self, carry: ScalarCarry, drive: Float[Array, "*B P"], pull: Float[Array, "*B P"]

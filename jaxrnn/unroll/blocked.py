@@ -43,6 +43,8 @@ _WHOLE_BYTES = 2**23
 _BLOCK_BYTES = 2**21
 _BLOCK_ROWS = 512
 _LOOP_ROWS = 8
+# A step back that reads so many slices, gates and carries, is worth a copy of its signals, fetched ahead.
+_AHEAD_SLICES = 8
 # Signals are kept if they are few, or if so many weights enter each that fresh memory for it is cheaper.
 _KEPT_BYTES = 2**24
 _KEPT_INTENSITY = 384
@@ -86,14 +88,14 @@ class Blocked(Method):
             expected = "Scan() for a step that is not a jaxrnn.typing.SplitCell with inputs"
             checks.refuse("method", self, expected)
         assert isinstance(cell, SplitCell)
-        plan = self._plan(cell, signals, frames.x, length)
+        plan = self._plan(cell, carry, signals, frames.x, length)
         results: Any = _carry_through(plan, cell, initial, carry, frames)
         last, carries = results
         outputs = seen(cell.readout(carries), frames.valid)
         ran = Blocked(plan.block, plan.keep)
         return Unrolled(outputs=outputs, carry=last, carries=carries, method=ran)
 
-    def _plan(self, cell: SplitCell, signals: Signals, xs: Any, length: int) -> _Plan:
+    def _plan(self, cell: SplitCell, carry: Carry, signals: Signals, xs: Any, length: int) -> _Plan:
         drive = jax.eval_shape(cell.project, xs[0])
         rows = math.prod(drive.shape[:-1])
         step_bytes = signals.arrays * drive.size * drive.dtype.itemsize
@@ -111,7 +113,10 @@ class Blocked(Method):
         # On a CPU, many rows multiply as fast within the loop as before it, and need no room for drives.
         small = rows < _LOOP_ROWS or xs.shape[-1] == 1
         hoist = small or jax.default_backend() != "cpu"
-        return _Plan(signals, length, block, keep, hoist, many_rows=rows > 1)
+        leaves = jax.tree.leaves(carry)
+        gates = drive.shape[-1] // leaves[0].shape[-1]
+        many_slices = signals.arrays * gates + len(leaves) >= _AHEAD_SLICES
+        return _Plan(signals, length, block, keep, hoist, rows > 1, gates > 1, many_slices)
 
 
 def _signals(cell: Step, carry: Carry, frames: Frames) -> Signals | None:
@@ -133,6 +138,8 @@ class _Plan:
     keep: bool
     hoist: bool
     many_rows: bool
+    many_gates: bool
+    many_slices: bool
 
     @property
     def is_whole_drive(self) -> bool:
@@ -245,7 +252,8 @@ def _forward(
 
     def run(carry, block):
         drives = cell.project(seen(block.x, block.valid))
-        return _fetching_ahead(step, carry, drives, (block.valid, block.reset))
+        rest = (block.valid, block.reset)
+        return _over_signals(step, carry, drives, 0, len(drives), rest, ahead=plan.many_gates)
 
     stretches = []
     for segment in segments(plan.length, plan.block):
@@ -255,25 +263,40 @@ def _forward(
     return (carry, carries), signals
 
 
-def _fetching_ahead(
-    step: Any, carry: Carry, drives: Any, rest: tuple[Any, ...]
-) -> tuple[Carry, Any]:
-    """Scan ``step(carry, (drive, *rest))`` over a block, each drive fetched a step ahead.
+def _over_signals(
+    step: Any,
+    state: Any,
+    source: Any,
+    first: Any,
+    size: int,
+    rest: tuple[Any, ...],
+    *,
+    ahead: bool,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """Scan ``step(state, (signal, *rest))`` over `size` steps, step t's signal being ``source[first + t]``.
 
-    Several gates are slices of one drive. It comes into the loop's own state as one copy: fetched by each
-    gate, it would be a slice of a slice, and XLA's CPU backend vectorises none.
+    Several gates are slices of one signal. `ahead` brings it into the loop's own state as one copy, a step
+    before it is used: fetched by each gate, it would be a slice of a slice, and XLA's CPU backend vectorises
+    none.
     """
-    if drives.shape[-1] == jax.tree.leaves(carry)[0].shape[-1]:  # one gate
-        return jax.lax.scan(step, carry, (drives, *rest))
 
-    def ahead(state, now):
-        (carry, drive), (t, *rest) = state, now
-        moved, kept = step(carry, (drive, *rest))
-        return (moved, at(drives, jnp.minimum(t + 1, len(drives) - 1))), kept
+    def fetching(state, now):
+        t, *rest = now
+        return step(state, (at(source, first + t), *rest))
 
-    steps = (jnp.arange(len(drives), dtype=jnp.int32), *rest)
-    (carry, _), kept = jax.lax.scan(ahead, (carry, drives[0]), steps)
-    return carry, kept
+    def fetching_ahead(states, now):
+        (state, signal), (t, *rest) = states, now
+        state, kept = step(state, (signal, *rest))
+        following = jnp.maximum(t - 1, 0) if reverse else jnp.minimum(t + 1, size - 1)
+        return (state, at(source, first + following)), kept
+
+    steps = (jnp.arange(size, dtype=jnp.int32), *rest)
+    if not ahead:
+        return jax.lax.scan(fetching, state, steps, reverse=reverse)
+    start = at(source, first + (size - 1 if reverse else 0))
+    (state, _), kept = jax.lax.scan(fetching_ahead, (state, start), steps, reverse=reverse)
+    return state, kept
 
 
 def _sweep(
@@ -310,11 +333,10 @@ def _sweep(
     turned = jax.lax.optimization_barrier(_turned(cell)) if plan.many_rows else None
 
     def step(state, now):
-        (d_carry, d_initial), (t, start, valid, reset) = state, now
+        (d_carry, d_initial), (signal, t, start, valid, reset) = state, now
         d_carry = _sum(d_carry, at(d_carries, first + t))
         nothing = jax.tree.map(jnp.zeros_like, d_carry)
         d_moved = d_carry if valid is None else where(valid, d_carry, nothing)
-        signal = at(source, offset + t)
         _, update_back = jax.vjp(functools.partial(signals.update, cell), start, signal)
         d_start, d_signal = update_back(d_moved)
         mixing = cell if turned is None else _turned(turned)
@@ -328,8 +350,11 @@ def _sweep(
             d_start = _sum(d_start, where(valid, nothing, d_carry))
         return (d_start, d_initial), d_signal
 
-    steps = (jnp.arange(size, dtype=jnp.int32), starts, block.valid, block.reset)
-    state, d_signals = jax.lax.scan(step, (d_carry, d_initial), steps, reverse=True)
+    rest = (jnp.arange(size, dtype=jnp.int32), starts, block.valid, block.reset)
+    ahead = plan.many_rows and plan.many_slices
+    state, d_signals = _over_signals(
+        step, (d_carry, d_initial), source, offset, size, rest, ahead=ahead, reverse=True
+    )
     d_drives, d_pulls = signals.parts(_rows(d_signals))
     d_by_project, d_x = project_back(d_drives)
     (d_by_mix,) = mix_back(d_pulls)
@@ -353,7 +378,7 @@ def _starts(kept: _Kept, reset: Any, first: Any, size: int) -> Carry:
 
 def _turned(cell: Any) -> Any:
     """Return the cell with its matrices transposed; twice, and it is itself again."""
-    return jax.tree.map(lambda w: w.T if w.ndim == 2 else w, cell)
+    return jax.tree.map(lambda w: jnp.swapaxes(w, -1, -2) if w.ndim > 1 else w, cell)
 
 
 def _rows(tree: Any) -> Any:

@@ -97,10 +97,9 @@ def unitary() -> Cell:
         Π = real_form(np.eye(len(b))[np.random.RandomState(0).permutation(len(b))], still)
         D1, D2, D3 = (
             real_form(np.diag(np.cos(phases)), np.diag(np.sin(phases)))
-            for phases in np.split(params["phases"], 3)
+            for phases in params["phases.angles"]
         )
-        re1, im1, re2, im2 = np.split(params["reflections"], 4)
-        R1, R2 = reflection(re1, im1), reflection(re2, im2)
+        R1, R2 = (reflection(*np.split(v, 2)) for v in params["normals.free"])
         V = np.vstack(np.split(params["kernel"].T, 2))
         return {"W": D3 @ R2 @ F.T @ D2 @ Π @ R1 @ F @ D1, "V": V, "b": b}
 
