@@ -9,6 +9,8 @@ by one, pays for the products. All are compiled beforehand and take turns.
 Results beyond 32 MB are fresh pages at each call under glibc, and to have them cleared takes longer than to
 compute what goes there. So zeros alone are written too, into a new array of the same size. Pages are kept
 where the environment has ``MALLOC_MMAP_MAX_=0`` and ``MALLOC_TRIM_THRESHOLD_=4294967295``.
+
+Where the Jacobians are only multiplied with, they need no entries: their factors are timed too.
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ from flax import nnx
 import jaxrnn
 from benchmarks.timing import quartiles, take_turns, turn
 from jaxrnn.analysis import Trajectory, trace
-from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
+from jaxrnn.analysis.jacobians import (
+    factored_jacobians,
+    general_jacobians,
+    structured_jacobians,
+)
 from jaxrnn.steps import carry_of, flat_state
 
 CASES = (
@@ -61,6 +67,7 @@ def _row(name: str, units: int, shape: tuple[int, int], dtype: str, cores: int) 
     results = {label: np.asarray(program(cell, path)) for label, program in programs.items()}
     like = results["structured"]
     zero = jnp.zeros((), like.dtype)
+    programs["factors"] = factored_jacobians
     programs["zeros alone"] = lambda *_: _filled(zero, shape=like.shape)
     times = take_turns({label: _taker(program, cell, path) for label, program in programs.items()})
     ours = times["structured"]

@@ -84,8 +84,9 @@ def page(results: dict[str, Any]) -> str:
         "compilation, and by how much the process grew.",
         table([_large(row) for row in results["large"]]),
         "## Step Jacobians\n\nOne core: the structured path against what one would write without the "
-        "package, `vmap(jacfwd)`, against our path for cells of no known structure, and against zeros alone, "
-        "written into a new array of the same size.",
+        "package, `vmap(jacfwd)`, against our path for cells of no known structure, against zeros alone, "
+        "written into a new array of the same size, and against the factors, which products of Jacobians and "
+        "vectors need instead of entries (`factored_jacobians`).",
         table([_jacobian(row) for row in results["jacobians"]]),
         "## Fixed points\n\nOf an LSTM of 64 units, all cores, with the Jacobians and their eigenvalues: all "
         "candidates together, against one after another by the same function, and by hand as is usually "
@@ -192,7 +193,7 @@ def _large(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-_OTHER_WAYS = ("vmap(jacfwd)", "general", "zeros alone")
+_OTHER_WAYS = ("vmap(jacfwd)", "general", "zeros alone", "factors")
 
 
 def _jacobian(row: dict[str, Any]) -> dict[str, str]:

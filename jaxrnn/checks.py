@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.core import Tracer
 
 
@@ -32,13 +33,15 @@ def refuse(argument: str, got: object, expected: str) -> NoReturn:
 
 
 def describe(x: Any) -> str:
-    """Say what an argument is: dtype and shape of arrays, otherwise its type and value."""
+    """Say what an argument is: dtype and shape of an array, a module's class, otherwise type and value."""
     if hasattr(x, "shape") and hasattr(x, "dtype"):
         return f"{x.dtype}{list(x.shape)}"
     if isinstance(x, list):
         return "[" + ", ".join(map(describe, x)) + "]"
     if isinstance(x, tuple):
         return "(" + ", ".join(map(describe, x)) + (",)" if len(x) == 1 else ")")
+    if isinstance(x, nnx.Module):
+        return type(x).__name__
     return f"{type(x).__name__} {x!r}"
 
 

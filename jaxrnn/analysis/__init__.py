@@ -23,7 +23,12 @@ from jaxrnn.analysis.gradient_flow import (
     stack_gradient_flow,
 )
 from jaxrnn.analysis.input_sensitivity import InputSensitivity, input_sensitivity
-from jaxrnn.analysis.jacobians import input_jacobians, jacobians
+from jaxrnn.analysis.jacobians import (
+    FactoredJacobians,
+    factored_jacobians,
+    input_jacobians,
+    jacobians,
+)
 from jaxrnn.analysis.lag_contributions import LagContributions, lag_contributions
 from jaxrnn.analysis.least_squares import Descent, LevenbergMarquardt
 from jaxrnn.analysis.linear_memory import linear_memory
@@ -68,6 +73,7 @@ __all__ = [
     "Cycles",
     "Descent",
     "Diagnosis",
+    "FactoredJacobians",
     "FixedPoints",
     "Flow",
     "FlowHistory",
@@ -102,6 +108,7 @@ __all__ = [
     "cycles",
     "diagnose",
     "edge_of_chaos",
+    "factored_jacobians",
     "fixed_points",
     "gated_mean_field",
     "gradient_flow",

@@ -5,13 +5,15 @@ For a split cell (`jaxrnn.typing.SplitCell`) the chain rule gives
     J = ∂update/∂carry + ∂update/∂pull · M ,        M = ∂mix/∂carry, the same at every step.
 
 Because `update` works unit by unit, both of its derivatives are diagonals: one forward-mode sweep per
-carry leaf and per gate finds them for all units, steps and sequences at once. A Jacobian then costs
-G·H·S multiplications a carry leaf, where pushing S basis vectors through the step (`general_jacobians`, right
-for any step) costs S times a step. The two are held equal by the tests.
+carry leaf and per gate finds them for all units, steps and sequences at once. They and M are the Jacobian
+already (`factored_jacobians`); its entries cost G·H·S multiplications a carry leaf, where pushing S basis
+vectors through the step (`general_jacobians`, right for any step) costs S times a step. The two are held
+equal by the tests.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -118,10 +120,90 @@ def _by_pushes(
     return jax.vmap(column, out_axes=-1)(jnp.eye(flat.shape[-1], dtype=flat.dtype))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FactoredJacobians:
+    """Step Jacobians of a split cell as the factors that they are made of.
+
+    With the state cut into L leaves of H units, and the pull into G gates of H units,
+
+        J v = K v + P (M v),        K, P unit by unit and of each step, M the same at all:
+
+    (L + G)·L·H numbers a step rather than (L·H)². Entry t belongs to the step from s_t to s_{t+1}, as in
+    `jacobians`.
+
+    Attributes:
+      kept: K, by new leaf and old leaf [T, *B, L, L, H].
+      pulled: P, by new leaf and gate [T, *B, L, G, H].
+      mixing: M = ∂mix/∂carry, by gate and its unit, leaf and its unit [G, H, L, H].
+    """
+
+    kept: Inexact[Array, "T *B L L H"]
+    pulled: Inexact[Array, "T *B L G H"]
+    mixing: Inexact[Array, "G H L H"]
+
+    def dense(self) -> Inexact[Array, "T *B S S"]:
+        """Return the matrices, as `jacobians` does."""
+        return _assembled(self.kept, self.pulled, self.mixing)
+
+    def matvec(self, v: Inexact[Array, "T *B S"]) -> Inexact[Array, "T *B S"]:
+        """Return J_t v_t for every step: how a change of the state moves on.
+
+        Raises:
+          InputError: `v` has another shape than the states, one for each step.
+        """
+        leaves = self._by_leaf("v", v)
+        pull = jnp.einsum("ghlk,...lk->...gh", self.mixing, leaves)
+        moved = jnp.einsum("...mlh,...lh->...mh", self.kept, leaves)
+        moved += jnp.einsum("...mgh,...gh->...mh", self.pulled, pull)
+        return moved.reshape(v.shape)
+
+    def rmatvec(self, w: Inexact[Array, "T *B S"]) -> Inexact[Array, "T *B S"]:
+        """Return J_tᵀ w_t for every step: how a gradient comes back.
+
+        Raises:
+          InputError: `w` has another shape than the states, one for each step.
+        """
+        leaves = self._by_leaf("w", w)
+        pull = jnp.einsum("...mgh,...mh->...gh", self.pulled, leaves)
+        back = jnp.einsum("...mlh,...mh->...lh", self.kept, leaves)
+        back += jnp.einsum("ghlk,...gh->...lk", self.mixing, pull)
+        return back.reshape(w.shape)
+
+    def _by_leaf(self, name: str, states: Any) -> Inexact[Array, "T *B L H"]:
+        *batch, leaves, _, units = self.kept.shape
+        checks.shape(name, states, (*batch, leaves * units), "[T, *B, S]")
+        return states.reshape(*batch, leaves, units)
+
+
+def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
+    """Return the step Jacobians of a split cell as their factors, where S² numbers a step are too many.
+
+    Raises:
+      InputError: a cell whose step is not split; a trajectory that holds values that are not finite.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> import jaxrnn
+      >>> cell = jaxrnn.LSTMCell(3, 512, rngs=nnx.Rngs(0))
+      >>> path = jaxrnn.analysis.trace(cell, jnp.ones((20, 4, 3)))
+      >>> jaxrnn.analysis.factored_jacobians(cell, path).rmatvec(path.states[1:]).shape
+      (20, 4, 1024)
+    """
+    _check_trajectory(trajectory)
+    if not isinstance(cell, SplitCell):
+        expected = (
+            "a split cell (jaxrnn.typing.SplitCell); jacobians(cell, trajectory) takes any step"
+        )
+        checks.refuse("cell", checks.describe(cell), expected)
+    return FactoredJacobians(*_slopes_and_mixing(cell, trajectory))
+
+
 def structured_jacobians(cell: SplitCell, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     """Step Jacobians of a split cell from its unit-wise slopes, [T, *B, S, S]."""
     # Two programs: as one, XLA computes the slopes anew for every entry of a row; a CPU takes thrice as long.
-    return _assembled(*_slopes_and_mixing(cell, trajectory))
+    return factored_jacobians(cell, trajectory).dense()
 
 
 @compiled

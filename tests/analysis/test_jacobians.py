@@ -20,6 +20,7 @@ from scipy.special import expit
 import jaxrnn
 from jaxrnn.analysis import jacobians, trace
 from jaxrnn.analysis.jacobians import (
+    factored_jacobians,
     general_jacobians,
     input_jacobians,
     mixing_blocks,
@@ -136,6 +137,44 @@ def test_float32_is_right_to_its_own_rounding(name, method):
     assert found.dtype == jnp.float32
     # Some ten roundings of 2⁻²⁴ each: in the gates, the slopes and the product with the weights.
     assert_close(found, exact, 1e-6)
+
+
+@every_plain_cell
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_factors_multiply_as_the_papers_equations_do(name, batch, dtype):
+    cell, path = travelled(name, batch, dtype=dtype)
+    wide = jax.tree.map(lambda a: np.asarray(a, np.float64), (cell, path))
+    exact = by_complex_steps(name, *wide)
+    factors = factored_jacobians(cell, path)
+    draw = np.random.default_rng(0)
+    v, w = (jnp.asarray(draw.normal(size=exact.shape[:-1]), dtype) for _ in range(2))
+    tolerance = 1e-12 if dtype == jnp.float64 else 1e-5
+    assert_close(factors.matvec(v), np.einsum("...ij,...j->...i", exact, v), tolerance)
+    assert_close(factors.rmatvec(w), np.einsum("...ij,...i->...j", exact, w), tolerance)
+
+
+def test_factors_grow_with_the_units_and_not_with_their_square():
+    cell, path = travelled("lstm", dtype=jnp.float32)
+    factors = factored_jacobians(cell, path)
+    steps = T * np.prod(path.batch)
+    assert factors.kept.size + factors.pulled.size == steps * (2 * 2 * H + 2 * 4 * H)
+    assert factors.mixing.size == 4 * H * 2 * H
+
+
+def test_factors_of_a_step_that_is_not_split_are_refused():
+    cell = make("lem", jnp.float32)
+    path = trace(cell, inputs(cell, dtype=jnp.float32)[0])
+    with pytest.raises(InputError, match=r"^cell: got LEMCell; expected a split cell"):
+        factored_jacobians(cell, path)
+
+
+@pytest.mark.parametrize("product", ["matvec", "rmatvec"])
+def test_factors_multiply_one_state_a_step(product):
+    cell, path = travelled("lstm", (2,), dtype=jnp.float32)
+    multiply = getattr(factored_jacobians(cell, path), product)
+    message = f"got float32[2, {2 * H}]; expected shape [{T}, 2, {2 * H}], [T, *B, S]"
+    with pytest.raises(InputError, match="^[vw]: " + re.escape(message)):
+        multiply(path.states[0])
 
 
 @table_of_cells("lstm", among=("gru", "lstm"))
