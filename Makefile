@@ -37,8 +37,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Train three cells on real digits and take their gradients apart: runs/demo (resumes)
 	$(BIN)/jaxrnn demo --out runs/demo $(if $(wildcard runs/demo/config.json),--resume) $(ARGS)
 
-# Workers share an accelerator, so none may take its memory in advance.
+# Workers share an accelerator, so none may take its memory in advance. What is compiled, half of the time, is
+# kept for the other workers, the processes that tests start, and the next time.
 test test-all: export XLA_PYTHON_CLIENT_PREALLOCATE := false
+test test-all: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/programs
+test test-all: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+test test-all: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
 
 test: $(READY) ## Run the fast tests and the docstring examples
 	$(PYTEST) -m "not slow" $(ARGS)
@@ -87,5 +91,5 @@ constraints: ## Pin the dependencies anew (maintainers; needs uv); ARGS=--upgrad
 	@{ echo "$$CONSTRAINTS_HEADER"; cat constraints.txt; } > constraints.tmp && mv constraints.tmp constraints.txt
 
 clean: ## Remove .venv, build products and caches; runs/ stays
-	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist .cache .pytest_cache .ruff_cache .hypothesis
 	find . -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -not -path './.git/*' -prune -exec rm -rf {} +

@@ -50,10 +50,13 @@ _QUICK_IN_FLOAT64 = (
 )
 
 
+_SLOW_NOTEBOOKS = ("03_the_zoo.ipynb", "04_learning_to_remember.ipynb")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Count among the slow tests the notebook on every cell, and what is run once more in float32."""
+    """Count among the slow tests two of the notebooks, and what is run once more in float32."""
     for item in items:
         again = item.path.name in _QUICK_IN_FLOAT64 and "float32" in item.name
-        if again or item.path.name == "03_the_zoo.ipynb":
+        if again or item.path.name in _SLOW_NOTEBOOKS:
             item.add_marker(pytest.mark.slow)

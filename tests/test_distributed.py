@@ -82,6 +82,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_eight_devices_come_to_the_numbers_of_one(alone: Path, tmp_path: Path):
     grid = ["--member-devices", "4", "--data-devices", "2"]
     _finish(_start(tmp_path / "run", "--steps", "40", *grid, devices=8))
@@ -121,7 +122,8 @@ def test_a_lost_process_ends_the_job_and_leaves_a_good_checkpoint(lost: int, tmp
         assert checkpoints.read()[".step"] == checkpoints.latest
 
 
-@pytest.mark.parametrize("asked", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [0, 1])
 def test_a_process_that_is_asked_to_end_ends_the_job_which_one_process_goes_on_with(
     asked: int, alone: Path, tmp_path: Path
 ):
