@@ -1,7 +1,8 @@
 """Lyapunov spectra of a random tanh map against lyapax, the library that people use with JAX.
 
 *Products alone* are XLA's products of every step, state and directions with the weights: what a method that
-carries the directions step by step cannot do without.
+carries the directions step by step cannot do without. *At full rate* they would run as one product of 1024³
+does, in the same precision.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from jaxrnn.analysis import lyapunov, mean_field
 
 _GAIN = 2.0
 _SETTLE = 100
+_FULL = 1024
+"""Rows and columns of a product that runs at the machine's full rate."""
 
 
 def lyapunov_spectra(cores: int, cases: list[list[int]]) -> Iterator[dict[str, Any]]:
@@ -69,8 +72,10 @@ def _row(size: int, count: int, steps: int) -> dict[str, Any]:
         runs["lyapax"] = functools.partial(_lyapax(step, count, steps), start)
     found = {name: np.asarray(run()) for name, run in runs.items()}  # compiles
     runs["products alone"] = _products(step, count + 1, steps)
+    runs["at full rate"] = _full_product()
     turns = {name: functools.partial(turn, run) for name, run in runs.items()}
     times = take_turns(turns, seconds=10)
+    times["at full rate"] *= size**2 * (count + 1) * (steps + _SETTLE) / _FULL**3
     ours = times["lyapunov"]
     return {
         "size": size,
@@ -107,6 +112,12 @@ def _products(step: Any, rows: int, steps: int) -> Any:
         return jax.lax.fori_loop(0, steps + _SETTLE, lambda _, moved: moved @ weights, start)
 
     return lambda: jax.block_until_ready(carried(start))
+
+
+def _full_product() -> Any:
+    product = jax.jit(lambda a: a @ a)
+    factor = jnp.ones((_FULL, _FULL))
+    return lambda: jax.block_until_ready(product(factor))
 
 
 def _lyapax(step: Any, count: int, steps: int) -> Any:
