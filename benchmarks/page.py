@@ -77,8 +77,8 @@ def page(results: dict[str, Any]) -> str:
         "the same cell inside `nnx.RNN` and, where the step is linear in its carry, `Associative`. Where "
         "the default is the plain scan, the two are one program, and what differs is the measurement.",
         table([_cell(row) for row in results["cells"]]),
-        "## Lyapunov exponents\n\nOf the map h ← tanh(J h), float64, one core, against lyapax, and against "
-        "XLA's products of state and directions with the weights alone, and these at the rate of one of 1024³.",
+        "## Lyapunov exponents\n\nOf the map h ← tanh(J h), float64, one core, against lyapax, against XLA's "
+        "products of state and directions with the weights alone, and these at the rate of one of 1024³.",
         table([_lyapunov(row) for row in results["lyapunov"]]),
         "Large systems and long runs, float32, all cores, each in a process of its own: seconds with "
         "compilation, and by how much the process grew.",
