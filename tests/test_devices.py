@@ -17,6 +17,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import InputError, devices
+from jaxrnn.cells import CELLS
 
 
 def run_on_two_cores(program: str) -> str:
@@ -72,9 +73,13 @@ def test_results_with_a_batch_axis_are_put_together():
     """)
 
 
-def test_weights_that_all_devices_share_get_the_sum_of_their_gradients():
+@pytest.mark.parametrize(
+    "names",
+    [("lstm", "unitary"), pytest.param(tuple(CELLS), marks=pytest.mark.slow, id="all")],
+)
+def test_weights_that_all_devices_share_get_the_sum_of_their_gradients(names):
     """`jax.shard_map` by hand, without `split_batch`: JAX sums over what the devices share."""
-    run_on_two_cores("""
+    run_on_two_cores(f"""
         from jax.sharding import PartitionSpec as P
         mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
@@ -84,7 +89,9 @@ def test_weights_that_all_devices_share_get_the_sum_of_their_gradients():
         part = jax.shard_map(
             jax.grad(loss), mesh=mesh, in_specs=(P(), P(None, "data")), out_specs=P()
         )
-        close(jax.jit(part)(cell, xs), jax.grad(loss)(cell, xs))
+        for name in {names}:
+            cell = jaxrnn.make_cell(name, 3, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+            close(jax.jit(part)(cell, xs), jax.jit(jax.grad(loss))(cell, xs))
     """)
 
 

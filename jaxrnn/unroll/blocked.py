@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from jaxrnn import checks
+from jaxrnn.steps import varying_alike
 from jaxrnn.typing import Carry, SplitCell, Step
 from jaxrnn.unroll.blocks import at, even, joined, segments, window
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
@@ -178,7 +179,8 @@ def _forward_rule(plan: _Plan, *arguments: Any) -> tuple[Any, Any]:
 
 def _backward_rule(plan: _Plan, kept: Any, cotangents: Any) -> tuple[Any, Carry, Carry, Frames]:
     if plan.is_whole_drive:
-        *d_others, d_x = kept(jax.tree.map(_instantiated, cotangents, is_leaf=_is_zero))
+        (cotangents,) = varying_alike(jax.tree.map(_instantiated, cotangents, is_leaf=_is_zero))
+        *d_others, d_x = kept(cotangents)
         return *d_others, Frames(d_x, None, None)
     d_last, d_carries = cotangents
     d_carry = jax.tree.map(
