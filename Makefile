@@ -40,9 +40,9 @@ demo: $(READY) ## Train three cells on real digits and take their gradients apar
 # Workers share an accelerator, so none may take its memory in advance. What is compiled, half of the time, is
 # kept for the other workers, the processes that tests start, and the next time.
 test test-all: export XLA_PYTHON_CLIENT_PREALLOCATE := false
-test test-all: export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.cache/programs
-test test-all: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
-test test-all: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+test test-all: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/programs
+test test-all: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+test test-all: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES ?= -1
 
 test: $(READY) ## Run the fast tests and the docstring examples
 	$(PYTEST) -m "not slow" $(ARGS)

@@ -41,7 +41,7 @@ def describe(x: Any) -> str:
     if isinstance(x, tuple):
         return "(" + ", ".join(map(describe, x)) + (",)" if len(x) == 1 else ")")
     if isinstance(x, nnx.Module):
-        return type(x).__name__
+        return f"{type(x).__module__.split('.')[0]}.{type(x).__name__}"
     return f"{type(x).__name__} {x!r}"
 
 

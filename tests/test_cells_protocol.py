@@ -201,6 +201,16 @@ def test_any_number_of_batch_axes(name, batch, x64):
         assert_close(ours, theirs, "float64")
 
 
+@every_cell
+def test_a_batch_of_no_sequences_has_no_outputs_and_no_gradient(name):
+    cell = make(name, jnp.float32)
+    xs = jnp.zeros((4, 0, cell.in_features))
+    assert jaxrnn.unroll(cell, xs).outputs.shape == (4, 0, cell.out_features)
+    gradient = jax.grad(lambda cell: jnp.sum(jaxrnn.unroll(cell, xs).outputs))(cell)
+    for leaf in leaves(gradient):
+        np.testing.assert_array_equal(leaf, 0)
+
+
 @pytest.mark.parametrize("name", PARALLEL)
 def test_parallel_cells_take_all_steps_at_once(name, x64):
     cell, xs, carry, done, gradients = evaluated(name, jnp.dtype("float64"))

@@ -159,10 +159,16 @@ def test_directions_have_norm_one(dtype):
     np.testing.assert_allclose(weight[...], expected, rtol=4 * np.finfo(dtype).eps)
 
 
+def norms(vectors):
+    return np.linalg.norm(np.asarray(vectors), axis=-1)
+
+
 @pytest.mark.parametrize("kind", [Phases, Directions])
 def test_what_has_size_one_does_not_round_it_away_in_half_precision(kind):
     weight = kind((2, 6), param_dtype=jnp.bfloat16, key=KEY)
     assert weight[...].dtype == jnp.float32 == weight.dtype
+    size = jnp.hypot(*jnp.moveaxis(weight[...], -2, 0)) if kind is Phases else norms(weight[...])
+    np.testing.assert_allclose(size, 1, rtol=1e-6)
     assert {leaf.dtype for leaf in jax.tree.leaves(weight)} == {jnp.dtype(jnp.bfloat16)}
 
 

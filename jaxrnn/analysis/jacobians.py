@@ -46,7 +46,7 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
       (20, 4, 16, 16)
     """
     _check_trajectory(trajectory)
-    if isinstance(cell, SplitCell):
+    if isinstance(cell, SplitCell) and len(set(_widths(trajectory))) == 1:
         return structured_jacobians(cell, trajectory)
     return general_jacobians(cell, trajectory)
 
@@ -73,6 +73,10 @@ def input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B 
     for leaf in leaves:
         checks.floating("trajectory.xs", leaf)
     return _input_jacobians(cell, trajectory)
+
+
+def _widths(trajectory: Trajectory) -> list[int]:
+    return [leaf.shape[-1] for leaf in jax.tree.leaves(trajectory.before)]
 
 
 def _check_trajectory(trajectory: Any) -> None:
@@ -130,7 +134,7 @@ class FactoredJacobians:
         J v = K v + P (M v),        K, P unit by unit and of each step, M the same at all:
 
     (L + G)·L·H numbers a step rather than (L·H)². Entry t belongs to the step from s_t to s_{t+1}, as in
-    `jacobians`.
+    `jacobians`. Several vectors a step are taken by ``jax.vmap``, as in ``jax.vmap(factors.matvec, -1, -1)``.
 
     Attributes:
       kept: K, by new leaf and old leaf [T, *B, L, L, H].
@@ -152,6 +156,7 @@ class FactoredJacobians:
         Raises:
           InputError: `v` has another shape than the states, one for each step.
         """
+        v = jnp.asarray(v)
         leaves = self._by_leaf("v", v)
         pull = jnp.einsum("ghlk,...lk->...gh", self.mixing, leaves)
         moved = jnp.einsum("...mlh,...lh->...mh", self.kept, leaves)
@@ -164,6 +169,7 @@ class FactoredJacobians:
         Raises:
           InputError: `w` has another shape than the states, one for each step.
         """
+        w = jnp.asarray(w)
         leaves = self._by_leaf("w", w)
         pull = jnp.einsum("...mgh,...mh->...gh", self.pulled, leaves)
         back = jnp.einsum("...mlh,...mh->...lh", self.kept, leaves)
@@ -180,7 +186,8 @@ def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
     """Return the step Jacobians of a split cell as their factors, where S² numbers a step are too many.
 
     Raises:
-      InputError: a cell whose step is not split; a trajectory that holds values that are not finite.
+      InputError: a cell whose step is not split, or whose carry has leaves of several widths; a trajectory
+        that holds values that are not finite.
 
     Example:
       >>> from flax import nnx
@@ -197,6 +204,10 @@ def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
             "a split cell (jaxrnn.typing.SplitCell); jacobians(cell, trajectory) takes any step"
         )
         checks.refuse("cell", checks.describe(cell), expected)
+    widths = _widths(trajectory)
+    if len(set(widths)) > 1:
+        got = f"leaves of {' and '.join(map(str, widths))} units"
+        checks.refuse("cell", got, "a carry whose leaves are of one width; jacobians takes any")
     return FactoredJacobians(*_slopes_and_mixing(cell, trajectory))
 
 

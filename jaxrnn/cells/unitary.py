@@ -18,6 +18,7 @@ Weakness: seven vectors reach few of the unitary matrices, and what is never for
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -47,8 +48,8 @@ class UnitaryCell(SplitStep):
 
     Attributes:
       kernel: V, real and imaginary part side by side [F, 2·H].
-      phases: `weights.Phases` of D₁, D₂, D₃, cosines and sines [3, 2, H]; angles uniform in (−π, π).
-      normals: `weights.Directions` of R₁, R₂, real and imaginary parts [2, 2·H]; uniform in (−1, 1).
+      phases: `weights.Phases` of D₁, D₂, D₃ [3, 2, H], cosines and sines; angles [3, H], uniform in (−π, π).
+      normals: `weights.Directions` of R₁, R₂ [2, 2·H], real and imaginary parts, drawn uniform in (−1, 1).
       threshold: b [H], starts at 0.
 
     Example:
@@ -128,9 +129,19 @@ def _reflected(h: Any, normal: Any) -> Any:
 
 
 def _permuted(h: Any) -> Any:
-    """Return Π h."""
-    # Units first: the derivative of picking is scattering, which goes row by row then, not number by number.
-    return jnp.moveaxis(jnp.moveaxis(h, -1, 0)[permutation(h.shape[-1])], 0, -1)
+    """Return Π h.
+
+    The solution x of Π⁻¹ x = h, which JAX turns back by solving once more. Left to JAX the derivative would
+    scatter, number by number.
+    """
+    order = permutation(h.shape[-1])
+    there, back = (
+        functools.partial(jnp.take, indices=places, axis=-1, mode="clip")
+        for places in (order, np.argsort(order))
+    )
+    return jax.lax.custom_linear_solve(
+        back, h, solve=lambda _, h: there(h), transpose_solve=lambda _, h: back(h)
+    )
 
 
 def permutation(size: int) -> Any:

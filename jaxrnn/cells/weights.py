@@ -179,7 +179,8 @@ class Phases(_Derived):
 
     Args:
       shape: of the angles [*N, H].
-      param_dtype: dtype of the parameters; at least float32 is that of the numbers, whose size would leave 1.
+      param_dtype: dtype of the parameters. The numbers are float32 at least: rounded to half precision their
+        size would not stay 1.
       key: draws the angles, uniform in (−π, π).
 
     Attributes:
@@ -200,7 +201,8 @@ class Directions(_Derived):
 
     Args:
       shape: of the vectors [*N, H].
-      param_dtype: dtype of the parameters; at least float32 is that of the vectors, whose norm would leave 1.
+      param_dtype: dtype of the parameters. The vectors are float32 at least: rounded to half precision their
+        norm would not stay 1.
       key: draws the vectors, uniform in (−1, 1).
 
     Attributes:

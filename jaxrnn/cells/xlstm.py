@@ -24,6 +24,7 @@ Weakness: the state of the mLSTM grows with H², and with it the cost of every a
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Unpack
 
 import jax
@@ -99,12 +100,11 @@ class SLSTMCell(InputWeights, SplitStep):
     def mix(self, carry: ScalarCarry) -> Float[Array, "*B P"]:
         """Return R h, gates side by side."""
         *_, h = carry
-        parts = jnp.split(h, self.heads, axis=-1)
-        pulls = [
-            part @ kernel for part, kernel in zip(parts, self.recurrent_kernel[...], strict=True)
-        ]
-        by_gate = [pull.reshape(*h.shape[:-1], 4, -1) for pull in pulls]
-        return jnp.stack(by_gate, axis=-2).reshape(*h.shape[:-1], 4 * self.hidden_features)
+        heads, size = self.heads, self.hidden_features // self.heads
+        rows = math.prod(h.shape[:-1])
+        by_head = jnp.moveaxis(h.reshape(rows, heads, size), 1, 0)
+        pull = (by_head @ self.recurrent_kernel[...]).reshape(heads, rows, 4, size)
+        return jnp.moveaxis(pull, 0, 2).reshape(*h.shape[:-1], 4 * heads * size)
 
     def update(
         self, carry: ScalarCarry, drive: Float[Array, "*B P"], pull: Float[Array, "*B P"]

@@ -114,9 +114,9 @@ class Blocked(Method):
         # On a CPU, many rows multiply as fast within the loop as before it, and need no room for drives.
         small = rows < _LOOP_ROWS or xs.shape[-1] == 1
         hoist = small or jax.default_backend() != "cpu"
-        leaves = jax.tree.leaves(carry)
-        gates = drive.shape[-1] // leaves[0].shape[-1]
-        many_slices = signals.arrays * gates + len(leaves) >= _AHEAD_SLICES
+        widths = [leaf.shape[-1] for leaf in jax.tree.leaves(carry)]
+        gates = drive.shape[-1] // max(*widths, 1)
+        many_slices = signals.arrays * gates + len(widths) >= _AHEAD_SLICES
         return _Plan(signals, length, block, keep, hoist, rows > 1, gates > 1, many_slices)
 
 

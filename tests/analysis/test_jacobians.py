@@ -161,10 +161,38 @@ def test_factors_grow_with_the_units_and_not_with_their_square():
     assert factors.mixing.size == 4 * H * 2 * H
 
 
+def test_leaves_of_different_width_take_the_general_path(x64):
+    """u' = tanh(a u + b x), v' = v + (u, u): split, but no leaf's units are another's."""
+
+    class Uneven(jaxrnn.ElmanCell):
+        def initialize_carry(self, input_shape, rngs=None):
+            h = super().initialize_carry(input_shape, rngs)
+            return jnp.concatenate([h, h], axis=-1), h
+
+        def update(self, carry, drive, pull):
+            v, _ = carry
+            u = jnp.tanh(drive + pull)
+            return v + jnp.concatenate([u, u], axis=-1), u
+
+        def _check_carry(self, carry, batch):
+            pass
+
+    cell = Uneven(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    path = trace(cell, inputs(cell)[0])
+    found = jacobians(cell, path)
+    through = 1 - np.asarray(path.outputs) ** 2
+    by_u = through[..., None] * np.asarray(cell.recurrent_kernel[...]).T
+    np.testing.assert_allclose(found[..., 2 * H :, 2 * H :], by_u, rtol=0, atol=1e-14)
+    by_v = found[..., : 2 * H, : 2 * H]
+    np.testing.assert_array_equal(by_v, np.broadcast_to(np.eye(2 * H), by_v.shape))
+    with pytest.raises(InputError, match=r"^cell: got leaves of 8 and 4 units; expected"):
+        factored_jacobians(cell, path)
+
+
 def test_factors_of_a_step_that_is_not_split_are_refused():
     cell = make("lem", jnp.float32)
     path = trace(cell, inputs(cell, dtype=jnp.float32)[0])
-    with pytest.raises(InputError, match=r"^cell: got LEMCell; expected a split cell"):
+    with pytest.raises(InputError, match=r"^cell: got jaxrnn.LEMCell; expected a split cell"):
         factored_jacobians(cell, path)
 
 
