@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -165,7 +166,7 @@ def test_leaves_of_different_width_take_the_general_path(x64):
     """u' = tanh(a u + b x), v' = v + (u, u): split, but no leaf's units are another's."""
 
     class Uneven(jaxrnn.ElmanCell):
-        def initialize_carry(self, input_shape, rngs=None):
+        def initialize_carry(self, input_shape, rngs=None) -> Any:
             h = super().initialize_carry(input_shape, rngs)
             return jnp.concatenate([h, h], axis=-1), h
 
