@@ -28,7 +28,7 @@ import jaxrnn
 from benchmarks.timing import quartiles, take_turns, turn
 from jaxrnn.analysis import Trajectory, trace
 from jaxrnn.analysis.jacobians import (
-    factored_jacobians,
+    factors_of,
     general_jacobians,
     structured_jacobians,
 )
@@ -67,7 +67,7 @@ def _row(name: str, units: int, shape: tuple[int, int], dtype: str, cores: int) 
     results = {label: np.asarray(program(cell, path)) for label, program in programs.items()}
     like = results["structured"]
     zero = jnp.zeros((), like.dtype)
-    programs["factors"] = factored_jacobians
+    programs["factors"] = factors_of
     programs["zeros alone"] = lambda *_: _filled(zero, shape=like.shape)
     times = take_turns({label: _taker(program, cell, path) for label, program in programs.items()})
     ours = times["structured"]

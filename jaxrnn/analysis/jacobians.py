@@ -208,20 +208,18 @@ def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
     if len(set(widths)) > 1:
         got = f"leaves of {' and '.join(map(str, widths))} units"
         checks.refuse("cell", got, "a carry whose leaves are of one width; jacobians takes any")
-    return FactoredJacobians(*_slopes_and_mixing(cell, trajectory))
+    return factors_of(cell, trajectory)
 
 
 def structured_jacobians(cell: SplitCell, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     """Step Jacobians of a split cell from its unit-wise slopes, [T, *B, S, S]."""
     # Two programs: as one, XLA computes the slopes anew for every entry of a row; a CPU takes thrice as long.
-    return factored_jacobians(cell, trajectory).dense()
+    return factors_of(cell, trajectory).dense()
 
 
 @compiled
-def _slopes_and_mixing(
-    cell: SplitCell, trajectory: Trajectory
-) -> tuple[Inexact[Array, "T *B M L H"], Inexact[Array, "T *B M G H"], Inexact[Array, "G H L H"]]:
-    """Return ∂update/∂carry by new and old leaf, ∂update/∂pull by new leaf and gate, as diagonals; and M."""
+def factors_of(cell: SplitCell, trajectory: Trajectory) -> FactoredJacobians:
+    """Return the factors, arguments unchecked."""
     before, drive = trajectory.before, cell.project(trajectory.xs)
     pull = cell.mix(before)
     _, push = jax.linearize(lambda carry, pull: cell.update(carry, drive, pull), before, pull)
@@ -242,7 +240,7 @@ def _slopes_and_mixing(
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[skip:], leaf.dtype), before)
     kept = _stacked(by_leaf)
     pulled = _stacked(by_gate) if by_gate else kept[..., :0, :]  # no recurrent weights at all
-    return kept, pulled, mixing_blocks(cell, zero)
+    return FactoredJacobians(kept, pulled, mixing_blocks(cell, zero))
 
 
 @jax.jit

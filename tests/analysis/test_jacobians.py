@@ -170,7 +170,7 @@ def test_leaves_of_different_width_take_the_general_path(x64):
             h = super().initialize_carry(input_shape, rngs)
             return jnp.concatenate([h, h], axis=-1), h
 
-        def update(self, carry, drive, pull):
+        def update(self, carry, drive, pull) -> Any:
             v, _ = carry
             u = jnp.tanh(drive + pull)
             return v + jnp.concatenate([u, u], axis=-1), u
