@@ -156,12 +156,11 @@ class FactoredJacobians:
         Raises:
           InputError: `v` has another shape than the states, one for each step.
         """
-        v = jnp.asarray(v)
         leaves = self._by_leaf("v", v)
         pull = jnp.einsum("ghlk,...lk->...gh", self.mixing, leaves)
         moved = jnp.einsum("...mlh,...lh->...mh", self.kept, leaves)
         moved += jnp.einsum("...mgh,...gh->...mh", self.pulled, pull)
-        return moved.reshape(v.shape)
+        return moved.reshape(jnp.shape(v))
 
     def rmatvec(self, w: Inexact[Array, "T *B S"]) -> Inexact[Array, "T *B S"]:
         """Return J_tᵀ w_t for every step: how a gradient comes back.
@@ -169,17 +168,16 @@ class FactoredJacobians:
         Raises:
           InputError: `w` has another shape than the states, one for each step.
         """
-        w = jnp.asarray(w)
         leaves = self._by_leaf("w", w)
         pull = jnp.einsum("...mgh,...mh->...gh", self.pulled, leaves)
         back = jnp.einsum("...mlh,...mh->...lh", self.kept, leaves)
         back += jnp.einsum("ghlk,...gh->...lk", self.mixing, pull)
-        return back.reshape(w.shape)
+        return back.reshape(jnp.shape(w))
 
     def _by_leaf(self, name: str, states: Any) -> Inexact[Array, "T *B L H"]:
         *batch, leaves, _, units = self.kept.shape
         checks.shape(name, states, (*batch, leaves * units), "[T, *B, S]")
-        return states.reshape(*batch, leaves, units)
+        return jnp.reshape(states, (*batch, leaves, units))
 
 
 def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
