@@ -75,7 +75,7 @@ def test_results_with_a_batch_axis_are_put_together():
 
 @pytest.mark.parametrize(
     "names",
-    [("lstm", "unitary"), pytest.param(tuple(CELLS), marks=pytest.mark.slow, id="all")],
+    [("lstm", "mingru", "unitary"), pytest.param(tuple(CELLS), marks=pytest.mark.slow, id="all")],
 )
 def test_weights_that_all_devices_share_get_the_sum_of_their_gradients(names):
     """`jax.shard_map` by hand, without `split_batch`: JAX sums over what the devices share."""

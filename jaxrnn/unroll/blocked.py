@@ -115,7 +115,7 @@ class Blocked(Method):
         small = rows < _LOOP_ROWS or xs.shape[-1] == 1
         hoist = small or jax.default_backend() != "cpu"
         widths = [leaf.shape[-1] for leaf in jax.tree.leaves(carry)]
-        gates = drive.shape[-1] // max(*widths, 1)
+        gates = drive.shape[-1] // max([1, *widths])
         many_slices = signals.arrays * gates + len(widths) >= _AHEAD_SLICES
         return _Plan(signals, length, block, keep, hoist, rows > 1, gates > 1, many_slices)
 
