@@ -6,7 +6,7 @@ For a split cell (`jaxrnn.typing.SplitCell`) the chain rule gives
 
 Because `update` works unit by unit, both of its derivatives are diagonals: one forward-mode sweep per
 carry leaf and per gate finds them for all units, steps and sequences at once. They and M are the Jacobian
-already (`factored_jacobians`); its entries cost G·H·S multiplications a carry leaf, where pushing S basis
+already (`factored_jacobians`); its entries cost G multiplications each at most, where pushing S basis
 vectors through the step (`general_jacobians`, right for any step) costs S times a step. The two are held
 equal by the tests.
 """
@@ -14,6 +14,7 @@ equal by the tests.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -133,18 +134,20 @@ class FactoredJacobians:
 
         J v = K v + P (M v),        K, P unit by unit and of each step, M the same at all:
 
-    (L + G)·L·H numbers a step rather than (L·H)². Entry t belongs to the step from s_t to s_{t+1}, as in
-    `jacobians`. Several vectors a step are taken by ``jax.vmap``, as in ``jax.vmap(factors.matvec, -1, -1)``.
+    (L + G)·L·H numbers a step rather than (L·H)². M has no columns for leaves that the pull does not read: it
+    multiplies the last N of the L leaves, in an LSTM h alone. Entry t belongs to the step from s_t to
+    s_{t+1}, as in `jacobians`. Several vectors a step are taken by ``jax.vmap``, as in
+    ``jax.vmap(factors.matvec, -1, -1)``.
 
     Attributes:
       kept: K, by new leaf and old leaf [T, *B, L, L, H].
       pulled: P, by new leaf and gate [T, *B, L, G, H].
-      mixing: M = ∂mix/∂carry, by gate and its unit, leaf and its unit [G, H, L, H].
+      mixing: M = ∂mix/∂carry, by gate and its unit, leaf that is read and its unit [G, H, N, H].
     """
 
     kept: Inexact[Array, "T *B L L H"]
     pulled: Inexact[Array, "T *B L G H"]
-    mixing: Inexact[Array, "G H L H"]
+    mixing: Inexact[Array, "G H N H"]
 
     def dense(self) -> Inexact[Array, "T *B S S"]:
         """Return the matrices, as `jacobians` does."""
@@ -157,7 +160,8 @@ class FactoredJacobians:
           InputError: `v` has another shape than the states, one for each step.
         """
         leaves = self._by_leaf("v", v)
-        pull = jnp.einsum("ghlk,...lk->...gh", self.mixing, leaves)
+        read = leaves[..., -self.mixing.shape[2] :, :]
+        pull = jnp.einsum("ghlk,...lk->...gh", self.mixing, read)
         moved = jnp.einsum("...mlh,...lh->...mh", self.kept, leaves)
         moved += jnp.einsum("...mgh,...gh->...mh", self.pulled, pull)
         return moved.reshape(jnp.shape(v))
@@ -171,8 +175,8 @@ class FactoredJacobians:
         leaves = self._by_leaf("w", w)
         pull = jnp.einsum("...mgh,...mh->...gh", self.pulled, leaves)
         back = jnp.einsum("...mlh,...mh->...lh", self.kept, leaves)
-        back += jnp.einsum("ghlk,...gh->...lk", self.mixing, pull)
-        return back.reshape(jnp.shape(w))
+        read = jnp.einsum("ghlk,...gh->...lk", self.mixing, pull)
+        return back.at[..., -self.mixing.shape[2] :, :].add(read).reshape(jnp.shape(w))
 
     def _by_leaf(self, name: str, states: Any) -> Inexact[Array, "T *B L H"]:
         *batch, leaves, _, units = self.kept.shape
@@ -245,18 +249,21 @@ def factors_of(cell: SplitCell, trajectory: Trajectory) -> FactoredJacobians:
 def _assembled(
     kept: Inexact[Array, "T *B M L H"],
     pulled: Inexact[Array, "T *B M G H"],
-    mixing: Inexact[Array, "G H L H"],
+    mixing: Inexact[Array, "G H N H"],
 ) -> Inexact[Array, "T *B S S"]:
-    """Return the Jacobians from their parts, in one sweep over memory: its speed is the limit here."""
-    units, leaves = kept.shape[-1], kept.shape[-2]
-    diagonal = jnp.eye(units, dtype=bool)[None, :, None, :]
-
-    def of_one(kept, pulled):
-        through = sum(pulled[:, g, :, None, None] * block[None] for g, block in enumerate(mixing))
-        return jnp.where(diagonal, jnp.moveaxis(kept, -1, 1)[..., None], 0) + through
-
-    blocks = jnp.vectorize(of_one, signature="(m,l,h),(m,g,h)->(m,h,l,h)")(kept, pulled)
-    return blocks.reshape(*kept.shape[:-3], units * leaves, units * leaves)
+    """Return the Jacobians from their parts. Memory is the limit: what no unit reads stays zero."""
+    *batch, leaves, _, units = kept.shape
+    steps, unread = math.prod(batch), leaves - mixing.shape[2]
+    kept, pulled = (part.reshape(steps, *part.shape[-3:]) for part in (kept, pulled))
+    own = jnp.eye(units, dtype=bool)[None, None, :, None]
+    columns = jnp.where(own, jnp.moveaxis(kept[:, :, unread:], -1, 2)[..., None], 0)
+    for gate, block in enumerate(mixing):
+        columns += pulled[:, :, gate, :, None, None] * block[None, None]
+    blocks = jnp.zeros((steps, leaves, units, leaves, units), kept.dtype)
+    blocks = blocks.at[..., unread:, :].set(columns)
+    unit = jnp.arange(units)
+    blocks = blocks.at[:, :, unit, :unread, unit].set(jnp.moveaxis(kept[:, :, :unread], -1, 0))
+    return blocks.reshape(*batch, units * leaves, units * leaves)
 
 
 def _stacked(pushed: list[Carry]) -> Inexact[Array, "*L M K H"]:
@@ -264,8 +271,10 @@ def _stacked(pushed: list[Carry]) -> Inexact[Array, "*L M K H"]:
     return jnp.stack([jnp.stack(jax.tree.leaves(moved), axis=-2) for moved in pushed], axis=-2)
 
 
-def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H L H"]:
+def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H N H"]:
     """Return M = ∂mix/∂carry by gate, unit of the gate, carry leaf and unit of the leaf.
+
+    The leaves are the last alone, where the cell says that its mix multiplies no other, or else all L.
 
     Args:
       cell: a split cell.
@@ -277,5 +286,4 @@ def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H L H"]:
     if weight is None:
         matrix = flat_state(jax.jacfwd(cell.mix)(zero), 1)
         return matrix.reshape(len(matrix) // units, units, len(leaves), units)
-    of_last = jnp.moveaxis(weight.reshape(units, -1, units), 0, -1)
-    return jnp.pad(of_last[:, :, None], ((0, 0), (0, 0), (len(leaves) - 1, 0), (0, 0)))
+    return weight.T.reshape(weight.shape[1] // units, units, 1, units)

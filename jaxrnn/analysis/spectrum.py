@@ -284,7 +284,9 @@ def weight_spectrum(cell: Step) -> WeightSpectrum:
             "cell", type(cell).__name__, "a split cell: project, mix, update, readout, and a carry"
         )
     zero = cell.initialize_carry((1,))  # pyright: ignore[reportAttributeAccessIssue]
-    blocks = jnp.moveaxis(mixing_blocks(cell, zero), 1, 2)
+    read = jnp.moveaxis(mixing_blocks(cell, zero), 1, 2)
+    unread = len(jax.tree.leaves(zero)) - read.shape[1]
+    blocks = jnp.pad(read, ((0, 0), (unread, 0), (0, 0), (0, 0)))
     if not blocks.size:
         got = f"a {type(cell).__name__}, whose gates see the input alone"
         checks.refuse("cell", got, "a cell with recurrent weights")
