@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.cases import CELLS, GRID, QUICK, UNSEEN
+from benchmarks.cases import CELLS, GRID, LARGE, QUICK, UNSEEN
+from benchmarks.measure import LARGE_PAGES
 from benchmarks.page import page
 from benchmarks.worker import results
 
@@ -57,6 +58,7 @@ def _measure(*, full: bool) -> None:
     if full:
         parts |= {"unseen": _speed("unseen shapes", cores, full)}
         parts |= {"memory": _memory(), "methods": _methods(cores)}
+        parts |= {"large_pages": _large_pages(), "jacobians_large_pages": _jacobians(LARGE_PAGES)}
     found: dict[str, Any] = {"about": about}
     for name, rows in parts.items():
         found[name] = []
@@ -147,9 +149,17 @@ def _ensembles(cores: int) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _jacobians() -> Iterator[dict[str, Any]]:
+def _large_pages() -> Iterator[dict[str, Any]]:
+    print(f"\nlarge pages, one core\n{report.heading()}")
+    cases = [[cell, shape] for cell in CELLS for shape in LARGE]
+    for row in results("measure.large_pages", 1, environment=LARGE_PAGES, cases=cases):
+        print(report.line(row), flush=True)
+        yield row
+
+
+def _jacobians(environment: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
     print("\nstep Jacobians, one core, seconds")
-    for row in results("jacobians.jacobians", 1):
+    for row in results("jacobians.jacobians", 1, environment=environment):
         case = f"{row['cell']:11}S = {row['state']:4}, {row['steps']} steps, {row['dtype']}"
         print(f"{case}: {_seconds(row)}", flush=True)
         yield row

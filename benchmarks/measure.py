@@ -65,8 +65,27 @@ def speed(
                 yield _row(Case(cell, (t, b, f, h), work), cores, rate)
 
 
-def _row(case: Case, cores: int, rate: float) -> dict[str, Any]:
-    built = rivals.build(case, cores=cores)
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""What has glibc ask for pages of 2 MB, read as a process starts; some systems give them unasked."""
+
+
+def large_pages(cores: int, cases: list[list[Any]]) -> Iterator[dict[str, Any]]:
+    """Time cases (cell, shape), forward and backward, and what keeping the signals changes.
+
+    It is for a process whose environment has `LARGE_PAGES`.
+    """
+    rate = _product_rate()
+    for cell, (t, b, f, h) in cases:
+        case = Case(cell, (t, b, f, h), "forward+backward")
+        yield _row(
+            case, cores, rate, {"signals kept": rivals.ours(case, Blocked(keep_signals=True))}
+        )
+
+
+def _row(
+    case: Case, cores: int, rate: float, more: dict[str, rivals.Built] | None = None
+) -> dict[str, Any]:
+    built = {**rivals.build(case, cores=cores), **(more or {})}
     times = take_turns({name: take for name, (take, _) in built.items()})
     ours = times["unroll"]
     return {

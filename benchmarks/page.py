@@ -50,6 +50,20 @@ as XLA sees that nothing else reads these: for an orthogonal cell or
 an IndRNN it does not, and copies the whole array at every step."""
 
 
+_PAGES = """## With large pages
+
+An array of 32 MB or more is new memory each time under glibc, and a system whose pages have 4 kB clears it
+page by page at the first touch. In pages of 2 MB that costs little, and whoever keeps most gains most: then
+`nnx.RNN` is no slower than `unroll` where there is but one feature, and PyTorch's LSTM is faster. The rows
+above are measured without, as Linux distributions differ: large pages are given to all where
+`/sys/kernel/mm/transparent_hugepage/enabled` reads `[always]`; where it reads `[madvise]`, to those who ask,
+
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python train.py
+
+as here, on one core, forward and backward. It is worth having with any of these libraries. *Signals kept*:
+`Blocked(keep_signals=True)`, which computes nothing again; below 1 it is the faster."""
+
+
 def page(results: dict[str, Any]) -> str:
     """Write the results of ``make bench-full`` as Markdown."""
     rate = results["about"]["product_rate"] / 1e9
@@ -61,6 +75,8 @@ def page(results: dict[str, Any]) -> str:
         _limit([r for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]),
         _DRAWN,
         table([_speed(row) for row in results["unseen"] if row["work"] == _BOTH]),
+        _PAGES,
+        table([_large_pages(row, results["speed"]) for row in results["large_pages"]]),
         "## Compile time\n\nSeconds to compile, forward and backward, and ours over that of `nnx.RNN`.",
         table(
             [_compile_time(r) for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]
@@ -88,6 +104,8 @@ def page(results: dict[str, Any]) -> str:
         "written into a new array of the same size, and against the factors, which products of Jacobians and "
         "vectors need instead of entries (`factored_jacobians`).",
         table([_jacobian(row) for row in results["jacobians"]]),
+        "The same with large pages:",
+        table([_jacobian(row) for row in results["jacobians_large_pages"]]),
         "## Fixed points\n\nOf an LSTM of 64 units, all cores, with the Jacobians and their eigenvalues: all "
         "candidates together, against one after another by the same function, and by hand as is usually "
         "done, Adam around a compiled gradient. These two are timed on a few candidates and multiplied up.",
@@ -108,6 +126,20 @@ def _speed(row: dict[str, Any]) -> dict[str, str]:
         "of peak": f"{row['fraction_of_product_rate']:.0%}",
         **{name: spread(row["ratios"].get(name)) for name in RIVALS},
         "Flax's cell": spread(row["foreign"]),
+    }
+
+
+def _large_pages(row: dict[str, Any], small: list[dict[str, Any]]) -> dict[str, str]:
+    """Return a row of layers in large pages, beside how long we took in small ones."""
+    same = ("cell", "shape", "work", "cores")
+    (before,) = [r for r in small if all(r[key] == row[key] for key in same)]
+    names = ("nnx.RNN", "linen.RNN", "PyTorch", "signals kept")
+    return {
+        "cell": row["cell"],
+        "T, B, F, H": ", ".join(map(str, row["shape"])),
+        "ms": f"{1e3 * row['seconds']['unroll'][1]:.0f}",
+        "ms, small pages": f"{1e3 * before['seconds']['unroll'][1]:.0f}",
+        **{name: spread(row["ratios"].get(name)) for name in names},
     }
 
 

@@ -26,6 +26,7 @@ from benchmarks import pytorch
 from benchmarks.cases import Case
 from benchmarks.products import products
 from benchmarks.timing import turn
+from jaxrnn.unroll import Method
 
 Built = tuple[Callable[[], float], float]
 """A call that takes a turn (`benchmarks.timing`), and the seconds of the compilation before."""
@@ -38,7 +39,7 @@ def build(case: Case, *, cores: int) -> dict[str, Built]:
     """Return all who take part in a case, by name, with `cores` of them to use."""
     split = cores > 1 and case.shape[1] % cores == 0
     built = {
-        "unroll": _ours_split(case) if split else _ours(case),
+        "unroll": _ours_split(case) if split else ours(case),
         "Flax's cell in unroll": _foreign(case),
         "nnx.RNN": _nnx(case),
         "linen.RNN": _linen(case),
@@ -88,8 +89,11 @@ def _flax_cell(case: Case) -> Any:
     return FLAX_CELLS[case.cell](features, units, rngs=nnx.Rngs(0))
 
 
-def _ours(case: Case) -> Built:
-    return _compiled(case, lambda cell, xs: jaxrnn.unroll(cell, xs).outputs, _cell(case))
+def ours(case: Case, method: Method | None = None) -> Built:
+    """Return `unroll`, with a method other than the default if one is given."""
+    return _compiled(
+        case, lambda cell, xs: jaxrnn.unroll(cell, xs, method=method).outputs, _cell(case)
+    )
 
 
 def _foreign(case: Case) -> Built:

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -25,11 +26,21 @@ def main() -> None:
         print(json.dumps(result), flush=True)
 
 
-def results(measure: str, cores: int, **arguments: Any) -> Any:
-    """Run ``module.function`` of the benchmarks in a process of its own; yield its results as they come."""
+def results(
+    measure: str, cores: int, *, environment: Mapping[str, str] | None = None, **arguments: Any
+) -> Any:
+    """Run ``module.function`` of the benchmarks in a process of its own; yield its results as they come.
+
+    Args:
+      measure: what to run.
+      cores: how many cores to pin the process to.
+      environment: variables for it, beside this one's.
+      arguments: of the function.
+    """
     job = json.dumps({"measure": measure, "cores": cores, "arguments": arguments})
     command = [sys.executable, "-m", "benchmarks.worker", job]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    variables = {**os.environ, **(environment or {})}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:
         assert process.stdout is not None
         for line in process.stdout:
             yield json.loads(line)
