@@ -7,6 +7,7 @@ beside it. PyTorch and Keras take part where they are installed (``make rivals``
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -58,7 +59,7 @@ def _measure(*, full: bool) -> None:
     if full:
         parts |= {"unseen": _speed("unseen shapes", cores, full)}
         parts |= {"memory": _memory(), "methods": _methods(cores)}
-        parts |= {"large_pages": _large_pages(), "jacobians_large_pages": _jacobians(LARGE_PAGES)}
+        parts |= {"pages": _pages(), "jacobians_large_pages": _jacobians(LARGE_PAGES)}
     found: dict[str, Any] = {"about": about}
     for name, rows in parts.items():
         found[name] = []
@@ -149,12 +150,14 @@ def _ensembles(cores: int) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _large_pages() -> Iterator[dict[str, Any]]:
-    print(f"\nlarge pages, one core\n{report.heading()}")
-    cases = [[cell, shape] for cell in CELLS for shape in LARGE]
-    for row in results("measure.large_pages", 1, environment=LARGE_PAGES, cases=cases):
-        print(report.line(row), flush=True)
-        yield row
+def _pages() -> Iterator[dict[str, Any]]:
+    print("\nin pages of 4 kB and of 2 MB, one core, forward and backward, seconds")
+    for cell, shape in itertools.product(CELLS, LARGE):
+        for size, environment in (("small", {}), ("large", LARGE_PAGES)):
+            case = {"cell": cell, "shape": shape, "size": size}
+            for row in results("measure.pages", 1, environment=environment, **case):
+                print(f"{cell:11}{shape}, {size}: {_seconds(row)}", flush=True)
+                yield row
 
 
 def _jacobians(environment: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:

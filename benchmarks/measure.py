@@ -69,24 +69,29 @@ LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """What has glibc ask for pages of 2 MB, read as a process starts; some systems give them unasked."""
 
 
-def large_pages(cores: int, cases: list[list[Any]]) -> Iterator[dict[str, Any]]:
-    """Time cases (cell, shape), forward and backward, and what keeping the signals changes.
-
-    It is for a process whose environment has `LARGE_PAGES`.
-    """
-    rate = _product_rate()
-    for cell, (t, b, f, h) in cases:
-        case = Case(cell, (t, b, f, h), "forward+backward")
-        yield _row(
-            case, cores, rate, {"signals kept": rivals.ours(case, Blocked(keep_signals=True))}
-        )
+def pages(cores: int, cell: str, shape: list[int], size: str) -> Iterator[dict[str, Any]]:
+    """Time one layer, forward and backward, in a process whose memory comes in pages of this size."""
+    t, b, f, h = shape
+    case = Case(cell, (t, b, f, h), "forward+backward")
+    yield {"pages": size, **_timed(case, cores, _turns(rivals.keepers(case)))}
 
 
-def _row(
-    case: Case, cores: int, rate: float, more: dict[str, rivals.Built] | None = None
-) -> dict[str, Any]:
-    built = {**rivals.build(case, cores=cores), **(more or {})}
-    times = take_turns({name: take for name, (take, _) in built.items()})
+def _row(case: Case, cores: int, rate: float) -> dict[str, Any]:
+    built = rivals.build(case, cores=cores)
+    times = _turns(built)
+    return {
+        **_timed(case, cores, times),
+        "foreign": quartiles(times["nnx.RNN"] / times["Flax's cell in unroll"]),
+        "compile_seconds": {name: seconds for name, (_, seconds) in built.items() if seconds},
+        "fraction_of_product_rate": case.flops / float(np.median(times["unroll"])) / rate,
+    }
+
+
+def _turns(built: dict[str, rivals.Built]) -> dict[str, np.ndarray]:
+    return take_turns({name: take for name, (take, _) in built.items()})
+
+
+def _timed(case: Case, cores: int, times: dict[str, np.ndarray]) -> dict[str, Any]:
     ours = times["unroll"]
     return {
         "cell": case.cell,
@@ -96,9 +101,6 @@ def _row(
         "turns": len(ours),
         "seconds": {name: quartiles(values) for name, values in times.items()},
         "ratios": {n: quartiles(v / ours) for n, v in times.items() if n != "unroll"},
-        "foreign": quartiles(times["nnx.RNN"] / times["Flax's cell in unroll"]),
-        "compile_seconds": {name: seconds for name, (_, seconds) in built.items() if seconds},
-        "fraction_of_product_rate": case.flops / float(np.median(ours)) / rate,
     }
 
 

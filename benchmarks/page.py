@@ -52,16 +52,15 @@ an IndRNN it does not, and copies the whole array at every step."""
 
 _PAGES = """## With large pages
 
-An array of 32 MB or more is new memory each time under glibc, and a system whose pages have 4 kB clears it
-page by page at the first touch. In pages of 2 MB that costs little, and whoever keeps most gains most: then
-`nnx.RNN` is no slower than `unroll` where there is but one feature, and PyTorch's LSTM is faster. The rows
-above are measured without, as Linux distributions differ: large pages are given to all where
-`/sys/kernel/mm/transparent_hugepage/enabled` reads `[always]`; where it reads `[madvise]`, to those who ask,
+Under glibc an array of 32 MB or more is new memory each time, and a system whose pages have 4 kB clears it at
+the first touch of each. In pages of 2 MB that costs little, and who keeps most for the way back gains most:
+`nnx.RNN` is then the faster where there is but one feature. *Small* is what all else here is measured
+with; *large* is what everybody gets where `/sys/kernel/mm/transparent_hugepage/enabled` reads `[always]`, and
+where it reads `[madvise]` those who ask, as here, on one core, forward and backward:
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python train.py
 
-as here, on one core, forward and backward. It is worth having with any of these libraries. *Signals kept*:
-`Blocked(keep_signals=True)`, which computes nothing again; below 1 it is the faster."""
+*Signals kept* is `Blocked(keep_signals=True)`, which computes nothing again: below 1 it is the faster."""
 
 
 def page(results: dict[str, Any]) -> str:
@@ -76,7 +75,7 @@ def page(results: dict[str, Any]) -> str:
         _DRAWN,
         table([_speed(row) for row in results["unseen"] if row["work"] == _BOTH]),
         _PAGES,
-        table([_large_pages(row, results["speed"]) for row in results["large_pages"]]),
+        table([_pages(*pair) for pair in zip(*_by_size(results["pages"]), strict=True)]),
         "## Compile time\n\nSeconds to compile, forward and backward, and ours over that of `nnx.RNN`.",
         table(
             [_compile_time(r) for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]
@@ -129,18 +128,21 @@ def _speed(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _large_pages(row: dict[str, Any], small: list[dict[str, Any]]) -> dict[str, str]:
-    """Return a row of layers in large pages, beside how long we took in small ones."""
-    same = ("cell", "shape", "work", "cores")
-    (before,) = [r for r in small if all(r[key] == row[key] for key in same)]
-    names = ("nnx.RNN", "linen.RNN", "PyTorch", "signals kept")
-    return {
-        "cell": row["cell"],
-        "T, B, F, H": ", ".join(map(str, row["shape"])),
-        "ms": f"{1e3 * row['seconds']['unroll'][1]:.0f}",
-        "ms, small pages": f"{1e3 * before['seconds']['unroll'][1]:.0f}",
-        **{name: spread(row["ratios"].get(name)) for name in names},
+def _by_size(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    return [[row for row in rows if row["pages"] == size] for size in ("small", "large")]
+
+
+def _pages(small: dict[str, Any], large: dict[str, Any]) -> dict[str, str]:
+    """Return how long a layer takes in both sizes of page, and the ratios of the others to it."""
+    sizes = {"small": small, "large": large}
+    milliseconds = {f"ms, {s}": f"{1e3 * r['seconds']['unroll'][1]:.0f}" for s, r in sizes.items()}
+    ratios = {
+        f"{name}, {size}": spread(row["ratios"].get(name))
+        for name in ("nnx.RNN", "PyTorch", "signals kept")
+        for size, row in sizes.items()
     }
+    shape = ", ".join(map(str, small["shape"]))
+    return {"cell": small["cell"], "T, B, F, H": shape, **milliseconds, **ratios}
 
 
 def _limit(rows: list[dict[str, Any]]) -> str:

@@ -107,6 +107,7 @@ def _worst_cases(results: dict[str, Any]) -> str:
         rows = [r for r in results[part] if (r["cell"], r["work"], r["cores"]) == kind]
         return f"{min((r['ratios'][rival][1] for r in rows if rival in r['ratios']), default=math.nan):.2f}"
 
+    results = {**results, "large": [r for r in results["pages"] if r["pages"] == "large"]}
     drawn = len({tuple(r["shape"]) for r in results["unseen"]})
     counts = list(dict.fromkeys(r["cores"] for r in results["speed"]))
     pytorch = [
@@ -117,11 +118,15 @@ def _worst_cases(results: dict[str, Any]) -> str:
     ]
     unseen = worst("unseen", "lstm", "forward+backward", 1, "PyTorch")
     flax = [worst("unseen", cell, "forward", 1, "nnx.RNN") for cell in CELLS]
+    large = [worst("large", cell, "forward+backward", 1, "nnx.RNN") for cell in CELLS]
+    torch = worst("large", "lstm", "forward+backward", 1, "PyTorch")
     return (
         "**Where `unroll` is the slower:** PyTorch's LSTM, which calls oneDNN, takes on the shape that suits "
         f"it best {', '.join(pytorch)}; on {drawn} shapes drawn at random {unseen}, forward and backward on "
         f"one core. `nnx.RNN`, forward alone, takes on the best of those {', '.join(flax)} of our time "
-        f"({', '.join(CELLS)})."
+        f"({', '.join(CELLS)}). With [large pages](docs/speed.md#with-large-pages), in which it costs others "
+        f"little to keep more, `nnx.RNN` takes at best {', '.join(large)}, and PyTorch's LSTM {torch}, "
+        "forward and backward."
     )
 
 

@@ -26,6 +26,7 @@ from benchmarks import pytorch
 from benchmarks.cases import Case
 from benchmarks.products import products
 from benchmarks.timing import turn
+from jaxrnn import Blocked
 from jaxrnn.unroll import Method
 
 Built = tuple[Callable[[], float], float]
@@ -46,11 +47,21 @@ def build(case: Case, *, cores: int) -> dict[str, Built]:
     }
     if cores == 1:
         built["products alone"] = _warm(*products(case))
-    if importlib.util.find_spec("torch"):
-        built["PyTorch"] = pytorch.start(case, cores), 0.0
+    built |= _pytorch(case, cores)
     if importlib.util.find_spec("keras"):
         built["Keras"] = _keras(case)
     return built
+
+
+def keepers(case: Case) -> dict[str, Built]:
+    """Return `unroll` on one core, and those who keep more for the way back: itself, told so, and rivals."""
+    kept = ours(case, Blocked(keep_signals=True))
+    return {"unroll": ours(case), "signals kept": kept, "nnx.RNN": _nnx(case), **_pytorch(case, 1)}
+
+
+def _pytorch(case: Case, cores: int) -> dict[str, Built]:
+    installed = importlib.util.find_spec("torch")
+    return {"PyTorch": (pytorch.start(case, cores), 0.0)} if installed else {}
 
 
 def _compiled(
