@@ -65,7 +65,7 @@ notebooks: $(READY) ## Execute every notebook
 bench: $(READY) ## Measure speed against Flax, and PyTorch and Keras if installed (minutes; run nothing beside it)
 	$(BIN)/python -m benchmarks
 
-bench-full: $(READY) ## Measure everything; write docs/speed.md, the README's table and figure (half an hour)
+bench-full: $(READY) ## Measure everything; write docs/speed.md, the README's table and figure (an hour)
 	$(BIN)/python -m benchmarks --full
 
 bench-gpu: $(READY) ## Measure against cuDNN on a GPU (needs a jax and a PyTorch that see it); writes benchmarks/results

@@ -1,4 +1,4 @@
-"""``make bench`` (minutes, prints) and ``make bench-full`` (half an hour; results, page, table and figure).
+"""``make bench`` (minutes, prints) and ``make bench-full`` (an hour; results, page, table and figure).
 
 Ratios are how many times as long a rival takes as `unroll`: above 1, `unroll` is the faster. Run nothing
 beside it. PyTorch and Keras take part where they are installed (``make rivals``).
@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.cases import CELLS, GRID, LARGE, QUICK, UNSEEN
-from benchmarks.measure import LARGE_PAGES
+from benchmarks.measure import LARGE_PAGES, large_pages_on_request
 from benchmarks.page import page
 from benchmarks.worker import results
 
@@ -59,7 +59,8 @@ def _measure(*, full: bool) -> None:
     if full:
         parts |= {"unseen": _speed("unseen shapes", cores, full)}
         parts |= {"memory": _memory(), "methods": _methods(cores)}
-        parts |= {"pages": _pages(), "jacobians_large_pages": _jacobians(LARGE_PAGES)}
+        if large_pages_on_request():
+            parts |= {"pages": _pages(), "jacobians_large_pages": _jacobians(LARGE_PAGES)}
     found: dict[str, Any] = {"about": about}
     for name, rows in parts.items():
         found[name] = []

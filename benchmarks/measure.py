@@ -66,14 +66,25 @@ def speed(
 
 
 LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""What has glibc ask for pages of 2 MB, read as a process starts; some systems give them unasked."""
+"""What has glibc, from 2.35 on, ask for pages of 2 MB; read as a process starts."""
+
+_GIVEN = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ASKED = "always [madvise] never"
+
+
+def large_pages_on_request() -> bool:
+    """Tell whether this system gives large pages to those who ask, and to no other."""
+    name, version = platform.libc_ver()
+    asks = name == "glibc" and tuple(map(int, version.split("."))) >= (2, 35)
+    return asks and _GIVEN.exists() and _GIVEN.read_text().strip() == _ASKED
 
 
 def pages(cores: int, cell: str, shape: list[int], size: str) -> Iterator[dict[str, Any]]:
     """Time one layer, forward and backward, in a process whose memory comes in pages of this size."""
     t, b, f, h = shape
     case = Case(cell, (t, b, f, h), "forward+backward")
-    yield {"pages": size, **_timed(case, cores, _turns(rivals.keepers(case)))}
+    timed = _timed(case, cores, _turns(rivals.keepers(case)))
+    yield {"pages": size, "keeps_signals": rivals.keeps_signals(case), **timed}
 
 
 def _row(case: Case, cores: int, rate: float) -> dict[str, Any]:

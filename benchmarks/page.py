@@ -53,14 +53,16 @@ an IndRNN it does not, and copies the whole array at every step."""
 _PAGES = """## With large pages
 
 Under glibc an array of 32 MB or more is new memory each time, and a system whose pages have 4 kB clears it at
-the first touch of each. In pages of 2 MB that costs little, and who keeps most for the way back gains most:
-`nnx.RNN` is then the faster where there is but one feature. *Small* is what all else here is measured
-with; *large* is what everybody gets where `/sys/kernel/mm/transparent_hugepage/enabled` reads `[always]`, and
-where it reads `[madvise]` those who ask, as here, on one core, forward and backward:
+the first touch of each: a price for whatever is kept for the way back. In pages of 2 MB it is low. A system
+whose `/sys/kernel/mm/transparent_hugepage/enabled` reads `[always]` gives them to everybody; one that reads
+`[madvise]`, as this one does, to those who ask, from glibc 2.35 on:
 
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python train.py
 
-*Signals kept* is `Blocked(keep_signals=True)`, which computes nothing again: below 1 it is the faster."""
+The same layers in small and in large pages, one core, forward and backward: ratios to `unroll` in the same
+pages, and the time of `unroll` itself, which other processes measured, minutes apart. *Signals kept* is
+`Blocked(keep_signals=True)`, which does not compute them again from the carries: below 1 it is the faster; a
+dash where that is the default. Where nothing else is said on this page, pages are small."""
 
 
 def page(results: dict[str, Any]) -> str:
@@ -75,7 +77,7 @@ def page(results: dict[str, Any]) -> str:
         _DRAWN,
         table([_speed(row) for row in results["unseen"] if row["work"] == _BOTH]),
         _PAGES,
-        table([_pages(*pair) for pair in zip(*_by_size(results["pages"]), strict=True)]),
+        table([_pages(*pair) for pair in zip(*_by_size(results.get("pages", [])), strict=True)]),
         "## Compile time\n\nSeconds to compile, forward and backward, and ours over that of `nnx.RNN`.",
         table(
             [_compile_time(r) for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]
@@ -103,8 +105,8 @@ def page(results: dict[str, Any]) -> str:
         "written into a new array of the same size, and against the factors, which products of Jacobians and "
         "vectors need instead of entries (`factored_jacobians`).",
         table([_jacobian(row) for row in results["jacobians"]]),
-        "The same with large pages:",
-        table([_jacobian(row) for row in results["jacobians_large_pages"]]),
+        "The same [with large pages](#with-large-pages), where results of 32 MB and more cost less to clear:",
+        table([_jacobian(row) for row in results.get("jacobians_large_pages", [])]),
         "## Fixed points\n\nOf an LSTM of 64 units, all cores, with the Jacobians and their eigenvalues: all "
         "candidates together, against one after another by the same function, and by hand as is usually "
         "done, Adam around a compiled gradient. These two are timed on a few candidates and multiplied up.",
@@ -142,6 +144,8 @@ def _pages(small: dict[str, Any], large: dict[str, Any]) -> dict[str, str]:
         for size, row in sizes.items()
     }
     shape = ", ".join(map(str, small["shape"]))
+    if small["keeps_signals"]:
+        ratios |= dict.fromkeys((name for name in ratios if name.startswith("signals")), "–")
     return {"cell": small["cell"], "T, B, F, H": shape, **milliseconds, **ratios}
 
 

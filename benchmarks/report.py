@@ -102,31 +102,36 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
 def _worst_cases(results: dict[str, Any]) -> str:
     """Say where `unroll` is behind, on shapes that were chosen and on shapes that were drawn."""
 
-    def worst(part: str, cell: str, work: str, cores: int, rival: str) -> str:
+    def worst(rows: list[dict[str, Any]], cell: str, work: str, cores: int, rival: str) -> str:
         kind = (cell, work, cores)
-        rows = [r for r in results[part] if (r["cell"], r["work"], r["cores"]) == kind]
+        rows = [r for r in rows if (r["cell"], r["work"], r["cores"]) == kind]
         return f"{min((r['ratios'][rival][1] for r in rows if rival in r['ratios']), default=math.nan):.2f}"
 
-    results = {**results, "large": [r for r in results["pages"] if r["pages"] == "large"]}
-    drawn = len({tuple(r["shape"]) for r in results["unseen"]})
-    counts = list(dict.fromkeys(r["cores"] for r in results["speed"]))
+    speed, unseen = results["speed"], results["unseen"]
+    large = [r for r in results.get("pages", []) if r["pages"] == "large"]
+    drawn = len({tuple(r["shape"]) for r in unseen})
+    counts = list(dict.fromkeys(r["cores"] for r in speed))
     pytorch = [
-        f"{worst('speed', 'lstm', 'forward', n, 'PyTorch')} of our time forward and "
-        f"{worst('speed', 'lstm', 'forward+backward', n, 'PyTorch')} forward and backward on {n} "
+        f"{worst(speed, 'lstm', 'forward', n, 'PyTorch')} of our time forward and "
+        f"{worst(speed, 'lstm', 'forward+backward', n, 'PyTorch')} forward and backward on {n} "
         f"core{'s' * (n > 1)}"
         for n in counts
     ]
-    unseen = worst("unseen", "lstm", "forward+backward", 1, "PyTorch")
-    flax = [worst("unseen", cell, "forward", 1, "nnx.RNN") for cell in CELLS]
-    large = [worst("large", cell, "forward+backward", 1, "nnx.RNN") for cell in CELLS]
-    torch = worst("large", "lstm", "forward+backward", 1, "PyTorch")
-    return (
+    of_drawn = worst(unseen, "lstm", "forward+backward", 1, "PyTorch")
+    flax = [worst(unseen, cell, "forward", 1, "nnx.RNN") for cell in CELLS]
+    said = (
         "**Where `unroll` is the slower:** PyTorch's LSTM, which calls oneDNN, takes on the shape that suits "
-        f"it best {', '.join(pytorch)}; on {drawn} shapes drawn at random {unseen}, forward and backward on "
-        f"one core. `nnx.RNN`, forward alone, takes on the best of those {', '.join(flax)} of our time "
-        f"({', '.join(CELLS)}). With [large pages](docs/speed.md#with-large-pages), in which it costs others "
-        f"little to keep more, `nnx.RNN` takes at best {', '.join(large)}, and PyTorch's LSTM {torch}, "
-        "forward and backward."
+        f"it best {', '.join(pytorch)}; on {drawn} shapes drawn at random {of_drawn}, forward and backward "
+        f"on one core. `nnx.RNN`, forward alone, takes on the best of those {', '.join(flax)} of our time "
+        f"({', '.join(CELLS)})."
+    )
+    if not large:
+        return said
+    flax = [worst(large, cell, "forward+backward", 1, "nnx.RNN") for cell in CELLS]
+    return (
+        f"{said} With [large pages](docs/speed.md#with-large-pages), where it costs little to keep much, "
+        f"forward and backward, `nnx.RNN` takes at best {', '.join(flax)}, and PyTorch's LSTM "
+        f"{worst(large, 'lstm', 'forward+backward', 1, 'PyTorch')}."
     )
 
 

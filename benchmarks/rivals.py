@@ -40,7 +40,7 @@ def build(case: Case, *, cores: int) -> dict[str, Built]:
     """Return all who take part in a case, by name, with `cores` of them to use."""
     split = cores > 1 and case.shape[1] % cores == 0
     built = {
-        "unroll": _ours_split(case) if split else ours(case),
+        "unroll": _ours_split(case) if split else _ours(case),
         "Flax's cell in unroll": _foreign(case),
         "nnx.RNN": _nnx(case),
         "linen.RNN": _linen(case),
@@ -54,9 +54,17 @@ def build(case: Case, *, cores: int) -> dict[str, Built]:
 
 
 def keepers(case: Case) -> dict[str, Built]:
-    """Return `unroll` on one core, and those who keep more for the way back: itself, told so, and rivals."""
-    kept = ours(case, Blocked(keep_signals=True))
-    return {"unroll": ours(case), "signals kept": kept, "nnx.RNN": _nnx(case), **_pytorch(case, 1)}
+    """Return `unroll` on one core, the same told to keep its signals, and rivals who keep their gates."""
+    kept = _ours(case, Blocked(keep_signals=True))
+    return {"unroll": _ours(case), "signals kept": kept, "nnx.RNN": _nnx(case), **_pytorch(case, 1)}
+
+
+def keeps_signals(case: Case) -> bool:
+    """Tell whether `unroll` keeps its signals without being told."""
+    shape = jax.ShapeDtypeStruct(case.shape[:3], jnp.float32)
+    methods = []
+    jax.eval_shape(lambda xs: methods.append(jaxrnn.unroll(_cell(case), xs).method), shape)
+    return methods[0].keep_signals
 
 
 def _pytorch(case: Case, cores: int) -> dict[str, Built]:
@@ -100,7 +108,7 @@ def _flax_cell(case: Case) -> Any:
     return FLAX_CELLS[case.cell](features, units, rngs=nnx.Rngs(0))
 
 
-def ours(case: Case, method: Method | None = None) -> Built:
+def _ours(case: Case, method: Method | None = None) -> Built:
     """Return `unroll`, with a method other than the default if one is given."""
     return _compiled(
         case, lambda cell, xs: jaxrnn.unroll(cell, xs, method=method).outputs, _cell(case)

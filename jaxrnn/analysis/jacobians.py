@@ -6,9 +6,9 @@ For a split cell (`jaxrnn.typing.SplitCell`) the chain rule gives
 
 Because `update` works unit by unit, both of its derivatives are diagonals: one forward-mode sweep per
 carry leaf and per gate finds them for all units, steps and sequences at once. They and M are the Jacobian
-already (`factored_jacobians`); its entries cost G multiplications each at most, where pushing S basis
-vectors through the step (`general_jacobians`, right for any step) costs S times a step. The two are held
-equal by the tests.
+already (`factored_jacobians`); its entries cost at most G·H·S multiplications a carry leaf, where pushing S
+basis vectors through the step (`general_jacobians`, right for any step) costs S times a step. The two are
+held equal by the tests.
 """
 
 from __future__ import annotations
@@ -134,15 +134,15 @@ class FactoredJacobians:
 
         J v = K v + P (M v),        K, P unit by unit and of each step, M the same at all:
 
-    (L + G)·L·H numbers a step rather than (L·H)². M has no columns for leaves that the pull does not read: it
-    multiplies the last N of the L leaves, in an LSTM h alone. Entry t belongs to the step from s_t to
-    s_{t+1}, as in `jacobians`. Several vectors a step are taken by ``jax.vmap``, as in
-    ``jax.vmap(factors.matvec, -1, -1)``.
+    (L + G)·L·H numbers a step rather than (L·H)². M multiplies the last N of the L leaves: h alone where the
+    cell's `mix` is noted to read nothing else (`jaxrnn.typing.multiplies_by`), as an LSTM's is, or else all.
+    Entry t belongs to the step from s_t to s_{t+1}, as in `jacobians`. Several vectors a step are taken by
+    ``jax.vmap``, as in ``jax.vmap(factors.matvec, -1, -1)``.
 
     Attributes:
       kept: K, by new leaf and old leaf [T, *B, L, L, H].
       pulled: P, by new leaf and gate [T, *B, L, G, H].
-      mixing: M = ∂mix/∂carry, by gate and its unit, leaf that is read and its unit [G, H, N, H].
+      mixing: M = ∂mix/∂carry, by gate and its unit, leaf (of the last N) and its unit [G, H, N, H].
     """
 
     kept: Inexact[Array, "T *B L L H"]
@@ -176,7 +176,7 @@ class FactoredJacobians:
         pull = jnp.einsum("...mgh,...mh->...gh", self.pulled, leaves)
         back = jnp.einsum("...mlh,...mh->...lh", self.kept, leaves)
         read = jnp.einsum("ghlk,...gh->...lk", self.mixing, pull)
-        return back.at[..., -self.mixing.shape[2] :, :].add(read).reshape(jnp.shape(w))
+        return (back + to_all_leaves(read, back.shape[-2], axis=-2)).reshape(jnp.shape(w))
 
     def _by_leaf(self, name: str, states: Any) -> Inexact[Array, "T *B L H"]:
         *batch, leaves, _, units = self.kept.shape
@@ -251,19 +251,17 @@ def _assembled(
     pulled: Inexact[Array, "T *B M G H"],
     mixing: Inexact[Array, "G H N H"],
 ) -> Inexact[Array, "T *B S S"]:
-    """Return the Jacobians from their parts. Memory is the limit: what no unit reads stays zero."""
+    """Return the Jacobians from their parts. Memory is the limit: no product for leaves that are not read."""
     *batch, leaves, _, units = kept.shape
     steps, unread = math.prod(batch), leaves - mixing.shape[2]
     kept, pulled = (part.reshape(steps, *part.shape[-3:]) for part in (kept, pulled))
     own = jnp.eye(units, dtype=bool)[None, None, :, None]
-    columns = jnp.where(own, jnp.moveaxis(kept[:, :, unread:], -1, 2)[..., None], 0)
-    for gate, block in enumerate(mixing):
-        columns += pulled[:, :, gate, :, None, None] * block[None, None]
-    blocks = jnp.zeros((steps, leaves, units, leaves, units), kept.dtype)
-    blocks = blocks.at[..., unread:, :].set(columns)
-    unit = jnp.arange(units)
-    blocks = blocks.at[:, :, unit, :unread, unit].set(jnp.moveaxis(kept[:, :, :unread], -1, 0))
-    return blocks.reshape(*batch, units * leaves, units * leaves)
+    stayed = jnp.where(own, jnp.moveaxis(kept, -1, 2)[..., None], 0)
+    through = sum(
+        pulled[:, :, g, :, None, None] * block[None, None] for g, block in enumerate(mixing)
+    )
+    blocks = [stayed[..., :unread, :], stayed[..., unread:, :] + through]
+    return jnp.concatenate(blocks, axis=-2).reshape(*batch, units * leaves, units * leaves)
 
 
 def _stacked(pushed: list[Carry]) -> Inexact[Array, "*L M K H"]:
@@ -274,7 +272,7 @@ def _stacked(pushed: list[Carry]) -> Inexact[Array, "*L M K H"]:
 def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H N H"]:
     """Return M = ∂mix/∂carry by gate, unit of the gate, carry leaf and unit of the leaf.
 
-    The leaves are the last alone, where the cell says that its mix multiplies no other, or else all L.
+    The N leaves are the last one where `mix` is noted to multiply no other, or else all.
 
     Args:
       cell: a split cell.
@@ -287,3 +285,12 @@ def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H N H"]:
         matrix = flat_state(jax.jacfwd(cell.mix)(zero), 1)
         return matrix.reshape(len(matrix) // units, units, len(leaves), units)
     return weight.T.reshape(weight.shape[1] // units, units, 1, units)
+
+
+def to_all_leaves(
+    read: Inexact[Array, "*shape"], leaves: int, *, axis: int
+) -> Inexact[Array, "*padded"]:
+    """Return what concerns the last N leaves with zeros for those before them."""
+    widths = [(0, 0)] * read.ndim
+    widths[axis] = (leaves - read.shape[axis], 0)
+    return jnp.pad(read, widths)

@@ -31,7 +31,7 @@ import scipy.linalg
 from jaxtyping import Array, Complex, Float
 
 from jaxrnn import checks
-from jaxrnn.analysis.jacobians import jacobians, mixing_blocks
+from jaxrnn.analysis.jacobians import jacobians, mixing_blocks, to_all_leaves
 from jaxrnn.analysis.lapack import (
     HOST,
     eigenvalues,
@@ -285,8 +285,7 @@ def weight_spectrum(cell: Step) -> WeightSpectrum:
         )
     zero = cell.initialize_carry((1,))  # pyright: ignore[reportAttributeAccessIssue]
     read = jnp.moveaxis(mixing_blocks(cell, zero), 1, 2)
-    unread = len(jax.tree.leaves(zero)) - read.shape[1]
-    blocks = jnp.pad(read, ((0, 0), (unread, 0), (0, 0), (0, 0)))
+    blocks = to_all_leaves(read, len(jax.tree.leaves(zero)), axis=1)
     if not blocks.size:
         got = f"a {type(cell).__name__}, whose gates see the input alone"
         checks.refuse("cell", got, "a cell with recurrent weights")

@@ -107,7 +107,7 @@ def check_penalties(penalties: Penalties, model: Any, task: Task, batch: Batch) 
 
 
 def _blocks(seen: View) -> Any:
-    """Return the recurrent weights, gate by gate and leaf by leaf that they read [G, N, H, H]."""
+    """Return the recurrent weights, gate by gate, for each leaf that they multiply [G, N, H, H]."""
     zero = seen.cell.initialize_carry((seen.cell.in_features,))
     return jnp.moveaxis(mixing_blocks(seen.cell, zero), 1, 2)
 

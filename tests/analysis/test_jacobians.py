@@ -28,6 +28,7 @@ from jaxrnn.analysis.jacobians import (
     structured_jacobians,
 )
 from jaxrnn.checks import InputError
+from jaxrnn.typing import multiplies_by
 from tests.analysis.examples import (
     B,
     F,
@@ -193,6 +194,37 @@ def test_leaves_of_different_width_take_the_general_path(x64):
     np.testing.assert_array_equal(by_v, np.broadcast_to(np.eye(2 * H), by_v.shape))
     with pytest.raises(InputError, match=r"^cell: got leaves of 8 and 4 units; expected"):
         factored_jacobians(cell, path)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_carry_of_less_precision_than_the_weights(noted):
+    """The Jacobians are as precise as the weights, whichever leaves the mix is known to read."""
+
+    class Mixed(jaxrnn.LSTMCell):
+        def initialize_carry(self, input_shape, rngs=None) -> Any:
+            return jax.tree.map(jnp.bfloat16, super().initialize_carry(input_shape, rngs))
+
+        def mix(self, carry) -> Any:
+            return carry[1].astype(jnp.float32) @ self.recurrent_kernel[...]
+
+        def update(self, carry, drive, pull) -> Any:
+            return jax.tree.map(jnp.bfloat16, super().update(carry, drive, pull))
+
+        def _check_carry(self, carry, batch):
+            pass
+
+    if noted:
+        Mixed.mix = multiplies_by("recurrent_kernel")(Mixed.mix)
+    cell = Mixed(F, H, rngs=nnx.Rngs(0))
+    assert mixing_blocks(cell, cell.initialize_carry((F,))).shape[2] == (1 if noted else 2)
+    with jax.numpy_dtype_promotion("standard"):
+        path = trace(cell, inputs(cell, dtype=jnp.float32)[0])
+        factors = factored_jacobians(cell, path)
+        found, general = factors.dense(), general_jacobians(cell, path)
+        back = factors.rmatvec(jnp.ones(path.states[1:].shape, jnp.float32))
+    assert found.dtype == back.dtype == jnp.float32
+    assert_close(back, np.asarray(found).sum(axis=-2), 1e-5)
+    assert_close(found, np.asarray(general, np.float64), 0.05)  # of 8 bits, some roundings
 
 
 def test_factors_of_a_step_that_is_not_split_are_refused():
