@@ -45,10 +45,7 @@ CASES = (
     ("lstm", 256, (4, 4)),
     ("lstm", 256, (16, 4)),
 )
-"""Cells, units H and steps (T, B). An LSTM's state is 2H.
-
-The last result, and in float64 any of 64 steps, is more than glibc keeps.
-"""
+"""Cells, units H and steps (T, B). An LSTM's state is 2H."""
 
 FEATURES = 32
 
