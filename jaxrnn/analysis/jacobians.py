@@ -34,8 +34,8 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     Row i, column j holds ∂(s_t)_i/∂(s_{t−1})_j; entry 0 belongs to the first step. Split cells take the
     structured path, every other step the general one.
 
-    It compiles by itself. Within a program of the caller's (``jax.jit``) it is as right and, for split cells of
-    many units on a CPU, ten times as slow: XLA then computes the slopes anew for every entry of a row.
+    It compiles by itself. Within a program of the caller's (``jax.jit``) it is as right and, for split cells
+    of many units on a CPU, ten times as slow: XLA then computes the slopes anew for every entry of a row.
 
     Raises:
       InputError: the trajectory holds values that are not finite.
