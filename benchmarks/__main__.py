@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.cases import CELLS, GRID, LARGE, QUICK, UNSEEN
+from benchmarks.cases import CELLS, GRID, LARGEST, QUICK, UNSEEN
 from benchmarks.measure import LARGE_PAGES, large_pages_on_request
 from benchmarks.page import page
 from benchmarks.worker import results
@@ -153,7 +153,7 @@ def _ensembles(cores: int) -> Iterator[dict[str, Any]]:
 
 def _pages() -> Iterator[dict[str, Any]]:
     print("\nin pages of 4 kB and of 2 MB, one core, forward and backward, seconds")
-    for cell, shape in itertools.product(CELLS, LARGE):
+    for cell, shape in itertools.product(CELLS, LARGEST):
         for size, environment in (("small", {}), ("large", LARGE_PAGES)):
             case = {"cell": cell, "shape": shape, "size": size}
             for row in results("measure.pages", 1, environment=environment, **case):

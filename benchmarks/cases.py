@@ -24,8 +24,8 @@ GRID = (
 
 QUICK = ((100, 32, 32, 64), (100, 32, 128, 128), (1000, 1, 64, 64), (1000, 16, 128, 128))
 
-LARGE = ((64, 100, 512, 512), (1000, 16, 128, 128), (784, 128, 1, 128))
-"""The longest and the widest of the grid, where most is kept for the way back."""
+LARGEST = sorted(GRID, key=lambda shape: shape[0] * shape[1] * shape[3])[-3:]
+"""Those of the grid with the most states, T·B·H numbers."""
 
 UNSEEN = ((157, 24, 40, 96), (331, 7, 20, 200), (50, 200, 100, 144), (1201, 3, 12, 48))
 """Shapes drawn at random once, to see that nothing was won by fitting the grid."""

@@ -76,8 +76,7 @@ def page(results: dict[str, Any]) -> str:
         _limit([r for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]),
         _DRAWN,
         table([_speed(row) for row in results["unseen"] if row["work"] == _BOTH]),
-        _PAGES,
-        table([_pages(*pair) for pair in zip(*_by_size(results.get("pages", [])), strict=True)]),
+        *_in_large_pages(results),
         "## Compile time\n\nSeconds to compile, forward and backward, and ours over that of `nnx.RNN`.",
         table(
             [_compile_time(r) for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]
@@ -105,8 +104,7 @@ def page(results: dict[str, Any]) -> str:
         "written into a new array of the same size, and against the factors, which products of Jacobians and "
         "vectors need instead of entries (`factored_jacobians`).",
         table([_jacobian(row) for row in results["jacobians"]]),
-        "The same [with large pages](#with-large-pages), where results of 32 MB and more cost less to clear:",
-        table([_jacobian(row) for row in results.get("jacobians_large_pages", [])]),
+        *_jacobians_in_large_pages(results),
         "## Fixed points\n\nOf an LSTM of 64 units, all cores, with the Jacobians and their eigenvalues: all "
         "candidates together, against one after another by the same function, and by hand as is usually "
         "done, Adam around a compiled gradient. These two are timed on a few candidates and multiplied up.",
@@ -130,8 +128,22 @@ def _speed(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _by_size(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    return [[row for row in rows if row["pages"] == size] for size in ("small", "large")]
+def _in_large_pages(results: dict[str, Any]) -> list[str]:
+    """Return the section on pages, if this system was one to measure it on."""
+    if "pages" not in results:
+        return []
+    small, large = (
+        [row for row in results["pages"] if row["pages"] == size] for size in ("small", "large")
+    )
+    return [_PAGES, table([_pages(*pair) for pair in zip(small, large, strict=True)])]
+
+
+def _jacobians_in_large_pages(results: dict[str, Any]) -> list[str]:
+    if "jacobians_large_pages" not in results:
+        return []
+    rows = [_jacobian(row) for row in results["jacobians_large_pages"]]
+    head = "The same [with large pages](#with-large-pages), where results of 32 MB and more are cheaper:"
+    return [head, table(rows)]
 
 
 def _pages(small: dict[str, Any], large: dict[str, Any]) -> dict[str, str]:

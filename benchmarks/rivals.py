@@ -61,10 +61,8 @@ def keepers(case: Case) -> dict[str, Built]:
 
 def keeps_signals(case: Case) -> bool:
     """Tell whether `unroll` keeps its signals without being told."""
-    shape = jax.ShapeDtypeStruct(case.shape[:3], jnp.float32)
-    methods = []
-    jax.eval_shape(lambda xs: methods.append(jaxrnn.unroll(_cell(case), xs).method), shape)
-    return methods[0].keep_signals
+    xs = jax.ShapeDtypeStruct(case.shape[:3], jnp.float32)
+    return jax.eval_shape(jaxrnn.unroll, _cell(case), xs).method.keep_signals
 
 
 def _pytorch(case: Case, cores: int) -> dict[str, Built]:

@@ -35,7 +35,7 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     structured path, every other step the general one.
 
     It compiles by itself. Within a program of the caller's (``jax.jit``) it is as right and, for split cells
-    of many units on a CPU, ten times as slow: XLA then computes the slopes anew for every entry of a row.
+    of many units on a CPU, far slower: XLA then computes the slopes anew for every entry of a row.
 
     Raises:
       InputError: the trajectory holds values that are not finite.
