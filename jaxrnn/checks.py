@@ -87,6 +87,19 @@ def count(argument: str, value: Any) -> None:
         refuse(argument, repr(value), "a whole number above 0")
 
 
+def function(argument: str, value: Any) -> None:
+    """Refuse what cannot be called."""
+    if not callable(value):
+        refuse(argument, repr(value), "a function, such as jnp.tanh")
+
+
+def within(argument: str, value: Any, low: int, high: int, why: str = "") -> None:
+    """Refuse anything but a whole number from `low` to `high`; `why` says what sets the bounds."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not low <= int(value) <= high:
+        refuse(argument, repr(value), f"a whole number from {low} to {high}{why}")
+
+
 def counts(**values: Any) -> None:
     """Refuse, among arguments given by name, anything but whole numbers above zero."""
     for argument, value in values.items():

@@ -35,6 +35,8 @@ def begin(
     Raises:
       InputError: the arguments do not fit each other or the cell.
     """
+    if isinstance(cell, type):
+        checks.refuse("cell", f"the class {cell.__name__}", "a cell of it, or any other step")
     steps = _length(xs, length)
     if carry is None:
         carry = _initial_carry(cell, xs)
@@ -48,7 +50,13 @@ def begin(
 
 
 def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
-    """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S]."""
+    """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S].
+
+    Raises:
+      InputError: leaves whose leading axes are not the same.
+    """
+    if len({leaf.shape[:leading] for leaf in jax.tree.leaves(carry)}) > 1:
+        checks.refuse("carry", checks.describe(carry), "leaves [*B, H] with the same *B")
     leaves = [
         leaf.reshape(*leaf.shape[:leading], math.prod(leaf.shape[leading:]))
         for leaf in jax.tree.leaves(carry)
@@ -191,9 +199,8 @@ def _length(xs: Any, length: int | None) -> int:
     if not leaves:
         if length is None:
             checks.refuse("xs", "None", "inputs [T, *B, F], or None together with length and carry")
-        if length < 1:
-            checks.refuse("length", length, "at least 1 step")
-        return length
+        checks.count("length", length)
+        return int(length)
     if any(jnp.ndim(leaf) < 1 for leaf in leaves):
         checks.refuse("xs", checks.describe(xs), "a time axis first, [T, *B, F]")
     steps = leaves[0].shape[0]

@@ -30,7 +30,8 @@ Jacobian,
 
     ∂carry'/∂carry = ∂update/∂carry + ∂update/∂pull · M .
 
-A step that cannot keep the promises stays a plain `Step`, and takes the general path everywhere.
+A step that cannot keep the promises stays a plain `Step`. It takes the general path in every analysis;
+`unroll` finds by its traced program what of it can leave the loop.
 
 A weight that is itself computed from parameters, as an orthogonal matrix is from a skew-symmetric one, is
 a **DerivedWeight** of its cell: `unroll` and the analyses compute it once for all steps

@@ -141,7 +141,8 @@ def test_the_lines_of_both_formats_are_those_of_the_field(tmp_path):
             b"a 1\nb 2\na 3\n",
             "line 3: got the word 'a' again, after line 1; expected every",
         ),
-        ("glove", b"a 1\n\xff 2\n", r"line \d: got bytes that are not UTF-8"),
+        ("glove", b"a 1\n\xff 2\n", r"line 2: got bytes that are not UTF-8"),
+        ("glove", b"a 1_0\n", r"line 1: got '1_0' for a number"),
         ("word2vec", b"", "line 1: got ''; expected two whole numbers above 0"),
         ("word2vec", b"a 1 2\n", "line 1: got 'a 1 2'; expected two whole numbers above 0"),
         ("word2vec", b"0 2\n", "line 1: got '0 2'"),
@@ -335,3 +336,16 @@ SUN: Any = WordVectors(("sun", "moon"), np.eye(2))
 def test_what_does_not_fit_is_refused_by_name(tmp_path, call, message):
     with pytest.raises(InputError, match=message):
         call(tmp_path)
+
+
+def test_the_line_of_a_bad_byte_is_named_in_long_files(tmp_path):
+    lines = [b"w%d 1.0" % i for i in range(4000)]
+    lines[3000] = b"\xff 1.0"
+    (tmp_path / "vectors").write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match="line 3001: got bytes"):
+        read_glove(tmp_path / "vectors")
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_the_first_word(tmp_path):
+    (tmp_path / "vectors").write_bytes("\ufeffa 1.0\nb 2.0\n".encode())
+    assert read_glove(tmp_path / "vectors").words == ("a", "b")

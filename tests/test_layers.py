@@ -296,7 +296,7 @@ def test_dropout_keeps_the_mean_and_other_keys_drop_others():
             "recurrent_dropout: got 0.1",
         ),
         (lambda: RNN(make(), carry_init=jax.nn.initializers.zeros), "rngs: got None"),
-        (lambda: Stack([]), "layers: got none"),
+        (lambda: Stack([]), r"layers: got \[\]; expected a list"),
         (lambda: Stack([RNN(make())] * 2), "layers: got one layer twice"),
         (lambda: Stack([RNN(make())], norms=[]), "norms: got 0 of them; expected 1"),
         (lambda: RNN(make())(jnp.ones(F)), "inputs: got float64"),
@@ -312,7 +312,10 @@ def test_dropout_keeps_the_mean_and_other_keys_drop_others():
             lambda: Stack([RNN(make())])(draw(B, T, F), mask=jnp.ones(T, bool)),
             r"mask: got bool\[6\]",
         ),
-        (lambda: Stack([RNN(make())])(draw(B, T, F), initial_carry=[]), "initial_carry: got 0"),
+        (
+            lambda: Stack([RNN(make())])(draw(B, T, F), initial_carry=[]),
+            r"initial_carry: got \[\]; expected one carry",
+        ),
         (
             lambda: Stack([RNN(make())], residual=True)(draw(B, T, F)),
             r"residual: got layer 0 from float64\[3, 6, 3\] to float64\[3, 6, 4\]",

@@ -33,7 +33,7 @@ from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
 from jaxrnn.unroll.signals import Drive, Pair, Sum, signals_of
-from tests.zoo import SPLIT, every_cell, table_of_cells
+from tests.zoo import every_cell, table_of_cells
 
 F, H, T, B = 3, 4, 7, 3
 LENGTHS = np.array([0, 3, 7])
@@ -114,14 +114,15 @@ def test_there_are_several_blocks_and_a_rest():
 def _is_quick(method: str, name: str, options: str) -> bool:
     """Tell what is always run: signals that are a sum and a pair, and, once a method, no recurrent weights.
 
-    `Blocked` fetches the signals of an sLSTM ahead on the way back too.
+    `Blocked` fetches the signals of an sLSTM ahead on the way back too, and finds those of an LEM by its
+    program.
 
     What reads backwards with masks and resets reads forwards with them too, as the LSTM does in float32.
     """
     always = (name, options) in (("elman-tanh", "plain"), ("gru", "all-reverse"))
     defaults = ("blocked", "remat", "newton", "one-window")
-    ahead = method.startswith("blocked") and (name, options) == ("slstm", "all-reverse")
-    return always or ahead or (method in defaults and (name, options) == ("mingru", "plain"))
+    own = method.startswith("blocked") and name in ("slstm", "lem") and options == "all-reverse"
+    return always or own or (method in defaults and (name, options) == ("mingru", "plain"))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,6 @@ def _is_quick(method: str, name: str, options: str) -> bool:
     [
         pytest.param(m, n, o, marks=[] if _is_quick(m, n, o) else pytest.mark.slow)
         for m, n, o in itertools.product(METHODS, CELLS, OPTIONS)
-        if n in SPLIT or not isinstance(METHODS[m], Blocked)
     ],
 )
 def test_every_method_equals_scan(method, name, options, x64):
@@ -208,7 +208,7 @@ def gradients_of_two_leaves(method):
     return jax.grad(loss, argnums=(0, 1, 2))(jnp.float64(1.3), xs, carry)
 
 
-@pytest.mark.parametrize("method", [Scan(), Remat(), Newton(), Truncated(2)])
+@pytest.mark.parametrize("method", [Blocked(), Scan(), Remat(), Newton(), Truncated(2)])
 def test_a_flax_cell_gives_what_scan_gives(method, x64):
     cell = nnx.GRUCell(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     xs = draw((T, B, F), jnp.float64, 1)
@@ -225,7 +225,7 @@ def test_the_default_and_what_it_says():
     cell, xs, _ = example("lstm", "float32")
     assert isinstance(unroll(cell, xs).method, Blocked)
     flax = nnx.GRUCell(F, H, rngs=nnx.Rngs(0))
-    assert unroll(flax, xs).method == Scan()
+    assert unroll(flax, xs).method == Blocked(T, keep_signals=True)
     assert unroll(lambda c, _: (c, c), None, carry=jnp.ones(2), length=3).method == Scan()
 
 
@@ -316,18 +316,17 @@ class LeakyCell(jaxrnn.ElmanCell):
         return (1 - leak) * carry + leak * jnp.tanh(drive + pull)
 
 
-def test_a_cell_whose_update_reads_weights_is_scanned():
-    cell, xs = LeakyCell(F, H, rngs=nnx.Rngs(0)), draw((T, B, F), jnp.float32, 1)
-    assert unroll(cell, xs).method == Scan()
-    with pytest.raises(InputError, match="method: got Blocked"):
-        unroll(cell, xs, method=Blocked())
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_cell_whose_update_reads_weights_is_taken_apart_by_its_program(keep, x64):
+    cell = LeakyCell(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs, carry = draw((T, B, F), jnp.float64, 1), draw((B, H), jnp.float64, 2)
+    actual = loss_and_gradients(cell, xs, carry, Blocked(3, keep), **OPTIONS["all"])
+    assert_close(actual, loss_and_gradients(cell, xs, carry, Scan(), **OPTIONS["all"]), 1e-10)
 
 
-@pytest.mark.parametrize("step", [nnx.LSTMCell(F, H, rngs=nnx.Rngs(0)), two_leaves])
-def test_blocked_refuses_what_is_not_split(step):
-    carry = (jnp.zeros((B, H)),) * 2 if step is not two_leaves else (jnp.zeros((B, F)),) * 2
+def test_blocked_refuses_what_multiplies_no_weights():
     with pytest.raises(InputError, match=r"method: got Blocked.*expected Scan"):
-        unroll(step, jnp.ones((T, B, F)), carry=carry, method=Blocked())
+        unroll(two_leaves, jnp.ones((T, B, F)), carry=(jnp.zeros((B, F)),) * 2, method=Blocked())
 
 
 def test_the_traced_update_shows_what_it_sums():
@@ -399,9 +398,10 @@ class PlainSplitCell:
         return carry, carry
 
 
-def test_a_split_cell_that_is_no_pytree_is_scanned():
-    done = unroll(PlainSplitCell(), jnp.ones((T, B, F)), carry=jnp.zeros((B, F)))
-    assert done.method == Scan()
+def test_a_split_cell_that_is_no_pytree_is_taken_apart_by_its_program():
+    run = functools.partial(unroll, PlainSplitCell(), jnp.ones((T, B, F)), carry=jnp.zeros((B, F)))
+    assert isinstance(run().method, Blocked)
+    assert_close(run().outputs, run(method=Scan()).outputs, 1e-6)
 
 
 def test_forward_mode_is_seen_through_vmap(x64):

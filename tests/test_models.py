@@ -131,3 +131,14 @@ def test_the_outputs_of_an_encoder_can_be_labelled(name: str):
 def test_what_is_no_classifier_is_refused(build, message: str):
     with pytest.raises(InputError, match=message):
         build(nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", ["gru", "mgu", "mlstm"])
+def test_a_classifier_that_reads_backwards_has_read_everything(name):
+    """Cells that split, that do not, and whose output is no part of the carry."""
+    rngs = nnx.Rngs(0)
+    layer = RNN(jaxrnn.make_cell(name, 3, 4, rngs=rngs), reverse=True)
+    model = SequenceClassifier(layer, 2, rngs=rngs)
+    xs = jax.random.normal(jax.random.key(0), (6, 2, 3))
+    slopes = jax.grad(lambda xs: model(xs).sum())(xs)
+    assert (jnp.abs(slopes).max(axis=(1, 2)) > 0).all()

@@ -36,6 +36,8 @@ from jaxrnn.training import (
     Stopped,
     fit,
     load_models,
+    view,
+    whole_sequences,
 )
 from jaxrnn.training.interruption import Interruption
 from jaxrnn.training.program import Program
@@ -559,3 +561,23 @@ def test_what_is_not_finite_is_read_back_from_strict_json(tmp_path: Path):
     (found,) = folder.rows()
     assert math.isnan(found["valid_loss"].pop(0))
     assert found == {**row, "valid_loss": [0.5]}
+
+
+@pytest.mark.parametrize(
+    "options", [{"zoneout": 0.5}, {"reverse": True}, {"carry_init": nnx.initializers.ones}]
+)
+def test_a_view_is_of_the_network_itself_or_none(task, options):
+    rngs = nnx.Rngs(0)
+    batch = whole_sequences(task.test, 8)
+
+    def network(**options):
+        layer = jaxrnn.RNN(jaxrnn.GRUCell(1, 4, rngs=rngs), rngs=rngs, **options)
+        return jaxrnn.models.SequenceClassifier(layer, 2, rngs=rngs)
+
+    model = network()
+    seen = view(model, task, batch)
+    assert seen is not None
+    outputs = jaxrnn.unroll(seen.cell, seen.xs).outputs
+    expected = task.losses(model(seen.xs), batch)
+    np.testing.assert_allclose(seen.loss(outputs), expected, rtol=1e-5)
+    assert view(network(**options), task, batch) is None

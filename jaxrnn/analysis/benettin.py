@@ -89,7 +89,7 @@ class Run:
         self._every = renorm_every or 1
         self._by_lu = False  # all but the last interval of a block
         self._time_step = time_step_of(cell)
-        self._first = position.steps
+        self._first = int(position.steps)
         carry, directions, _ = position
         self._state = Tangents.at(carry, directions)
         # Directions are carried in the carry's own precision, and made orthogonal in float32 at least.
@@ -100,7 +100,8 @@ class Run:
         self._rates = [] if resume is None else [np.asarray(resume.rates, np.float64)]
         self._steps = [] if resume is None else [np.asarray(resume.block_steps)]
         self._determinants = [] if resume is None else [float(resume.determinant)]
-        self._rounding = 0.0 if resume is None else float(resume.rounding)
+        rounding = 0.0 if resume is None else float(resume.rounding)
+        self._rounding = 0.0 if math.isnan(rounding) else rounding  # NaN: of a compiled run
 
     @one_blas_thread
     def through(
@@ -168,7 +169,7 @@ class Run:
         """Take blocks of steps, and say how the directions fared."""
         blocks = self._padded(plan)
         self._state, (sums, spreads, reaches) = self._program(self._xs, self._state, *blocks)
-        _refuse_if_broken(self._state.broken)
+        _refuse_if_broken(self._state.broken, self._first)
         return _Outcome(
             sums=np.asarray(sums, np.float64)[: len(plan)],
             spread=float(np.max(spreads)),
@@ -255,14 +256,17 @@ def _blocks(steps: int, size: int) -> Any:
     return np.array([size] * whole + [rest] * (rest > 0), np.int32)
 
 
-def _refuse_if_broken(broken: Any) -> None:
+def _refuse_if_broken(broken: Any, before: int) -> None:
+    """Refuse states that are not finite; steps count on from those `before` the run, if it is resumed."""
     broken = np.asarray(broken)
     if (broken >= 0).any():
         first = int(broken[broken >= 0].min())
         where = [int(i) for i in np.argwhere(broken == first)[0]]
         sequence = f" of sequence {where}" if where else ""
         checks.refuse(
-            "cell: its states", f"non-finite values at step {first + 1}{sequence}", "finite values"
+            "cell: its states",
+            f"non-finite values at step {before + first + 1}{sequence}",
+            "finite values",
         )
 
 

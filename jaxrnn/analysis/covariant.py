@@ -59,8 +59,7 @@ class CovariantVectors:
         Between expanding and contracting directions it stays away from 0 where the dynamics is hyperbolic.
         """
         count = self.vectors.shape[-1]
-        if not 1 <= dimension < count:
-            checks.refuse("dimension", dimension, f"1 to {count - 1}, so that both sides have some")
+        checks.within("dimension", dimension, 1, count - 1, ", so that both sides have some")
         one, other = (
             _basis(side) for side in (self.vectors[..., :dimension], self.vectors[..., dimension:])
         )
@@ -104,13 +103,9 @@ def covariant_vectors(
     matrices = matrices.astype(at_least_float32(matrices.dtype))
     steps, size = len(matrices), matrices.shape[-1]
     k = size if k is None else k
-    if not 1 <= k <= size:
-        checks.refuse("k", k, f"1 to {size}, the size of the state")
+    checks.within("k", k, 1, size, ", the size of the state")
     settle = steps // 4 if settle is None else settle
-    if not 0 <= settle <= (steps - 1) // 2:
-        checks.refuse(
-            "settle", settle, f"0 to {(steps - 1) // 2}, so that some of {steps} are left"
-        )
+    checks.within("settle", settle, 0, (steps - 1) // 2, f", so that some of {steps} are left")
     forward, backward = jax.random.split(jax.random.key(0) if key is None else key)
     start = jax.random.normal(forward, (*matrices.shape[1:-1], k), matrices.dtype)
     bases, triangles = _forward(matrices, start)

@@ -142,7 +142,7 @@ class Lyapunov:
                 f"Kaplan–Yorke        {np.mean(self.kaplan_yorke):.3f}",
                 f"entropy rate        {np.mean(self.entropy_rate):.4f} nats a {unit}",
                 f"steps               {int(np.sum(self.block_steps))}",
-                f"Σλ − ⟨ln|det J|⟩    {float(self.determinant):.0e}",
+                f"Σλ − ⟨ln|det J|⟩    {float(self.determinant):.0e} nats a step",
             ]
         )
 
@@ -171,7 +171,7 @@ class Lyapunov:
 
     def _dimension(self, exponents: Any) -> float:
         sums = np.cumsum(exponents)
-        if exponents[0] <= 0:
+        if exponents[0] < 0:
             return 0.0
         if sums[-1] >= 0:
             return float(len(exponents)) if self._complete else math.nan

@@ -172,6 +172,8 @@ def _flows(
 ) -> list[GradientFlow]:
     output_grads = output_gradients(loss, trajectories[-1])
     sweeps = _sweep(list(cells), list(trajectories), output_grads)
+    for log_norms, _ in sweeps:
+        _refuse_broken(log_norms)
     if all(_is_nowhere(log_norms) for log_norms, _ in sweeps):
         checks.refuse(
             "loss", "a gradient of zero at every step", "a loss that depends on the state"
@@ -179,12 +181,23 @@ def _flows(
     return [_flow_of(*sweep) for sweep in sweeps]
 
 
+def _refuse_broken(log_norms: Any) -> None:
+    """Refuse gradients that are not finite, and say where on the way back they ceased to be."""
+    if checks.concrete(log_norms):
+        broken = ~(np.asarray(log_norms) < np.inf)
+        if broken.any():
+            step, *where = (int(i) for i in np.argwhere(broken)[-1])
+            sequence = f" of sequence {where}" if where else ""
+            got = f"non-finite values on the way back from state {step + 1}{sequence}"
+            checks.refuse("cell: its derivative", got, "finite values")
+
+
 def _is_nowhere(log_norms: Any) -> bool:
     return checks.concrete(log_norms) and not np.isfinite(log_norms).any()
 
 
 def _flow_of(log_norms: Any, log_pulled: Any) -> GradientFlow:
-    there = jnp.isfinite(log_norms[1:])
+    there = log_norms[1:] != -jnp.inf
     log_gains = jnp.where(there, log_pulled[:-1] - jnp.where(there, log_norms[1:], 0), 0)
     log_transported = _from_here_on(log_norms, log_gains)
     lags = jnp.arange(len(log_norms))[::-1]

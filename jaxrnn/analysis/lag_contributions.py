@@ -20,7 +20,6 @@ The initial carry is held fixed: where it is learnt, its gradient is not among t
 from __future__ import annotations
 
 import dataclasses
-import numbers
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
@@ -166,9 +165,7 @@ def contributions_along(
 def _limit(max_lag: Any, last: int) -> int:
     if max_lag is None:
         return last
-    whole = isinstance(max_lag, numbers.Integral) and not isinstance(max_lag, bool)
-    if not whole or int(max_lag) not in range(last + 1):
-        checks.refuse("max_lag", repr(max_lag), f"a whole number of steps, 0 to {last}")
+    checks.within("max_lag", max_lag, 0, last, " steps")
     return int(max_lag)
 
 

@@ -19,7 +19,6 @@ the longest direction, is nothing but rounding.
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -94,10 +93,13 @@ def lyapunov(
     checks.finite("carry", carry)
     if renorm_every is not None:
         checks.count("renorm_every", renorm_every)
-    if not isinstance(warmup, numbers.Integral) or not 0 <= warmup < steps:
-        checks.refuse("warmup", warmup, f"0 to {steps - 1}: some of the {steps} steps must count")
+    checks.within("warmup", warmup, 0, steps - 1, f": some of the {steps} steps must count")
     position = _first_position(carry, batch, k, key) if resume is None else resume.position
     if _is_traced(cell, carry, xs):
+        for name, given in (("resume", resume), ("progress", progress)):
+            if given is not None:
+                got = f"a {type(given).__name__} under jax.jit, jax.grad or the like"
+                checks.refuse(name, got, "None there: it is for a run that is watched")
         return traced(cell, xs, position, warmup, steps, renorm_every or 1, time_step_of(cell))
     record = Run(cell, xs, position, renorm_every, resume).through(warmup, steps, progress)
     lost = _lost_to_rounding(record)
@@ -109,6 +111,8 @@ def lyapunov(
 
 def _check_resumed(resume: Lyapunov, cell: Step, carry: Any, k: Any, key: Any) -> None:
     """Refuse what a record to go on from says already, or contradicts."""
+    if not isinstance(resume, Lyapunov):
+        checks.refuse("resume", checks.describe(resume), "a Lyapunov record")
     if carry is not None:
         checks.refuse("carry", checks.describe(carry), "None beside resume, which has its own")
     if k not in (None, resume.rates.shape[-1]):
@@ -128,8 +132,7 @@ def _first_position(
     state = flat_state(carry, len(batch))
     size = state.shape[-1]
     k = size if k is None else k
-    if not isinstance(k, numbers.Integral) or not 1 <= k <= size:
-        checks.refuse("k", k, f"1 to {size}, the size of the state")
+    checks.within("k", k, 1, size, ", the size of the state")
     key = jax.random.key(0) if key is None else key
     drawn = jax.random.normal(key, (*batch, size, k), at_least_float32(state.dtype))
     columns, _ = one_blas_thread(jnp.linalg.qr)(drawn)
@@ -147,8 +150,9 @@ def _lost_to_rounding(record: Lyapunov) -> str:
     exponents = np.asarray(record.exponents)
     eps = float(jnp.finfo(exponents.dtype).eps)
     scale = float(np.abs(exponents[np.isfinite(exponents)]).max(initial=0.0))
-    if record.rounding > 0.01 * max(scale, 1.0):
-        loss = f"rounding may cost the least exponent {record.rounding:.1g} nats a step"
+    rounding = record.rounding / record.time_step
+    if rounding > 0.01 * max(scale, 1.0):
+        loss = f"rounding may cost the least exponent {rounding:.1g} nats a {record.unit}"
     elif eps > 1e-8 and (exponents == -np.inf).any():
         shrunk = f"{64 * eps:.0e} of the longest within an interval"
         loss = f"a direction that shrinks to {shrunk} is lost, as −inf"

@@ -9,9 +9,11 @@ follow: how far apart they are is the measure of "the largest eigenvalue decides
 
 The product is held as Q · diag(e^d) · V (`jaxrnn.analysis.graded`), so its eigenvalues are those of the
 row-graded matrix diag(e^d) V Q. LAPACK's balanced QR algorithm finds eigenvalues of such matrices to high
-relative accuracy over twenty orders of magnitude and more, as a rule and without a guarantee. Whether it did
-shows in their product, which must be the determinant: where it is not, only the eigenvalues above the
-rounding of the largest are given.
+relative accuracy over twenty orders of magnitude and more, as a rule and without a guarantee. Two things show
+whether it did. Their product must be the determinant; where it is not, only the eigenvalues above rounding
+count. And each must stay when the entries are changed by their rounding: the eigenvalues of a defective or
+nearly defective product, which those of non-normal networks come near to, do not, though their product does.
+Those that do not stay are not given.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.typing import ArrayLike, Step
 
 _DETERMINANT = 1e-6  # nats by which the sum of log moduli may miss the determinant's logarithm
+_STAYS = 1e-6  # nats by which a log modulus may move with the rounding of the entries
 
 
 @jax.tree_util.register_dataclass
@@ -49,7 +52,7 @@ class ProductSpectrum:
     Attributes:
       lags: the lags k, in steps, rising [K].
       log_moduli: log |λ|, nats, falling along the last axis [K, *B, S]; NaN where rounding hides it, −inf
-        where it is zero.
+        where the product is singular and they are zero for that.
       angles: arg λ, radians [K, *B, S].
     """
 
@@ -103,29 +106,41 @@ def product_spectrum_of(matrices: ArrayLike, lags: Sequence[int] | Any = None) -
 
 def _moduli(matrices: Float[Array, "T *B S S"], *, lags: tuple[int, ...]) -> tuple[Array, Array]:
     """Return log moduli and angles; each factorisation waits for the one before (`lapack`)."""
-    cores, tops, log_determinants = _cores(matrices, lags=lags)
+    cores, tops, log_determinants, ranks = _cores(matrices, lags=lags)
     values = eigenvalues(cores)
-    logs = jnp.log(jnp.abs(values))
+    logs, changed = (jnp.log(jnp.abs(v)) for v in (values, eigenvalues(_rounded(cores))))
+    size = logs.shape[-1]
+    stays = (logs == changed) | (jnp.abs(logs - changed) < _STAYS)
     agree = jnp.abs(logs.sum(axis=-1) - log_determinants) < _DETERMINANT
-    floor = jnp.log(64 * logs.shape[-1] * resolution()) + logs[..., :1]
-    known = agree[..., None] | (logs > floor)
-    known |= jnp.isneginf(tops)[..., None]  # the product is zero, and so are they
-    return jnp.where(known, logs + tops[..., None], jnp.nan), jnp.angle(values)
+    lengths = jnp.linalg.norm(cores, axis=(-2, -1))
+    floor = jnp.log(64 * size * resolution() * lengths)[..., None]
+    known = stays & (agree[..., None] | (logs > floor))
+    logs = jnp.where(known, logs + tops[..., None], jnp.nan)
+    # Of rank r, at least S − r are zero, and the least are.
+    is_zero = jnp.broadcast_to(jnp.arange(size), logs.shape) >= ranks[..., None]
+    return jnp.where(is_zero, -jnp.inf, logs), jnp.angle(values)
+
+
+def _rounded(matrices: Float[Array, "*B S S"]) -> Float[Array, "*B S S"]:
+    """Return matrices whose entries are changed by their rounding, up or down at random."""
+    signs = jax.random.rademacher(jax.random.key(0), matrices.shape, matrices.dtype)
+    return matrices * (1 + 4 * resolution() * signs)
 
 
 @one_blas_thread
 @functools.partial(jax.jit, static_argnames="lags")
 def _cores(
     matrices: Float[Array, "T *B S S"], *, lags: tuple[int, ...]
-) -> tuple[Array, Array, Array]:
-    """Return matrices e^−top similar to the products [K, *B, S, S], top [K, *B], and their log |det|."""
+) -> tuple[Array, Array, Array, Array]:
+    """Return matrices e^−top similar to the products [K, *B, S, S]; top, their log |det| and rank [K, *B]."""
 
     def of_one(matrices):
         products = transposed_products(matrices, lags, vectors=True)
         top = products.grades.max(axis=-1)
         grades = products.grades - jnp.where(jnp.isfinite(top), top, 0)[:, None]
         turned = products.v @ products.q
-        return jnp.exp(grades)[..., None] * turned, top, grades.sum(axis=-1), turned
+        rank = jnp.isfinite(products.grades).sum(axis=-1)
+        return jnp.exp(grades)[..., None] * turned, top, grades.sum(axis=-1), turned, rank
 
-    cores, tops, sums, turned = each_sequence(of_one, matrices)
-    return cores, tops, sums + jnp.linalg.slogdet(turned)[1]
+    cores, tops, sums, turned, ranks = each_sequence(of_one, matrices)
+    return cores, tops, sums + jnp.linalg.slogdet(turned)[1], ranks

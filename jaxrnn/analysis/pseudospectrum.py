@@ -76,8 +76,12 @@ class Pseudospectrum:
 
     @property
     def kreiss(self) -> float:
-        """Lower bound of sup_k ‖J^k‖, and of the Kreiss constant; 1 at least, infinite where ρ(J) > 1."""
-        if abs(self.eigenvalues[0]) > 1:
+        """Lower bound of sup_k ‖J^k‖, and of the Kreiss constant; 1 at least.
+
+        Infinite where ρ(J) > 1 by more than rounding, which an orthogonal matrix has too.
+        """
+        rounding = 16 * len(self.eigenvalues) * float(jnp.finfo(self.eigenvalues.dtype).eps)
+        if abs(self.eigenvalues[0]) > 1 + rounding:
             return float(np.inf)
         with np.errstate(divide="ignore", invalid="ignore"):
             bounds = (np.abs(self._points) - 1) / np.asarray(self.smallest)

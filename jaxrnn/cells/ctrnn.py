@@ -59,6 +59,7 @@ class CTRNNCell(DenseCell):
         if time_constant < 1:
             checks.refuse("time_constant", time_constant, "at least 1 step, or Euler overshoots")
         self.time_constant = time_constant
+        checks.function("activation_fn", activation_fn)
         self.activation_fn = activation_fn
 
     def update(

@@ -6,7 +6,7 @@
 Elman, "Finding structure in time", Cognitive Science 1990. Its step Jacobian is diag(φ') U: every
 lag multiplies the gradient by one more of these, so with tanh (φ' ≤ 1) it shrinks whenever ‖U‖ < 1,
 and with sigmoid (φ' ≤ ¼) whenever ‖U‖ < 4. With ReLU, φ' is 0 or 1 and nothing bounds the state:
-U = I is the IRNN of Le, Jaitly & Hinton 2015.
+U = I, with W ~ N(0, 0.001²) and b = 0 at the start, is the IRNN of Le, Jaitly & Hinton 2015.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Unpack
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrnn import checks
 from jaxrnn.cells.base import CellOptions, DenseCell
 
 
@@ -50,6 +51,7 @@ class ElmanCell(DenseCell):
         **options: Unpack[CellOptions],
     ):
         super().__init__(in_features, hidden_features, **options)
+        checks.function("activation_fn", activation_fn)
         self.activation_fn = activation_fn
 
     def update(

@@ -20,6 +20,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrnn import checks
 from jaxrnn.cells.base import InputOptions, InputWeights, SplitStep, everywhere
 from jaxrnn.typing import Initializer
 
@@ -61,6 +62,7 @@ class IndRNNCell(InputWeights, SplitStep):
         super().__init__(in_features, hidden_features, **options)
         key = options["rngs"].params()
         self.recurrent_weight = nnx.Param(recurrent_init(key, (hidden_features,), self.dtype))
+        checks.function("activation_fn", activation_fn)
         self.activation_fn = activation_fn
 
     def mix(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B H"]:

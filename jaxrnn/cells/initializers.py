@@ -95,7 +95,8 @@ def chrono(max_lag: float, signs: Sequence[float]) -> Initializer:
     keeps, −1 for the one that admits, 0 for the rest. A gate held at σ(b) keeps a unit for about
     1 + e^b steps.
     """
-    if not max_lag > 2:
+    checks.positive("max_lag", max_lag)
+    if max_lag <= 2:
         checks.refuse("max_lag", max_lag, "more than 2 steps")
 
     def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "G H"]:

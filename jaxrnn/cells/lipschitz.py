@@ -66,6 +66,7 @@ class LipschitzCell(InputWeights, SplitStep):
     ):
         super().__init__(in_features, hidden_features, **options)
         checks.positive("step_size", step_size)
+        checks.positive("blend", blend)
         if not 0.5 <= blend <= 1:
             checks.refuse("blend", blend, "0.5 to 1")
         checks.not_negative("damping", damping)

@@ -13,7 +13,8 @@ Flax, and both are state: a Jacobian over h alone misses the memory.
 
 `PeepholeLSTMCell` lets the gates look at the cell state, each unit at its own (Gers & Schmidhuber 2000):
 input and forget gate at c, the output gate at c'. `ProjectedLSTMCell` hands on a shorter h = P (σ(o)
-tanh(c')), so that many cells can share few recurrent weights (Sak, Senior & Beaufays 2014).
+tanh(c')), so that many cells can share few recurrent weights (Sak, Senior & Beaufays 2014, whose cells have
+peepholes too; these have none, as in PyTorch).
 """
 
 from __future__ import annotations

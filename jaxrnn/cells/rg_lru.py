@@ -9,7 +9,7 @@
 De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention", 2024. Where r is near 0 the unit
 neither forgets nor admits, since √(1 − a²) goes with it; the norm of the state is that of its inputs. The
 step is linear in h, so all steps can be taken at once (`jaxrnn.Associative`), and its Jacobian is the
-diagonal a, at most 1. In bfloat16 an a above 0.996 rounds to 1: such a unit adds up what it hears.
+diagonal a, at most 1. In bfloat16 an a above 0.998 rounds to 1: such a unit adds up what it hears.
 
 Chosen: the gates read the cell's input, as in the paper, where the linear map W stands before the cell and
 keeps the size; here it is the cell's own, so that F need not be H.

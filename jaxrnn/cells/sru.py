@@ -10,8 +10,9 @@ Lei, Zhang, Wang, Dai & Artzi, "Simple Recurrent Units for Highly Parallelizable
 products read the input, so they are one for the whole sequence; what is left in the loop is a unit at a time.
 The peepholes v_f, v_r keep the step nonlinear in c: with them it is light but not parallel in time.
 
-Chosen: the highway takes W_s x where the paper takes x, as its code does where sizes differ; candidate and
-highway have biases too, which start at 0. The carry is (c, h), h for the readout alone: no gate sees it.
+Chosen: the highway takes W_s x where the paper takes x, as its code does where sizes differ, and without the
+paper's constant α, which W_s may hold; candidate and highway have biases too, which start at 0.
+is (c, h), h for the readout alone: no gate sees it.
 """
 
 from __future__ import annotations

@@ -141,9 +141,10 @@ CELLS: dict[str, CellEntry] = {
             partial(
                 ElmanCell,
                 activation_fn=jax.nn.relu,
+                kernel_init=jax.nn.initializers.normal(1e-3),
                 recurrent_kernel_init=initializers.identity(),
             ),
-            f"{_ELMAN}, φ = ReLU, U = I at the start",
+            f"{_ELMAN}, φ = ReLU, at the start U = I and W ~ N(0, 0.001²)",
             _dense(1),
             "Le, Jaitly & Hinton 2015",
         ),

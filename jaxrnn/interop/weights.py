@@ -169,13 +169,15 @@ def cell_of_rnn(argument: str, rnn: Any, kinds: Sequence[type[RecurrentCell]]) -
     """Return the cell of a layer that the other library has too.
 
     Raises:
-      InputError: the layer is no `RNN`, its cell is of another kind, or it starts from a learnt carry, which
-        has no place among their weights.
+      InputError: the layer is no `RNN`, its cell is of another kind, or it does what theirs does not: it
+        starts from a learnt carry, or has zoneout, which changes its outputs in evaluation too.
     """
     if not isinstance(rnn, RNN):
         checks.refuse(argument, type(rnn).__name__, "an RNN")
     if len(rnn.carry):
         checks.refuse(argument, "a layer with a learnt initial carry", "one that starts from zeros")
+    if rnn.zoneout:
+        checks.refuse(argument, f"a layer with zoneout {rnn.zoneout}", "one without")
     _known(argument, rnn.cell, kinds)
     return rnn.cell
 

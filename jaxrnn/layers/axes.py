@@ -11,7 +11,7 @@ from jaxrnn import checks
 
 def time_axis(inputs: Any, time_major: bool, feature_axes: int = 1) -> int:
     """Return the axis of time of inputs [*B, T, F], or [T, *B, F] if `time_major`; refuse what has none."""
-    if jnp.ndim(inputs) < feature_axes + 1:
+    if not hasattr(inputs, "shape") or len(inputs.shape) < feature_axes + 1:
         checks.refuse("inputs", checks.describe(inputs), "sequences [*B, T, F]")
     return 0 if time_major else jnp.ndim(inputs) - feature_axes - 1
 

@@ -44,6 +44,9 @@ class Bidirectional(nnx.Module):
         time_major: bool = False,
         return_carry: bool = False,
     ):
+        for name, layer in (("forward_rnn", forward_rnn), ("backward_rnn", backward_rnn)):
+            if not isinstance(layer, RNN):
+                checks.refuse(name, checks.describe(layer), "an RNN(cell)")
         if forward_rnn is backward_rnn or forward_rnn.cell is backward_rnn.cell:
             checks.refuse(
                 "backward_rnn", "the forward RNN or its cell", "a layer with weights of its own"
@@ -67,6 +70,9 @@ class Bidirectional(nnx.Module):
         """Read the inputs from both ends; `options` (lengths, mask, resets) are those of `RNN`."""
         options["time_major"] = self.time_major if time_major is None else time_major
         starts = (None, None) if initial_carry is None else initial_carry
+        if not isinstance(starts, tuple | list) or len(starts) != 2:
+            expected = "a pair of carries, the forward one first"
+            checks.refuse("initial_carry", checks.describe(initial_carry), expected)
         (first, ahead), (last, back) = (
             rnn(
                 inputs,

@@ -42,7 +42,8 @@ class RNN(nnx.Module):
       recurrent_dropout: share of units that the recurrent weights do not see; for split cells.
       variational: one dropout mask a sequence; False draws a new one at every step.
       zoneout: share of units of a split cell that stay as they are at each step; without a `dropout_key`, as
-        in evaluation, the state is the expected one. Not together with `recurrent_dropout`.
+        in evaluation, the state is the expected one. Not together with `recurrent_dropout`, and not for cells
+        that keep clocks or normalisers in their carry (`own_carry`).
       rngs: draws the learnable carry; needed with `carry_init` alone.
 
     Attributes:
@@ -76,14 +77,21 @@ class RNN(nnx.Module):
         zoneout: float = 0.0,
         rngs: nnx.Rngs | None = None,
     ):
-        if not hasattr(cell, "initialize_carry"):
-            checks.refuse("cell", type(cell).__name__, "a cell, with initialize_carry")
+        if isinstance(cell, type) or not hasattr(cell, "initialize_carry"):
+            checks.refuse("cell", checks.describe(cell), "a cell, with initialize_carry")
         rates = {"dropout": dropout, "recurrent_dropout": recurrent_dropout, "zoneout": zoneout}
         for name, rate in rates.items():
             checks.rate(name, rate)
         for name in ("recurrent_dropout", "zoneout"):
             if rates[name] and not isinstance(cell, SplitCell):
                 checks.refuse(name, rates[name], "0 for a cell that is not split")
+        own: Any = getattr(cell, "own_carry", ())
+        if zoneout and own:
+            kept = f"whose carry ({', '.join(own)}) means only what the cell wrote there"
+            checks.refuse("zoneout", zoneout, f"0 for a {type(cell).__name__}, {kept}")
+        if recurrent_dropout and not _has_recurrent_weights(cell):
+            expected = f"0 for a {type(cell).__name__}, which has no recurrent weights"
+            checks.refuse("recurrent_dropout", recurrent_dropout, expected)
         if zoneout and recurrent_dropout:
             checks.refuse("zoneout", zoneout, "0 with recurrent_dropout: the one or the other")
         self.cell: Any = cell
@@ -178,6 +186,11 @@ class RNN(nnx.Module):
         for i, vector in zip(free_leaves(self.cell, start), self.carry, strict=True):
             leaves[i] = jnp.broadcast_to(vector[...], leaves[i].shape)
         return jax.tree.unflatten(structure, leaves)
+
+
+def _has_recurrent_weights(cell: Any) -> bool:
+    carry = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
+    return jax.eval_shape(cell.mix, carry).shape[-1] > 0
 
 
 def _learnable_carry(cell: Any, carry_init: Initializer | None, rngs: nnx.Rngs | None) -> list[Any]:

@@ -49,8 +49,12 @@ class Stack(nnx.Module):
         time_major: bool = False,
         return_carry: bool = False,
     ):
-        if not layers:
-            checks.refuse("layers", "none", "at least one RNN")
+        if isinstance(layers, nnx.Module) or not layers:
+            checks.refuse("layers", checks.describe(layers), "a list of at least one RNN")
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, RNN | Bidirectional):
+                got = f"{type(layer).__name__} at place {i}"
+                checks.refuse("layers", got, "RNN(cell)s or Bidirectionals")
         if len({id(layer) for layer in layers}) < len(layers):
             checks.refuse("layers", "one layer twice", "layers with weights of their own")
         if norms is not None and len(norms) != len(layers):
@@ -77,10 +81,9 @@ class Stack(nnx.Module):
         time_major = self.time_major if time_major is None else time_major
         options = {"mask": mask, "resets": resets, "time_major": time_major}
         starts = [None] * len(self.layers) if initial_carry is None else initial_carry
-        if len(starts) != len(self.layers):
-            checks.refuse(
-                "initial_carry", f"{len(starts)} of them", f"{len(self.layers)}, one a layer"
-            )
+        if not isinstance(starts, Sequence) or len(starts) != len(self.layers):
+            expected = f"one carry for each of {len(self.layers)} layers"
+            checks.refuse("initial_carry", checks.describe(initial_carry), expected)
         valid = _valid(inputs, seq_lengths, mask, time_major)
         # What stands in the padding goes no further: a norm of NaN would spoil the norm's gradient.
         xs, carries = seen(inputs, valid), []

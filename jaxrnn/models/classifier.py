@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -21,7 +22,8 @@ from jaxrnn.layers import RNN
 from jaxrnn.models.bodies import Reader, ends, outputs
 from jaxrnn.models.encoder import Pool, last_step
 from jaxrnn.models.readouts import linear
-from jaxrnn.typing import ArrayLike, Key, Lengths, SplitCell, Step
+from jaxrnn.steps import readout_of
+from jaxrnn.typing import ArrayLike, Key, Lengths
 from jaxrnn.unroll import Unrolled
 
 
@@ -70,7 +72,7 @@ class SequenceClassifier(nnx.Module):
     ) -> Float[Array, "*B C"]:
         """Map sequences [T, *B, F] to logits [*B, C], from the output after each one's last valid step."""
         done = self.layer.unrolled(xs, seq_lengths=seq_lengths, dropout_key=dropout_key)
-        return self.readout(last_output(self.cell, done, seq_lengths))
+        return self.readout(last_output(self.layer, xs, done, seq_lengths))
 
 
 class EncoderClassifier(nnx.Module):
@@ -116,11 +118,14 @@ class EncoderClassifier(nnx.Module):
         return self.readout(self.pool(*outputs(self.encoder, xs, seq_lengths, dropout_key)))
 
 
-def last_output(cell: Step, done: Unrolled, seq_lengths: Lengths | None) -> Float[Array, "*B Y"]:
-    """Return the output after each sequence's last valid step."""
-    if isinstance(cell, SplitCell):  # from the carry: no output but the last then needs a gradient
-        return cell.readout(done.carry)
-    return last_step(done.outputs, seq_lengths)
+def last_output(
+    layer: RNN, xs: Any, done: Unrolled, seq_lengths: Lengths | None
+) -> Float[Array, "*B Y"]:
+    """Return the output after the last valid step that a layer reads: the first, if it reads backwards."""
+    readout = readout_of(layer.cell, done.carry, jax.tree.map(lambda leaf: leaf[0], xs))
+    if readout is not None:  # from the carry: no output but the last then needs a gradient
+        return readout(done.carry)
+    return done.outputs[0] if layer.reverse else last_step(done.outputs, seq_lengths)
 
 
 def matched_width(entry: CellEntry, in_features: int, classes: int, parameters: int) -> int:

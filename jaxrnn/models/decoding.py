@@ -18,7 +18,6 @@ Weakness: always `steps` steps, also where every hypothesis has ended before.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -101,8 +100,7 @@ def beam_search(
     """
     sources, lengths = _checked(model, sources, steps, seq_lengths)
     checks.count("width", width)
-    if not 0 <= length_penalty < math.inf:
-        checks.refuse("length_penalty", length_penalty, "0 or more")
+    checks.not_negative("length_penalty", length_penalty)
     batch = sources.shape[1:]
     flat = sources.reshape(len(sources), -1)
     lengths = None if lengths is None else lengths.reshape(-1)

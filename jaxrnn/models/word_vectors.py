@@ -153,13 +153,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     if not path.is_file():
         checks.refuse("path", str(path), "a file of word vectors")
     # Only a line feed ends a line: a carriage return within a word is a part of it.
-    with path.open(encoding="utf-8", newline="\n") as file:
-        number = 0
-        try:
-            for number, line in enumerate(file, start=1):
-                yield number, line.rstrip("\r\n ")
-        except UnicodeDecodeError as error:
-            _refuse_line(path, number + 1, f"bytes that are not UTF-8 ({error.reason})", "UTF-8")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                _refuse_line(path, number, f"bytes that are not UTF-8 ({error.reason})", "UTF-8")
+            yield number, text.rstrip("\r\n ")
 
 
 def _collected(path: Path, lines: Iterable[tuple[int, str]], features: int | None) -> WordVectors:
@@ -200,6 +200,8 @@ def _holds_number(parts: list[str]) -> bool:
 
 def _numbers(fields: list[str]) -> Float[np.ndarray, "F"] | None:
     """Return fields as float32; None where one is no finite number."""
+    if any("_" in field for field in fields):  # which Python allows in numbers
+        return None
     try:
         with np.errstate(over="ignore"):
             row = np.array(fields, np.float64).astype(np.float32)

@@ -31,7 +31,10 @@ class View(NamedTuple):
 
 
 def view(model: Any, task: Task, batch: Batch) -> View | None:
-    """Return a network's cell with what it reads and the loss behind it; None unless it is one forward layer.
+    """Return a network's cell with what it reads and the loss behind it.
+
+    None unless it is one layer that reads forwards from zeros and computes what its cell does: with zoneout
+    even the evaluated network is another map, and a learnt carry starts elsewhere.
 
     An analysis goes through all steps of all sequences, so they must be of one length, as `whole_sequences`
     returns them.
@@ -41,7 +44,7 @@ def view(model: Any, task: Task, batch: Batch) -> View | None:
         xs = model.embedding(jnp.asarray(xs))
         model = model.model if isinstance(model, Embedded) else model
     layer = model.layer if isinstance(model, SequenceClassifier) else getattr(model, "body", None)
-    if not isinstance(layer, RNN):
+    if not isinstance(layer, RNN) or layer.reverse or layer.zoneout or len(layer.carry):
         return None
     read = model.logits if isinstance(model, LanguageModel) else model.readout
     targets, mask = jnp.asarray(batch.targets), jnp.asarray(batch.mask)
@@ -77,5 +80,6 @@ def whole_sequences(source: Source, count: int) -> Batch:
 def required(seen: View | None) -> View:
     """Refuse a network that cannot be taken apart as one cell."""
     if seen is None:
-        checks.refuse("run", "a network of several layers or directions", "one forward layer")
+        got = "a network of several layers or directions, with zoneout or a learnt initial carry"
+        checks.refuse("run", got, "one forward layer that starts from zeros, without zoneout")
     return seen

@@ -51,9 +51,9 @@ def unroll(
         `reverse` an episode is read from its last step, and that one does. A reset that falls on padding
         takes effect at the next valid step, in the order of reading.
       reverse: read from the last step to the first; results stay in the order of `xs`.
-      method: how to do it; by default `Blocked` for cells of ours, and `Scan` for any other step and in
-        forward mode (``jax.jvp``, ``jax.jacfwd``). ``Unrolled.method`` says which one ran. Forward mode
-        around a ``jax.jit``, ``lax.scan`` or ``jax.checkpoint`` that hides the call from it, and
+      method: how to do it; by default `Blocked` where weights are multiplied, and `Scan` for any other step
+        and in forward mode (``jax.jvp``, ``jax.jacfwd``). ``Unrolled.method`` says which one ran. Forward
+        mode around a ``jax.jit``, ``lax.scan`` or ``jax.checkpoint`` that hides the call from it, and
         ``jax.linearize``, need ``method=Scan()``.
       reset_carry: where a reset goes back to, leaves [*B, H]; by default the initial carry, which is not
         the right place where `carry` is the end of an earlier piece.

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.unroll.parts import is_float
 
 
 class Signals(abc.ABC):
@@ -112,10 +113,10 @@ def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
     """
     if not isinstance(cell, SplitCell) or getattr(cell, "num_feature_axes", 1) != 1:
         return None
-    if not all(map(_is_float, jax.tree.leaves((cell, carry)))) or not _is_float(x):
+    if not all(map(is_float, jax.tree.leaves((cell, carry)))) or not is_float(x):
         return None
     drive, pull = jax.eval_shape(cell.project, x), jax.eval_shape(cell.mix, carry)
-    if not (_is_float(drive) and _is_float(pull)):
+    if not (is_float(drive) and is_float(pull)):
         return None
     program = jax.make_jaxpr(lambda cell, *step: cell.update(*step))(cell, carry, drive, pull)
     *others, drive_var, pull_var = program.jaxpr.invars
@@ -125,10 +126,6 @@ def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
     if not pull.shape[-1]:
         return Drive()
     return Sum() if _sums(program.jaxpr, drive_var, pull_var) else Pair()
-
-
-def _is_float(x: Any) -> bool:
-    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _sums(program: Any, drive: Any, pull: Any) -> bool:

@@ -81,8 +81,8 @@ def test_what_cannot_be_undone_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 5}, "k: got 5; expected 1 to 4"),
-        ({"settle": 20}, "settle: got 20; expected 0 to 19"),
+        ({"k": 5}, "k: got 5; expected a whole number from 1 to 4"),
+        ({"settle": 20}, "settle: got 20; expected a whole number from 0 to 19"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(options, message):
@@ -94,5 +94,5 @@ def test_what_does_not_fit_is_refused_by_name(options, message):
 
 def test_angles_need_two_sides():
     path = trace(systems.henon, None, carry=jnp.array([0.1, 0.1]), length=100)
-    with pytest.raises(InputError, match="dimension: got 2; expected 1 to 1"):
+    with pytest.raises(InputError, match="dimension: got 2; expected a whole number from 1 to 1"):
         covariant_vectors(systems.henon, path).angles(2)

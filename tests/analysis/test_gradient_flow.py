@@ -372,3 +372,16 @@ def test_omega_is_a_regulariser(x64):
     step = 1e-5
     difference = (penalty(1.0 + step) - penalty(1.0 - step)) / (2 * step)
     assert_close(jax.grad(penalty)(1.0), difference, 1e-6)
+
+
+def test_a_derivative_that_is_not_finite_is_refused_with_its_place():
+    step = lambda s, x: (0.0 * jnp.sqrt(jnp.abs(s - 1)) + 0.5 * s, s)  # noqa: E731  # NaN at s = 1
+    with pytest.raises(InputError, match="cell: its derivative: got non-finite values on the way"):
+        gradient_flow(step, None, lambda ys: ys[-1].sum(), carry=jnp.array([4.0]), length=6)
+
+
+def test_leaves_with_other_batch_axes_are_refused():
+    apart = lambda c, x: ((0.5 * c[0], 0.5 * c[1]), c[1])  # noqa: E731
+    path = trace(apart, None, carry=(jnp.ones((2, 3)), jnp.ones(3)), length=4)
+    with pytest.raises(InputError, match=r"carry: got .*expected leaves \[\*B, H\]"):
+        _ = path.states

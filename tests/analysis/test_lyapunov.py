@@ -373,8 +373,9 @@ def test_the_warning_points_at_the_line_that_asked():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 3}, "k: got 3; expected 1 to 2"),
-        ({"warmup": 50}, "warmup: got 50; expected 0 to 49"),
+        ({"k": 3}, "k: got 3; expected a whole number from 1 to 2"),
+        ({"k": True}, "k: got True; expected a whole number"),
+        ({"warmup": 50}, "warmup: got 50; expected a whole number from 0 to 49"),
         ({"renorm_every": 0}, "renorm_every: got 0"),
         ({"carry": jnp.array([1, 2])}, "carry: got int"),
         ({"carry": jnp.array([1.0, jnp.nan])}, "carry: got 1 non-finite"),
@@ -393,3 +394,46 @@ def test_a_record_goes_on_only_as_it_was():
         lyapunov(systems.henon, carry=jnp.array([0.1, 0.1]), length=50, resume=first)
     with pytest.raises(InputError, match="k: got 1; expected 2"):
         lyapunov(systems.henon, length=50, resume=first, k=1)
+
+
+def test_a_compiled_run_is_neither_resumed_nor_watched():
+    halved = lambda s, x: (0.5 * s, s)  # noqa: E731
+    first = lyapunov(halved, carry=jnp.ones(1), length=20)
+    for name, given in (("resume", first), ("progress", print)):
+        start = None if name == "resume" else jnp.ones(1)
+        with pytest.raises(InputError, match=f"{name}: got .* under jax.jit"):
+            jax.jit(lambda a, g=given, n=name, c=start: lyapunov(
+                lambda s, x: (a * s, s), carry=c, length=20, **{n: g}  # type: ignore[arg-type]
+            ).exponents)(0.5)  # fmt: skip
+
+
+def test_the_dimension_of_a_line_that_neither_grows_nor_shrinks(x64):
+    flat = lambda s, x: (s * jnp.array([1.0, 0.5]), s)  # noqa: E731
+    still = lyapunov(flat, carry=jnp.ones(2), length=400, warmup=200)
+    assert still.exponents[0] == 0
+    assert still.kaplan_yorke == 1
+    alone = lyapunov(lambda s, x: (1.0 * s, s), carry=jnp.ones(1), length=50)
+    assert alone.kaplan_yorke == 1
+
+
+def test_rounding_counts_per_unit_of_time():
+    """In bfloat16 a short time step loses a nat a unit of time, though little a step."""
+    turning = lambda s, x: jnp.stack([s[1], -s[0]]) - 0.05 * s  # noqa: E731
+    start = jnp.array([1.0, 0.0], jnp.bfloat16)
+    with pytest.warns(PrecisionWarning, match="nats a unit of time"):
+        lyapunov(Flow(turning, 2**-7), carry=start, length=2000, renorm_every=1)
+
+
+def test_a_record_of_a_compiled_run_does_not_silence_the_warning():
+    matrix = jnp.asarray([[0.5, 0.3], [0.1, 0.9]], jnp.bfloat16)
+    step = lambda s, x: (matrix @ s, s)  # noqa: E731
+    first = jax.jit(lambda c: lyapunov(step, carry=c, length=40))(jnp.ones(2, jnp.bfloat16))
+    with pytest.warns(PrecisionWarning):
+        lyapunov(step, resume=first, length=400, renorm_every=1)
+
+
+def test_a_resumed_run_counts_its_steps_on():
+    doubled = lambda s, x: (jnp.where(s > 100, jnp.inf, 2 * s), s)  # noqa: E731
+    first = lyapunov(doubled, carry=jnp.ones(1), length=5)
+    with pytest.raises(InputError, match="at step 8"):
+        lyapunov(doubled, resume=first, length=20)

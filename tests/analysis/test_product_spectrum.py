@@ -91,3 +91,19 @@ def test_the_radius_is_below_the_largest_singular_value_for_cells_and_batches():
 def test_lags_beyond_the_path_are_refused():
     with pytest.raises(InputError, match="lags: got values from 4 to 4; expected 1 to 3"):
         product_spectrum_of(jnp.zeros((3, 2, 2)), [4])
+
+
+def test_what_is_rounding_alone_is_not_given(x64):
+    nilpotent = np.outer([0.6, 0.8], [-0.8, 0.6])  # of norm 1, both eigenvalues 0
+    turn = np.linalg.qr(np.random.default_rng(3).normal(size=(6, 6)))[0]
+    delay = turn @ np.eye(6, k=-1) @ turn.T
+    defective = 0.5 * np.eye(20) + np.eye(20, k=1)  # ½ twenty times
+    for matrix, lags in ((nilpotent, [1]), (delay, [1, 3, 6, 10]), (defective, [1, 10])):
+        logs = np.asarray(product_spectrum_of(jnp.asarray([matrix] * 10), lags).log_moduli)
+        assert not np.isfinite(logs).any()
+
+
+def test_a_singular_direction_is_minus_infinity(x64):
+    found = product_spectrum_of(jnp.asarray([np.diag([0.5, 0.0])] * 3), [1, 3])
+    np.testing.assert_allclose(found.log_moduli[:, 0], np.log(0.5) * np.array([1, 3]))
+    assert np.isneginf(found.log_moduli[:, 1]).all()

@@ -189,3 +189,11 @@ def test_levels_that_the_grid_does_not_hold_are_refused(epsilon):
     found = pseudospectrum(jnp.eye(2), points=10)  # a disc of radius 0.6 around 1 leaves the square
     with pytest.raises(InputError, match=r"^epsilon: got"):
         found.radius(epsilon)
+
+
+@pytest.mark.parametrize("size", [2, 16, 40])
+def test_kreiss_is_one_for_orthogonal_matrices(size, dtype):
+    drawn = np.random.default_rng(size).normal(size=(8, size, size))
+    for matrix in np.linalg.qr(drawn)[0]:
+        found = pseudospectrum(jnp.asarray(matrix, dtype), points=3).kreiss
+        assert abs(found - 1) < 100 * jnp.finfo(dtype).eps

@@ -1,0 +1,123 @@
+"""The parts of a step that `Blocked` treats apart, whoever says what they are.
+
+    drives   = what comes from the input          many steps at once
+    signals  = drives and products of the past with weights: what gates are functions of
+    carry'   = what gates make of their signals    step by step
+
+A cell that keeps the contract of `jaxrnn.typing` says so itself (`jaxrnn.unroll.split`); of any other step
+the traced program tells (`jaxrnn.unroll.traced`).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxrnn.typing import Carry
+
+
+def is_float(x: Any) -> bool:
+    """Tell whether something is an array of real floats, or has the form of one."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+class Results(NamedTuple):
+    """What a step returns; `y` is None where the output is read from the carry."""
+
+    carry: Carry
+    y: Any
+
+
+class Block(NamedTuple):
+    """A block of n steps on the way back.
+
+    Attributes:
+      drives: what the step still sees of its input beside the signals [n, *B, …].
+      signals: [n, *B, …].
+      back: from the cotangents of both to those of the weights and of the inputs [n, *B, F].
+    """
+
+    drives: Any
+    signals: Any
+    back: Callable[[Any, Any], tuple[Any, Any]]
+
+
+class Cotangents(NamedTuple):
+    """What a step back finds.
+
+    Attributes:
+      carry: cotangents of the carry before the step.
+      drives: of what `Block.drives` has of the step.
+      signals: of what `Block.signals` has of it.
+      read: of the weights that the step reads beside its products, as `Parts.read` has them.
+    """
+
+    carry: Carry
+    drives: Any
+    signals: Any
+    read: Any
+
+
+class Parts(abc.ABC):
+    """How a step is taken apart. It holds no arrays: `weights` come with every call.
+
+    Attributes:
+      rows: rows that a product of one step has.
+      numbers: numbers in the signals of one step.
+      bytes: of these, and of what else a step back reads.
+      widest: the longest row of a signal.
+      width: the longest row of a leaf of the carry.
+      features: the longest row of an input.
+      slices: arrays of that width that the step back reads, or thereabouts.
+      weighs: whether weights are multiplied by what depends on the carry.
+    """
+
+    rows: int
+    numbers: int
+    bytes: int
+    widest: int
+    width: int
+    features: int
+    slices: int
+    weighs: bool
+
+    @abc.abstractmethod
+    def drives(self, weights: Any, xs: Any) -> Any:
+        """Return what comes from inputs [n, *B, F]."""
+
+    @abc.abstractmethod
+    def drive(self, weights: Any, x: Any) -> Any:
+        """Return what comes from one input [*B, F]."""
+
+    @abc.abstractmethod
+    def step(self, weights: Any, carry: Carry, drive: Any) -> tuple[Results, Any]:
+        """Take one step; return its signals too."""
+
+    @abc.abstractmethod
+    def outputs(self, weights: Any, carries: Carry, ys: Any) -> Any:
+        """Return the outputs [T, *B, Y] that belong to carries [T, *B, H]."""
+
+    @abc.abstractmethod
+    def read(self, weights: Any) -> Any:
+        """Return the weights that the step reads beside its products."""
+
+    @abc.abstractmethod
+    def turned(self, weights: Any) -> Any:
+        """Return the weights as products on the way back want them: matrices transposed."""
+
+    @abc.abstractmethod
+    def block(self, weights: Any, xs: Any, starts: Carry, signals: Any) -> Block:
+        """Return a block of steps [n, *B, …] on the way back; computes its signals if None is given."""
+
+    @abc.abstractmethod
+    def back(
+        self, weights: Any, turned: Any, start: Carry, drive: Any, signal: Any, cotangents: Results
+    ) -> Cotangents:
+        """Go back through one step; `turned` may be None."""
+
+    @abc.abstractmethod
+    def with_read(self, d_weights: Any, d_read: Any) -> Any:
+        """Add cotangents of what `read` returned to those of the weights."""

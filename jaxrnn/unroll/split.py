@@ -1,0 +1,100 @@
+"""The parts of a cell that says them itself: `project`, `mix`, `update` and `readout` (`jaxrnn.typing`)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.typing import Carry, SplitCell
+from jaxrnn.unroll.parts import Block, Cotangents, Parts, Results
+from jaxrnn.unroll.signals import Drive, Signals
+
+
+class SplitParts(Parts):
+    """The parts of a split cell; its weights are the cell."""
+
+    def __init__(self, cell: SplitCell, carry: Carry, x: Any, signals: Signals):
+        drive = jax.eval_shape(cell.project, x)
+        leaves = jax.tree.leaves(carry)
+        self._signals = signals
+        self.rows = math.prod(drive.shape[:-1])
+        self.numbers = signals.arrays * drive.size
+        self.bytes = self.numbers * drive.dtype.itemsize
+        self.widest = drive.shape[-1]
+        self.width = max([1, *(leaf.shape[-1] for leaf in leaves)])
+        self.features = x.shape[-1]
+        self.slices = signals.arrays * (self.widest // self.width) + len(leaves)
+        self.weighs = not isinstance(signals, Drive)
+
+    def drives(self, weights: Any, xs: Any) -> Any:
+        """Return the drives [n, *B, D] of inputs [n, *B, F]."""
+        drives = weights.project(_rows(xs))
+        return drives.reshape(*xs.shape[:-1], drives.shape[-1])
+
+    def drive(self, weights: Any, x: Any) -> Any:
+        """Return the drive [*B, D] of one input [*B, F]."""
+        return weights.project(x)
+
+    def step(self, weights: Any, carry: Carry, drive: Any) -> tuple[Results, Any]:
+        """Take one step; return its signal too."""
+        signal = self._signals.join(drive, weights.mix(carry))
+        return Results(self._signals.update(weights, carry, signal), None), signal
+
+    def outputs(self, weights: Any, carries: Carry, ys: Any) -> Any:
+        """Return the outputs [T, *B, Y]."""
+        del ys
+        return weights.readout(carries)
+
+    def read(self, weights: Any) -> tuple[()]:
+        """Return nothing: `update` is free of weights."""
+        del weights
+        return ()
+
+    def with_read(self, d_weights: Any, d_read: Any) -> Any:
+        """Return the cotangents as they are."""
+        del d_read
+        return d_weights
+
+    def turned(self, weights: Any) -> Any:
+        """Return the cell with its matrices transposed; twice, and it is itself again."""
+        return jax.tree.map(lambda w: jnp.swapaxes(w, -1, -2) if w.ndim > 1 else w, weights)
+
+    def block(self, weights: Any, xs: Any, starts: Carry, signals: Any) -> Block:
+        """Return a block of steps [n, *B, …] on the way back."""
+        drives, project_back = jax.vjp(lambda cell, x: cell.project(_rows(x)), weights, xs)
+        pulls, mix_back = jax.vjp(lambda cell: cell.mix(_rows(starts)), weights)
+        if signals is None:
+            joined = self._signals.join(drives, pulls)
+            signals = jax.tree.map(lambda a: a.reshape(*xs.shape[:-1], a.shape[-1]), joined)
+
+        def back(d_drives, d_signals):
+            del d_drives
+            d_drives, d_pulls = self._signals.parts(_rows(d_signals))
+            d_by_project, d_xs = project_back(d_drives)
+            (d_by_mix,) = mix_back(d_pulls)
+            return jax.tree.map(jnp.add, d_by_project, d_by_mix), d_xs
+
+        return Block((), signals, back)
+
+    def back(
+        self, weights: Any, turned: Any, start: Carry, drive: Any, signal: Any, cotangents: Results
+    ) -> Cotangents:
+        """Go back through one step."""
+        del drive
+        update = functools.partial(self._signals.update, weights)
+        _, update_back = jax.vjp(update, start, signal)
+        d_start, d_signal = update_back(cotangents.carry)
+        mixing = weights if turned is None else self.turned(turned)
+        _, pull_back = jax.vjp(mixing.mix, start)
+        _, d_pull = self._signals.parts(d_signal)
+        (d_mixed,) = pull_back(d_pull)
+        return Cotangents(jax.tree.map(jnp.add, d_start, d_mixed), (), d_signal, ())
+
+
+def _rows(tree: Any) -> Any:
+    """Make time and batch one axis: products of two matrices are fast, others may not be."""
+    return jax.tree.map(lambda a: a.reshape(math.prod(a.shape[:-1]), a.shape[-1]), tree)

@@ -1,0 +1,367 @@
+"""`Blocked` on steps that do not say how they split: what their traced programs show must be all there is.
+
+`Scan` is the reference, held to outside oracles in `test_unroll.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxrnn
+from jaxrnn import Blocked, Remat, Scan, unroll
+from jaxrnn.unroll.program import Kind, Program
+from jaxrnn.unroll.traced import traced_parts
+
+F, H, T, B = 3, 4, 7, 2
+METHODS = [Blocked(3, keep_signals=False), Blocked(4, keep_signals=True)]
+LENGTHS = np.array([0, 5])
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(0.7 * np.random.default_rng(seed).normal(size=shape))
+
+
+W = {
+    "input": draw(F, H, seed=1),
+    "past": draw(H, H, seed=2),
+    "other": draw(H, H, seed=3),
+    "bias": draw(H, seed=4),
+}
+
+
+def in_two_products(w, h, x):
+    """The second product waits for the first, as in a GRU that resets before it."""
+    gate = jax.nn.sigmoid(x @ w["input"] + h @ w["past"])
+    h = jnp.tanh(x @ w["input"] + (gate * h) @ w["other"] + everywhere(w["bias"], h))
+    return h, h
+
+
+def everywhere(vector, like):
+    return jnp.broadcast_to(vector, like.shape)
+
+
+def with_programs_inside(w, h, x):
+    """Compiled functions, one called twice and with numbers as arguments."""
+
+    @jax.jit
+    def gate(z, low):
+        return jnp.clip(jax.nn.sigmoid(z @ w["past"]), low, 0.9)
+
+    h = gate(h, 0.1) * h + gate(jnp.tanh(h), 0.2) * (x @ w["input"])
+    return h, h
+
+
+def with_an_output_of_its_own(w, h, x):
+    h = jnp.tanh(h @ w["past"] + x @ w["input"])
+    return h, {"doubled": 2 * h, "read": h @ w["other"] + w["bias"][None]}
+
+
+def that_reads_weights_by_entries(w, h, x):
+    """A weight that is multiplied by, and one that scales; the bias twice."""
+    scale = everywhere(jnp.exp(w["bias"]), h)
+    h = jnp.tanh(scale * h + h @ w["past"] + x @ w["input"] + everywhere(w["bias"], h))
+    return h, h
+
+
+def from_the_left(w, h, x):
+    """As one writes it for a single sequence: W h."""
+    h = jax.vmap(lambda h, x: jnp.tanh(w["past"] @ h + w["input"].T @ x))(h, x)
+    return h, h
+
+
+def with_a_loop_and_a_branch(w, h, x):
+    h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h @ w["other"]), None), h, None, length=2)
+    h = jax.lax.cond(h.sum() > 0, lambda h: h @ w["past"], lambda h: -h, h)
+    h = h + x @ w["input"]
+    return h, h
+
+
+def with_indices(w, h, x):
+    h = jnp.tanh((h @ w["past"])[:, np.array([2, 0, 1, 3])] + (x @ w["input"])[:, ::-1])
+    return h, jnp.where(x[:, :1] > 0, h, 0)
+
+
+def with_products_moved(w, h, x):
+    """By heads: what the products give is moved about before it is added."""
+    blocks = w["past"].reshape(2, 2, 4)[..., :2]
+    by_head = jnp.moveaxis(jnp.moveaxis(h.reshape(-1, 2, 2), 1, 0) @ blocks, 0, 1)
+    h = jnp.tanh(by_head.reshape(h.shape) + x @ w["input"] + everywhere(w["bias"], h))
+    return h, h
+
+
+def with_a_product_of_weights(w, h, x):
+    """What is computed from weights alone is computed once; its derivative too."""
+    past = jax.scipy.linalg.expm(w["past"] - w["past"].T)
+    h = jnp.tanh(h @ past + x @ (w["input"] @ w["other"]))
+    return h, h
+
+
+def with_an_input_that_is_spread(w, h, x):
+    """One feature times a row: more numbers than were there, left to the loop."""
+    h = jnp.tanh(x[:, :1] * everywhere(w["bias"], h) + h @ w["past"])
+    return h, h + x[:, :1]
+
+
+def whose_sum_is_read_twice(w, h, x):
+    z = h @ w["past"] + x @ w["input"]
+    h = jnp.tanh(z) + 0.1 * jnp.sin(z @ w["other"])
+    return h, z
+
+
+STEPS = [
+    in_two_products,
+    with_programs_inside,
+    with_an_output_of_its_own,
+    that_reads_weights_by_entries,
+    with_products_moved,
+    whose_sum_is_read_twice,
+    *(
+        pytest.param(step, marks=pytest.mark.slow)
+        for step in (
+            from_the_left,
+            with_a_loop_and_a_branch,
+            with_indices,
+            with_a_product_of_weights,
+            with_an_input_that_is_spread,
+        )
+    ),
+]
+
+
+@functools.partial(jax.jit, static_argnames=("step", "method"))
+def loss_and_gradients(step, w, xs, h, method, **options):
+    def loss(w, xs, h):
+        done = unroll(functools.partial(step, w), xs, carry=h, method=method, **options)
+        outputs = jax.tree.leaves(done.outputs)
+        return sum(jnp.sum(jnp.sin(y)) for y in outputs) + jnp.sum(done.carries**2), done.outputs
+
+    return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(w, xs, h)
+
+
+def assert_close(actual, expected, tolerance=1e-10):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
+        actual,
+        expected,
+    )
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_any_step_gives_what_scan_gives(step, x64):
+    w = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), W)
+    xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
+    options = {"seq_lengths": LENGTHS, "resets": np.arange(T)[:, None] == np.array([2, 3])}
+    expected = loss_and_gradients(step, w, xs, h, Scan(), **options)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(expected[1])) > 1e-3
+    for method in (*METHODS, Remat()):
+        assert_close(loss_and_gradients(step, w, xs, h, method, **options), expected)
+
+
+@pytest.mark.parametrize("batch", [(), (2, 3)])
+def test_any_number_of_batch_axes(batch, x64):
+    cell = nnx.GRUCell(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    xs = draw(T, *batch, F, seed=1).astype(jnp.float64)
+
+    def gradients(method):
+        state = nnx.state(cell, nnx.Param)
+        graph, _, rest = nnx.split(cell, nnx.Param, ...)
+
+        def loss(state, xs):
+            whole = nnx.merge(graph, state, rest)
+            return jnp.sum(unroll(whole, xs, method=method).outputs ** 2)
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(state, xs)
+
+    assert_close(gradients(Blocked(3)), gradients(Scan()))
+
+
+FLAX = [nnx.SimpleCell, nnx.GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell]
+
+
+@pytest.mark.parametrize("make", FLAX)
+def test_a_signal_of_flax_cells_is_all_that_a_gate_sees(make):
+    cell = make(F, H, rngs=nnx.Rngs(0))
+    carry = cell.initialize_carry((B, F), nnx.Rngs(0))
+    program = Program(cell, carry, jnp.ones((B, F)))
+    gates = {nnx.SimpleCell: 1, nnx.GRUCell: 1, nnx.LSTMCell: 4, nnx.OptimizedLSTMCell: 1}[make]
+    assert len(program.signals) == gates
+    # Not so in a GRU: it multiplies one of its gates by part of the past's product alone.
+    joined = make is not nnx.GRUCell
+    assert all(bool(signal.drives) == joined for signal in program.signals)
+
+
+def test_a_linen_cell_too(x64):
+    cell = nn.GRUCell(H, param_dtype=jnp.float64)
+    xs = draw(T, B, F, seed=1).astype(jnp.float64)
+    h = jnp.zeros((B, H))
+    weights = cell.init(jax.random.key(0), h, xs[0])
+
+    def gradient(method):
+        def loss(weights):
+            step = functools.partial(cell.apply, weights)
+            return jnp.sum(unroll(step, xs, carry=h, method=method).outputs ** 2)
+
+        return jax.grad(loss)(weights)
+
+    assert_close(gradient(None), gradient(Scan()))
+    step = functools.partial(cell.apply, weights)
+    assert isinstance(unroll(step, xs, carry=h).method, Blocked)
+
+
+def test_it_has_second_derivatives_by_forward_and_by_reverse_over_reverse(x64):
+    w = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), W)
+    xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
+
+    def loss(bias, method):
+        step = functools.partial(in_two_products, {**w, "bias": bias})
+        return jnp.sum(unroll(step, xs, carry=h, method=method).outputs ** 2)
+
+    expected = jax.hessian(loss)(w["bias"], Scan())
+    assert_close(jax.hessian(loss)(w["bias"], Blocked(3)), expected)
+    assert_close(jax.jacrev(jax.grad(loss))(w["bias"], Blocked(3)), expected)
+
+
+def test_an_ensemble_differentiates_under_vmap(x64):
+    pair = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]).astype(jnp.float64), W)
+    xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
+
+    def gradients(method):
+        one = lambda w: loss_and_gradients(in_two_products, w, xs, h, method)  # noqa: E731
+        return jax.vmap(one)(pair)
+
+    assert_close(gradients(Blocked(3)), gradients(Scan()))
+
+
+def test_it_works_in_bfloat16():
+    w = jax.tree.map(lambda a: a.astype(jnp.bfloat16), W)
+    xs, h = draw(T, B, F, seed=5).astype(jnp.bfloat16), draw(B, H, seed=6).astype(jnp.bfloat16)
+    actual = loss_and_gradients(in_two_products, w, xs, h, Blocked(3))
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(actual))
+    as_floats = functools.partial(jax.tree.map, lambda a: np.asarray(a, np.float32))
+    expected = loss_and_gradients(in_two_products, w, xs, h, Scan())
+    assert_close(as_floats(actual), as_floats(expected), 0.1)
+
+
+def test_padding_changes_neither_values_nor_gradients():
+    xs, h = draw(T, B, F, seed=5), draw(B, H, seed=6)
+    valid = np.arange(T)[:, None] < LENGTHS
+    spoilt = jnp.where(valid[..., None], xs, jnp.nan)
+    run = functools.partial(loss_and_gradients, in_two_products, W, seq_lengths=LENGTHS)
+    for method in METHODS:
+        clean, dirty = run(xs, h, method), run(spoilt, h, method)
+        jax.tree.map(np.testing.assert_array_equal, dirty, clean)
+
+
+def test_a_step_that_prints_is_scanned(capfd):
+    def talkative(h, x):
+        jax.debug.print("at work")
+        return in_two_products(W, h, x)
+
+    done = unroll(talkative, jnp.ones((2, B, F)), carry=jnp.zeros((B, H)))
+    jax.effects_barrier()
+    assert done.method == Scan()
+    assert capfd.readouterr().out.count("at work") == 2
+
+
+@pytest.mark.parametrize(
+    ("step", "xs", "carry"),
+    [
+        (lambda h, x: (h @ W["past"], x), jnp.ones((T, B), jnp.int32), jnp.zeros((B, H))),
+        (lambda h, x: ((h[0] @ W["past"], h[1] + 1), x), jnp.ones((T, B)), "counting"),
+        (lambda h, x: (jnp.tanh(h) + x, h), jnp.ones((T, B, H)), jnp.zeros((B, H))),
+        (lambda h, x: (h @ W["past"], (h > 0)), jnp.ones((T, B)), jnp.zeros((B, H))),
+    ],
+    ids=["whole numbers read", "whole numbers carried", "no weights", "booleans given"],
+)
+def test_what_cannot_be_taken_apart_is_scanned(step, xs, carry):
+    if isinstance(carry, str):
+        carry = (jnp.zeros((B, H)), jnp.zeros((), jnp.int32))
+    assert unroll(step, xs, carry=carry).method == Scan()
+
+
+def test_the_kinds_of_a_program():
+    program = Program(functools.partial(in_two_products, W), jnp.ones((B, H)), jnp.ones((B, F)))
+    assert [program.kind(p) for p in (*program.carry, *program.x)] == [Kind.LOOP, Kind.INPUT]
+    assert all(program.is_shared(p) for p in program.weights)
+    first, second = program.signals
+    assert [len(s.products) for s in (first, second)] == [1, 1]
+    assert [len(s.drives) for s in (first, second)] == [1, 1]
+    assert [len(s.offsets) for s in (first, second)] == [0, 1]  # the bias stands in the second
+
+
+def test_in_the_loop_back_no_weight_gets_a_gradient():
+    """The loop carries the cotangent of the carry; the gradients by weights are products behind it."""
+    steps, rows = 64, 8
+    cell = nnx.OptimizedLSTMCell(16, 32, rngs=nnx.Rngs(0))
+    graph, weights, rest = nnx.split(cell, nnx.Param, ...)
+    xs = jnp.ones((steps, rows, 16))
+
+    def loss(weights, method):
+        whole = nnx.merge(graph, weights, rest)
+        return jnp.sum(unroll(whole, xs, method=method).outputs ** 2)
+
+    def carried(method):
+        program = jax.make_jaxpr(jax.grad(functools.partial(loss, method=method)))(weights)
+        return {shape for shape in _scanned_shapes(program.jaxpr) if shape == (32, 128)}
+
+    assert carried(Scan()) == {(32, 128)}
+    assert carried(Blocked()) == set()
+
+
+def _scanned_shapes(program):
+    """Yield the shapes of what the loops of a program carry from step to step."""
+    for eqn in program.eqns:
+        if eqn.primitive.name == "scan":
+            first, count = eqn.params["num_consts"], eqn.params["num_carry"]
+            for variable in eqn.invars[first : first + count]:
+                yield variable.aval.shape
+        for value in eqn.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _scanned_shapes(inner)
+
+
+def test_a_flax_cell_needs_less_memory_than_in_nnx_rnn():
+    cell = nnx.OptimizedLSTMCell(32, 32, rngs=nnx.Rngs(0))
+    graph, weights, rest = nnx.split(cell, nnx.Param, ...)
+    xs = jax.ShapeDtypeStruct((16_384, 8, 32), jnp.float32)
+
+    def temporaries(outputs):
+        def loss(weights, xs):
+            return jnp.sum(outputs(nnx.merge(graph, weights, rest), xs))
+
+        compiled = jax.jit(jax.grad(loss)).lower(weights, xs).compile()
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
+
+    ours = temporaries(lambda cell, xs: unroll(cell, xs).carry[1])
+    theirs = temporaries(
+        lambda cell, xs: nnx.RNN(cell, time_major=True, return_carry=True)(xs)[0][1]
+    )
+    assert ours < theirs / 2
+
+
+def test_forward_mode_is_seen_as_in_other_cells():
+    cell, xs = nnx.GRUCell(F, H, rngs=nnx.Rngs(0)), draw(T, B, F)
+    outputs, _ = jax.jvp(lambda xs: unroll(cell, xs).outputs, (xs,), (xs,))
+    assert_close(outputs, unroll(cell, xs, method=Scan()).outputs, 1e-6)
+    with pytest.raises(jaxrnn.InputError, match=r"method: got Blocked.*forward mode"):
+        jax.jvp(lambda xs: unroll(cell, xs, method=Blocked()).outputs, (xs,), (xs,))
+
+
+def test_parts_hold_no_arrays():
+    """They are keys of what is compiled: an array in them would be kept, or leak."""
+    parts, weights = traced_parts(
+        functools.partial(in_two_products, W), jnp.ones((B, H)), jnp.ones((B, F))
+    ) or (None, None)
+    held = [a for a in jax.tree.leaves(vars(parts)) if isinstance(a, jax.Array)]
+    assert weights is not None
+    assert not held
