@@ -15,6 +15,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import analysis, plot
+from jaxrnn.analysis import FlowHistory, lyapunov
 from jaxrnn.report import Report
 
 mpl.use("Agg")
@@ -209,3 +210,32 @@ def test_every_figure_function_is_public():
     assert {"spectrum", "propagator", "gradient_flow", "learning_curves"} <= set(
         jaxrnn.plot.__all__
     )
+
+
+def test_a_gradient_that_some_sequences_lose_is_drawn_for_the_others():
+    logs = np.zeros((6, 4))
+    logs[:3, 0] = -np.inf
+    ax = plot.gradient_flows(logs.T[:, :, None])
+    (line,) = ax.get_lines()
+    np.testing.assert_array_equal(line.get_ydata(), np.zeros(6))
+    assert any("zero at some steps in 1 of 4" in text.get_text() for text in ax.texts)
+
+
+def test_a_history_is_drawn_within_its_steps():
+    for steps in ([0, 20, 40, 60], [7]):
+        history = FlowHistory(np.array(steps), np.zeros((len(steps), 2, 5)))
+        low, high = plot.flow_history(history).get_ylim()
+        assert (low, high) == ((0, 60) if len(steps) > 1 else (6.5, 7.5))
+
+
+def test_rounding_is_not_drawn_as_a_result():
+    ax = plot.gradient_flows(1e-9 * np.random.default_rng(0).normal(size=(3, 10, 2)))
+    low, high = ax.get_ylim()
+    assert high - low >= 0.2
+
+
+def test_exponents_that_are_all_minus_infinity_are_said(x64):
+    dead = lyapunov(lambda s, x: (0 * s, s), carry=jnp.ones(2), length=20)
+    ax = plot.lyapunov(dead)
+    assert [text.get_text() for text in ax.texts] == ["2 of 2 are −inf"]
+    assert ax.get_xlim() == (0.5, 2.5)

@@ -352,28 +352,45 @@ def _bifurcations(curve: _Curve, points: list[_Point]) -> tuple[Bifurcation, ...
     found = []
     for position, (one, other) in enumerate(itertools.pairwise(points), start=1):
         low, high = sorted((one.unstable, other.unstable))
-        between = [_crossing(curve, one, other, rank, position) for rank in range(low, high)]
-        found += _each_once(sorted(between, key=operator.itemgetter(0)))
+        crossings = [_crossing(curve, one, other, rank) for rank in range(low, high)]
+        turns = bool(one.tangent[-1] * other.tangent[-1] < 0)
+        for group in _together(sorted(crossings, key=operator.itemgetter(0))):
+            point = group[0][1]
+            found += [
+                Bifurcation(
+                    kind=_kind(value, turns),
+                    parameter=float(point.place[-1]),
+                    state=point.place[:-1],
+                    eigenvalue=value,
+                    position=position,
+                )
+                for value in _on_the_circle(point, len(group))
+            ]
     return tuple(found)
 
 
-def _each_once(crossings: list[tuple[float, Bifurcation]]) -> list[Bifurcation]:
-    """Keep one of each complex pair: the eigenvalues given are equal, both with positive imaginary part."""
-    kept: list[Bifurcation] = []
-    for _, crossing in crossings:
-        tolerance = np.finfo(crossing.state.dtype).eps ** 0.5
-        if not (
-            kept
-            and crossing.eigenvalue.imag
-            and abs(crossing.eigenvalue - kept[-1].eigenvalue) < tolerance
-        ):
-            kept.append(crossing)
-    return kept
+def _together(crossings: list[tuple[float, _Point]]) -> list[list[tuple[float, _Point]]]:
+    """Group crossings that are at one place to rounding: all of an orthogonal matrix's are."""
+    groups: list[list[tuple[float, _Point]]] = []
+    for length, point in crossings:
+        tolerance = float(np.finfo(point.place.dtype).eps) ** 0.5
+        if groups and length - groups[-1][0][0] <= tolerance:
+            groups[-1].append((length, point))
+        else:
+            groups.append([(length, point)])
+    return groups
 
 
-def _crossing(
-    curve: _Curve, one: _Point, other: _Point, rank: int, position: int
-) -> tuple[float, Bifurcation]:
+def _on_the_circle(point: _Point, count: int) -> list[complex]:
+    """Return the `count` eigenvalues nearest to the circle, of a complex pair the one above the real line."""
+    nearest = sorted(map(complex, point.eigenvalues), key=lambda v: abs(abs(v) - 1))[:count]
+    above = [value for value in nearest if value.imag > 0]
+    below = [value.conjugate() for value in nearest if value.imag < 0]
+    real = [value for value in nearest if not value.imag]
+    return [*max(above, below, key=len), *real]
+
+
+def _crossing(curve: _Curve, one: _Point, other: _Point, rank: int) -> tuple[float, _Point]:
     """Find where between two neighbours the eigenvalue that comes `rank`-th by modulus is on the circle."""
     whole = float(one.tangent @ (other.place - one.place))
     # Near a branch point Newton's method finds its branch only from nearby: what is known grows on the way.
@@ -394,16 +411,7 @@ def _crossing(
     )
     length = float(found.root)
     excess(length)
-    point = known[length]
-    value = complex(point.eigenvalues[rank])
-    turns = bool(one.tangent[-1] * other.tangent[-1] < 0)
-    return length, Bifurcation(
-        kind=_kind(value, turns),
-        parameter=float(point.place[-1]),
-        state=point.place[:-1],
-        eigenvalue=complex(value.real, abs(value.imag)),
-        position=position,
-    )
+    return length, known[length]
 
 
 def _kind(value: complex, turns: bool) -> str:

@@ -3,9 +3,11 @@
 The verdict is about what has become of the loss's gradient between the last step that has one and the first
 step of the sequence: its change in nats, measured on every sequence. If the 95 % interval of the mean change
 lies wholly beyond a factor of 10 the gradient is *vanishing* or *exploding*; if it lies wholly within, it is
-*balanced*; anything else is *undecided*, and says so. A gradient that is lost for good, −inf, is vanishing.
-One that on its way was larger than at both ends, by more than a factor of 10, shows *transient growth*, which
-non-normal Jacobians are capable of while all their eigenvalues lie within the circle.
+*balanced*; anything else is *undecided*, and says so, as is a single step. A gradient that is lost for good,
+−inf, is vanishing; where some are lost and others not, the verdict says in how many. (ReLU units that stand
+at 0 exactly, as at the start of a network without biases, lose it there.) One that on its way was larger than
+at both ends, by more than a factor of 10, shows *transient growth*, which non-normal Jacobians are capable of
+while all their eigenvalues lie within the circle.
 
 The horizon is the lag at which the gradient has faded to 1 %, read off the measurement: the median over
 sequences, and infinite where they are too short to show it.
@@ -65,6 +67,7 @@ class Verdict:
       lag: the lag over which it changed, in steps.
       horizon: lag at which it has faded to 1 %, in steps; infinite where that is beyond `lag`.
       peak: by how much it was larger on its way than at the last step, nats, mean over all sequences.
+      lost: in how many it was lost for good on its way.
     """
 
     word: str
@@ -74,10 +77,13 @@ class Verdict:
     lag: int
     horizon: float
     peak: float
+    lost: int = 0
 
     @property
     def sentence(self) -> str:
         """The verdict in words, with its numbers."""
+        if not self.lag:
+            return f"{self.word}: a single step has no way back"
         grown = f", after growing by 10^({self.peak / math.log(10):+.1f})"
         path = grown if self.word == "transient growth" else ""
         return (
@@ -86,8 +92,10 @@ class Verdict:
 
     @property
     def _factor(self) -> str:
-        if not math.isfinite(self.change):
+        if self.lost == self.count:
             return "to zero"
+        if self.lost:
+            return f"to zero in {self.lost} of {self.count}"
         change, margin = self.change / math.log(10.0), self.margin / math.log(10.0)
         error = "" if math.isnan(margin) else f" ± {margin:.1f}"
         return f"by 10^({change:+.1f}{error})"
@@ -127,7 +135,9 @@ def judge(changes: Any, log_transported: Any) -> Verdict:
     if certain and word != "exploding" and peak - max(mean, 0.0) > _NOTICEABLE:
         word = "transient growth"
     lag, horizon = _lag_and_horizon(log_transported)
-    return Verdict(word, mean, margin, len(changes), lag, horizon, peak)
+    word = word if lag else "undecided"
+    lost = int((changes == -np.inf).sum())
+    return Verdict(word, mean, margin, len(changes), lag, horizon, peak, lost)
 
 
 def _peak(log_transported: Any) -> tuple[float, bool]:
@@ -185,7 +195,9 @@ class Diagnosis:
     @property
     def text(self) -> str:
         """A short account of the diagnosis."""
-        lines = [("", f"{self.verdict.sentence} ({_sample(self.verdict.count)})"), *self._account()]
+        verdict = self.verdict
+        sample = _sample(verdict.count, is_interval=not verdict.lost and verdict.lag > 0)
+        lines = [("", f"{verdict.sentence} ({sample})"), *self._account()]
         return "\n".join(f"{name:20}{text}" if name else text for name, text in lines)
 
     def _account(self) -> Iterator[tuple[str, str]]:
@@ -218,8 +230,10 @@ def _lags_text(contributions: LagContributions) -> str:
     return f"90 % of the parameter gradient comes from lags up to {settled}"
 
 
-def _sample(count: int) -> str:
-    return "one sequence" if count == 1 else f"95 % interval of {count} sequences"
+def _sample(count: int, *, is_interval: bool) -> str:
+    if count == 1:
+        return "one sequence"
+    return f"{'95 % interval of ' if is_interval else ''}{count} sequences"
 
 
 def _measured(value: Any, stderr: Any) -> str:
@@ -250,7 +264,7 @@ def diagnose(
       cell: a cell, or any function ``(carry, x) -> (carry, y)``.
       xs: inputs [T, *B, F].
       loss: maps the outputs [T, *B, Y] to a scalar or one value per sequence; by default the projection of
-        the last output on a fixed random direction.
+        the last output on a fixed random direction, or of all outputs where the last does not hear the past.
       carry: initial carry; by default the cell's own.
       length: number of steps, needed only when `xs` is None.
       lags: lags of the propagator, in steps; by default about 20 from 1 to T.
@@ -269,8 +283,10 @@ def diagnose(
       >>> jaxrnn.analysis.diagnose(cell, xs).verdict.word
       'vanishing'
     """
-    loss = loss or _random_projection
     path = trace(cell, xs, carry=carry, length=length)
+    if 0 in path.batch:
+        checks.refuse("xs", f"batch axes {list(path.batch)}", "at least one sequence")
+    loss = loss or _projection(cell, path)
     start = jax.tree.map(lambda leaf: leaf[0], path.carries)
     steps = jacobians(cell, path)
     flow = part("gradient flow", lambda: flow_along(cell, path, loss))
@@ -360,7 +376,20 @@ def _at_least_single(tree: Any) -> Any:
     return jax.tree.map(raised, tree)
 
 
-def _random_projection(outputs: Any) -> Any:
-    last = outputs[-1]
-    direction = jax.random.normal(jax.random.key(0), last.shape[-1:], last.dtype)
-    return jnp.sum(last @ direction)
+def _projection(cell: Step, path: Trajectory) -> Loss:
+    """Return the projection of the last output, or of all outputs if that one does not hear the past."""
+    before, x = (jax.tree.map(lambda leaf: leaf[-1], tree) for tree in (path.before, path.xs))
+
+    def last_only(carry: Carry) -> Any:
+        return _projected(cell(carry, x)[1])
+
+    slopes = jax.tree.leaves(jax.grad(last_only)(before))
+    if any(bool(jnp.any(slope != 0)) for slope in slopes):
+        return lambda outputs: _projected(outputs[-1])
+    return _projected
+
+
+def _projected(outputs: Any) -> Any:
+    """Return the sum of outputs [..., Y] along a random direction."""
+    direction = jax.random.normal(jax.random.key(0), outputs.shape[-1:], outputs.dtype)
+    return jnp.sum(outputs @ direction)

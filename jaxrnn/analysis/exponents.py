@@ -136,13 +136,16 @@ class Lyapunov:
             f"{v:+.5f} ± {e:.5f}" for v, e in zip(values[:4], errors[:4], strict=True)
         )
         unit = self.unit
+        determinant = f"{float(self.determinant):.0e} nats a step"
+        if not self._complete:
+            determinant = f"known where all {self.position.directions.shape[-1]} are asked for"
         return "\n".join(
             [
                 f"exponents           {shown}{', …' if len(values) > 4 else ''} nats a {unit}",
                 f"Kaplan–Yorke        {np.mean(self.kaplan_yorke):.3f}",
                 f"entropy rate        {np.mean(self.entropy_rate):.4f} nats a {unit}",
                 f"steps               {int(np.sum(self.block_steps))}",
-                f"Σλ − ⟨ln|det J|⟩    {float(self.determinant):.0e} nats a step",
+                f"Σλ − ⟨ln|det J|⟩    {determinant}",
             ]
         )
 

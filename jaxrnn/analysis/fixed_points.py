@@ -77,6 +77,8 @@ def candidates_from(trajectory: Trajectory, count: int, *, key: Key, noise: floa
       >>> c.shape, h.shape
       ((50, 8), (50, 8))
     """
+    if not isinstance(trajectory, Trajectory):
+        checks.refuse("trajectory", checks.describe(trajectory), "a Trajectory, from trace")
     checks.count("count", count)
     if noise:
         checks.positive("noise", noise)
@@ -159,10 +161,13 @@ class Settings:
 
     def __post_init__(self):
         """Refuse settings out of range."""
+        if not isinstance(self.method, Search):
+            got = checks.describe(self.method)
+            checks.refuse("method", got, "LevenbergMarquardt() or Descent(), with their settings")
         for name in ("tolerance", "slow", "distinct"):
             if getattr(self, name) is not None:
                 checks.positive(name, getattr(self, name))
-        if not self.outlier > 0:
+        if isinstance(self.outlier, str) or not self.outlier > 0:
             checks.refuse("outlier", repr(self.outlier), "a number above 0, or infinity")
 
 

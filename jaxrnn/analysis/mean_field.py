@@ -32,6 +32,7 @@ import dataclasses
 import functools
 import math
 import numbers
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,7 @@ from jaxrnn.analysis.gaussian import mean, pair_mean
 CONVERGED = "converged"
 DIVERGES = "variance diverges"
 NO_EDGE = "no edge within the bracket"
+DIVERGES_FIRST = "variance diverges before the edge"
 
 _FARTHEST = 128.0  # |ln q| beyond which a variance counts as infinite, or as 0
 _SETTINGS = ("gain", "bias_variance", "input_variance", "input_correlation")
@@ -62,6 +64,7 @@ _UNKNOWN = dict.fromkeys(
     ),
     math.nan,
 )
+_AT_EDGE = 1e-6  # |ln χ| up to which a gain is at the edge, and not at a jump over it
 _STILL = 1e-150  # a deviation that stands for 0 from above: φ' may jump at 0 itself
 
 
@@ -88,7 +91,8 @@ class MeanField:
         exactly.)
       correlation: c*, to which the correlation of two copies goes.
       correlation_slope: ∂c'/∂c at c*.
-      status: "converged", "variance diverges" or "no edge within the bracket".
+      status: "converged", "variance diverges", "no edge within the bracket" or "variance diverges before the
+        edge".
     """
 
     gain: float
@@ -238,8 +242,6 @@ def edge_of_chaos(
 ) -> MeanField:
     """Return the theory at the gain where χ = 1, for given bias and input.
 
-    A gain at which the variance diverges counts as beyond the edge.
-
     Args:
       activation: φ.
       bias_variance: σ_b².
@@ -247,11 +249,12 @@ def edge_of_chaos(
       bracket: gains between which to look.
 
     Returns:
-      A `MeanField` whose gain is the edge; NaN with the status "no edge within the bracket" where χ − 1 has
-      the same sign at both ends.
+      A `MeanField` whose gain is the edge. NaN with the status "no edge within the bracket" where χ − 1 has
+      the same sign at both ends, or "variance diverges before the edge" where it jumps over 0 to where theory
+      ends, as for a GELU: χ < 1 up to the gain beyond which activity grows without bound.
 
     Raises:
-      InputError: as `mean_field`.
+      InputError: as `mean_field`, or a bracket that is no pair of rising gains.
 
     Example:
       >>> import jax.numpy as jnp
@@ -265,16 +268,18 @@ def edge_of_chaos(
         variance = net.variance()
         return _log(net.chi(variance)) if math.isfinite(variance) else 1.0
 
-    low, high = bracket
+    low, high = checks.interval("bracket", bracket, sys.float_info.min, sys.float_info.max)
     if not log_chi(low) < 0 < log_chi(high):
-        settings = dict.fromkeys(_SETTINGS, math.nan)
-        return MeanField(**settings, variance=math.nan, **_UNKNOWN, status=NO_EDGE)
-    return mean_field(
-        activation,
-        _root(log_chi, low, high),
-        bias_variance=bias_variance,
-        input_variance=input_variance,
-    )
+        return _no_edge(NO_EDGE)
+    gain = _root(log_chi, low, high)
+    if not abs(log_chi(gain)) < _AT_EDGE:
+        return _no_edge(DIVERGES_FIRST)
+    return mean_field(activation, gain, bias_variance=bias_variance, input_variance=input_variance)
+
+
+def _no_edge(status: str) -> MeanField:
+    settings = dict.fromkeys(_SETTINGS, math.nan)
+    return MeanField(**settings, variance=math.nan, **_UNKNOWN, status=status)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,8 +47,7 @@ class Record:
     @classmethod
     def of(cls, trajectory: Trajectory, lags: int, washout: int) -> Record:
         """Cut what remains of each sequence after the washout into pieces, at least ten in all."""
-        if washout < 0:
-            checks.refuse("washout", washout, "0 steps or more")
+        checks.within("washout", washout, 0, trajectory.length - 1, ", the steps of the trajectory")
         states = trajectory.states[1:]
         precision = float(jnp.finfo(states.dtype).eps)
         states = np.asarray(states, np.float64)

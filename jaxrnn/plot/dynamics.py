@@ -8,10 +8,11 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from jaxrnn import checks
 from jaxrnn.analysis import Branch, FixedPoints, FlowHistory, Lyapunov, Trajectory
-from jaxrnn.plot.style import COLOURS, TIME, axes_or_new
+from jaxrnn.plot.style import COLOURS, TIME, axes_or_new, least_span
 
 
 def lyapunov(
@@ -36,8 +37,6 @@ def lyapunov(
     values = np.asarray(result.exponents).reshape(-1, count)[sequence]
     reach = values - np.asarray(result.interval)[..., 0].reshape(-1, count)[sequence]
     there = np.isfinite(values)
-    if not there.any():
-        checks.refuse("result", "no exponent above −inf", "at least one")
     place = np.arange(1, count + 1)
     errors = np.where(np.isfinite(reach), reach, 0)[there]
     ax.errorbar(
@@ -56,7 +55,9 @@ def lyapunov(
     if not there.all():
         note = f"{count - there.sum()} of {count} are −inf"
         ax.annotate(note, (0.03, 0.04), xycoords="axes fraction", fontsize="small")
-    ax.set(xlabel="exponent i", ylabel=f"λ (nats a {result.unit})")
+    ax.set(xlabel="exponent i", ylabel=f"λ (nats a {result.unit})", xlim=(0.5, count + 0.5))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    least_span(ax, 0.01)
     if ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize="small")
     return ax
@@ -77,6 +78,8 @@ def lyapunov_convergence(
         if np.isfinite(intervals[i]).all():
             ax.axhspan(*intervals[i], color=line.get_color(), alpha=0.15, linewidth=0)
     ax.set(xscale="log", xlabel="steps", ylabel=f"λ (nats a {result.unit})")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    least_span(ax, 0.01)
     ax.legend(fontsize="small")
     return ax
 
@@ -86,14 +89,22 @@ def flow_history(result: FlowHistory, ax: Axes | None = None) -> Axes:
     ax = axes_or_new(ax)
     norms = np.median(result.log_norms, axis=1) / np.log(10)
     norms = np.ma.masked_invalid(norms)
-    time = np.arange(1, norms.shape[1] + 1)
+    time = np.arange(norms.shape[1] + 1) + 0.5
     image = ax.pcolormesh(
-        time, np.asarray(result.steps), norms, cmap=plt.get_cmap(TIME), rasterized=True
+        time, _edges(result.steps), norms, cmap=plt.get_cmap(TIME), rasterized=True
     )
     ax.grid(False)
     ax.set(xlabel="time step t", ylabel="optimiser step")
     ax.figure.colorbar(image, ax=ax, label="log₁₀ ‖∂L/∂s(t)‖")
     return ax
+
+
+def _edges(steps: Any) -> Any:
+    """Return where the rows of a heat map part [E + 1]: half way between steps, and at the first and last."""
+    steps = np.asarray(steps, np.float64)
+    if len(steps) == 1:
+        return steps[0] + np.array([-0.5, 0.5])
+    return np.concatenate([steps[:1], (steps[1:] + steps[:-1]) / 2, steps[-1:]])
 
 
 _KINDS = (

@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 
 from jaxrnn import checks
 from jaxrnn.analysis import GradientFlow, LagContributions, Propagator, Pseudospectrum, Spectrum
-from jaxrnn.plot.style import TIME, axes_or_new
+from jaxrnn.plot.style import TIME, axes_or_new, least_span
 
 
 def spectrum(
@@ -107,14 +107,25 @@ def gradient_flows(
 
 
 def _flow_band(logs: Any, ax: Axes, *, label: str | None, **line: Any) -> Axes:
-    there = np.isfinite(logs).all(axis=1)  # a zero gradient has no logarithm
+    """Draw median and quartiles over sequences [T, N]; a gradient of zero is −inf, and below them all."""
+    there = np.isfinite(logs)
     if not there.any():
-        checks.refuse("result", "no step at which every sequence has a gradient", "at least one")
-    time, logs = np.arange(1, len(logs) + 1)[there], logs[there]
-    low, middle, high = np.percentile((logs - logs[-1]) / np.log(10), [25, 50, 75], axis=1)
+        checks.refuse("result", "no step at which a sequence has a gradient", "at least one")
+    logs, there = logs[:, there.any(axis=0)], there[:, there.any(axis=0)]
+    last = len(logs) - 1 - np.argmax(there[::-1], axis=0)
+    relative = (logs - np.take_along_axis(logs, last[None], axis=0)) / np.log(10)
+    ordered = {"axis": 1, "method": "inverted_cdf"}  # between −inf and a number there is nothing
+    quartiles = np.percentile(relative, [25, 50, 75], **ordered)
+    low, middle, high = np.where(np.isfinite(quartiles), quartiles, np.nan)
+    time = np.arange(1, len(logs) + 1)
     (drawn,) = ax.plot(time, middle, label=label, **line)
     ax.fill_between(time, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)
+    lost = int((~there[: last.max() + 1]).any(axis=0).sum())
+    if lost:
+        note = f"zero at some steps in {lost} of {there.shape[1]}"
+        ax.annotate(note, (0.03, 0.04), xycoords="axes fraction", fontsize="small")
     ax.set(xlabel="time step t", ylabel="log₁₀ ‖∂L/∂s(t)‖, relative to the last")
+    least_span(ax, 0.2)
     return ax
 
 
@@ -139,24 +150,33 @@ def propagator(
     logs = np.asarray(result.log_singular_values) / np.log(10)
     logs = np.median(logs.reshape(logs.shape[0], -1, logs.shape[-1]), axis=1)
     lags = np.asarray(result.lags)
-    shown = [rank for rank in ranks if rank <= logs.shape[1]]
+    finite = np.isfinite(logs)
+    shown = [rank for rank in ranks if rank <= logs.shape[1] and finite[:, rank - 1].any()]
+    marker = "o" if len(lags) == 1 else None
     for i, rank in enumerate(shown):
         shade = plt.get_cmap(TIME)(0.9 * i / max(len(shown) - 1, 1))
         ax.plot(
-            lags, logs[:, rank - 1], color=shade, label=f"σ{rank}" if rank > 1 else "σ1 (largest)"
+            lags,
+            np.where(finite[:, rank - 1], logs[:, rank - 1], np.nan),
+            color=shade,
+            marker=marker,
+            label=f"σ{rank}" if rank > 1 else "σ1 (largest)",
         )
-    if fit:
-        rate = result.rate
+    rate = result.rate
+    if fit and np.isfinite(rate.value):
         slope = float(rate.value) / np.log(10)
-        finite = np.isfinite(logs[:, 0])
-        offset = np.mean(logs[finite, 0]) - slope * np.mean(lags[finite])
-        text = f"fit: {float(rate.value):+.3f} ± {float(rate.stderr):.3f} nats a step"
+        known = finite[:, 0]
+        offset = np.mean(logs[known, 0]) - slope * np.mean(lags[known])
+        error = f" ± {float(rate.stderr):.3f}" if np.isfinite(rate.stderr) else ""
+        text = f"fit: {float(rate.value):+.3f}{error} nats a step"
         ax.plot(lags, offset + slope * lags, "k:", linewidth=1.2, label=text)
     if theory is not None:
         predicted = logs[0, 0] + theory / np.log(10) * (lags - lags[0])
         ax.plot(lags, predicted, "--", color="0.35", label=f"theory: {theory:+.3f} nats a step")
     ax.set(xlabel="lag k (steps)", ylabel="log₁₀ σ of ∂s(T)/∂s(T−k)")
-    ax.legend(fontsize="small")
+    least_span(ax, 0.2)
+    if ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize="small")
     return ax
 
 
@@ -209,8 +229,9 @@ def attention(
     ax = axes_or_new(ax)
     drawn = ax.imshow(np.asarray(weights), cmap="Greys", vmin=0, vmax=1, aspect="equal")
     ax.grid(visible=False)
-    ax.set_xticks(range(len(source)), source, rotation=60, ha="right")
-    ax.set_yticks(range(len(target)), target)
+    size = "medium" if max(len(source), len(target)) <= 16 else "xx-small"
+    ax.set_xticks(range(len(source)), source, rotation=60, ha="right", fontsize=size)
+    ax.set_yticks(range(len(target)), target, fontsize=size)
     ax.set(xlabel="read", ylabel="written")
     ax.figure.colorbar(drawn, ax=ax, label="attention weight", shrink=0.8)
     return ax

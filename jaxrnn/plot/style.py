@@ -43,6 +43,14 @@ def house_style() -> Iterator[None]:
     matplotlib.interactive(interactive)
 
 
+def least_span(ax: Axes, span: float) -> None:
+    """Widen the vertical axis to a span, so that rounding is not drawn as if it were a result."""
+    low, high = ax.get_ylim()
+    if high - low < span:
+        middle = (low + high) / 2
+        ax.set_ylim(middle - span / 2, middle + span / 2)
+
+
 def axes_or_new(ax: Axes | None) -> Axes:
     """Return the axes given, or those of a new figure in the house's style."""
     if ax is not None:

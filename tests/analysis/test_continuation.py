@@ -206,3 +206,23 @@ def test_bad_input_is_refused(change, message, x64):
     }
     with pytest.raises(InputError, match=message):
         continuation(**{**given, **change})
+
+
+@pytest.mark.parametrize(("size", "seed"), [(8, 0), (4, 2)])
+@pytest.mark.parametrize("max_step", [0.1, 0.5])
+def test_an_orthogonal_matrix_leaves_the_circle_at_once(size, seed, max_step, dtype):
+    drawn = np.random.default_rng(seed).normal(size=(size, size))
+    matrix = jnp.asarray(np.linalg.qr(drawn)[0], dtype)
+    branch = continuation(
+        lambda s, m: (jnp.tanh(m * (matrix @ s)), s),
+        lambda m: m,
+        jnp.zeros(size, dtype),
+        begin=0.5,
+        end=2.0,
+        max_step=max_step,
+    )
+    found = [b.eigenvalue for b in branch.bifurcations]
+    expected = [v for v in np.linalg.eigvals(np.asarray(matrix, np.float64)) if v.imag >= 0]
+    key = np.angle
+    np.testing.assert_allclose(sorted(map(key, found)), sorted(map(key, expected)), atol=1e-3)
+    np.testing.assert_allclose([b.parameter for b in branch.bifurcations], 1, atol=1e-4)

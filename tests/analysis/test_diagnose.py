@@ -256,3 +256,25 @@ def test_tokens_and_modules_without_parameters_are_diagnosed():
     assert found.fixed_points is None
     assert float(found.flow.rate) == pytest.approx(-math.log(2), rel=1e-5)
     assert "at the mean input" not in found.text
+
+
+def test_the_default_loss_is_one_that_hears_the_past():
+    """The last output of an mLSTM asked for nothing, q = 0, is zero whatever was stored."""
+    cell = jaxrnn.make_cell("mlstm", 2, 3, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(0), (12, 2, 2)).at[-1].set(0)
+    assert np.isfinite(diagnose(cell, xs).flow.log_norms[0]).all()
+
+
+def test_a_single_step_is_undecided_and_no_sequence_is_refused():
+    cell = jaxrnn.GRUCell(2, 3, rngs=nnx.Rngs(0))
+    assert diagnose(cell, jnp.ones((1, 2, 2))).verdict.sentence.startswith("undecided: a single")
+    with pytest.raises(InputError, match="xs: got batch axes"):
+        diagnose(cell, jnp.ones((5, 0, 2)))
+
+
+def test_a_verdict_says_in_how_many_the_gradient_is_lost():
+    logs = np.zeros((4, 3))
+    logs[0] = [-np.inf, 0.1, -np.inf]
+    verdict = judge(logs[0], logs)
+    assert (verdict.word, verdict.lost) == ("undecided", 2)
+    assert "changes to zero in 2 of 3" in verdict.sentence

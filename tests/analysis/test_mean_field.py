@@ -394,3 +394,17 @@ def test_correlations_beyond_one_are_refused(correlation):
 def test_results_are_pytrees():
     theory = mean_field(jnp.tanh, 1.5)
     assert jax.tree.map(identity, theory) == theory
+
+
+@pytest.mark.parametrize("activation", [jax.nn.gelu, jax.nn.silu, lambda x: x**3])
+def test_a_jump_over_the_edge_is_no_edge(activation):
+    """χ stays below 1 up to the gain at which the variance diverges."""
+    found = edge_of_chaos(activation)
+    assert found.status == "variance diverges before the edge"
+    assert math.isnan(found.gain)
+
+
+@pytest.mark.parametrize("bracket", [(2.0, 1.0), (0.0, 2.0), (-1.0, 3.0)])
+def test_a_bracket_is_a_pair_of_rising_gains(bracket):
+    with pytest.raises(InputError, match="bracket: got"):
+        edge_of_chaos(jnp.tanh, bracket=bracket)
