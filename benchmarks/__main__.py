@@ -49,6 +49,7 @@ def _measure(*, full: bool) -> None:
     print("how many times as long each rival takes as unroll, median [quartiles]\n")
     parts = {"speed": _speed("the grid" if full else "part of the grid", cores, full)}
     parts |= {
+        "foreign": _foreign(full),
         "cells": _cells(),
         "lyapunov": _lyapunov(),
         "jacobians": _jacobians(),
@@ -104,6 +105,16 @@ def _speed(title: str, cores: int, full: bool) -> Iterator[dict[str, Any]]:
             print(report.line(row), flush=True)
             yield row
     print(f"\n{report.summary(rows)}\n", flush=True)
+
+
+def _foreign(full: bool) -> Iterator[dict[str, Any]]:
+    print("\nFlax's cells inside unroll, forward and backward, one core: ms, and nnx.RNN's ratio")
+    for row in results("foreign.foreign", 1, shapes=GRID if full else QUICK):
+        shape = ", ".join(map(str, row["shape"]))
+        milliseconds = 1e3 * row["seconds"]["unroll"][1]
+        ratio = report.spread(row["ratio"])
+        print(f"{row['cell']:18}{shape:20}{milliseconds:9.2f}{ratio:>19}", flush=True)
+        yield row
 
 
 def _cells() -> Iterator[dict[str, Any]]:

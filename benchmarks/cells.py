@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jaxrnn
-from benchmarks.timing import quartiles, take_turns, turn
+from benchmarks.timing import processor, quartiles, take_turns, turn
 from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Associative, Scan
 
@@ -42,6 +42,7 @@ def cells(cores: int, shape: tuple[int, int, int, int] = SHAPE) -> Iterator[dict
             "shape": [steps, batch, features, size],
             "method": type(jaxrnn.unroll(cell, xs[:2]).method).__name__,
             "cores": cores,
+            "processor": processor(),
             "turns": len(ours),
             "seconds": {label: quartiles(values) for label, values in times.items()},
             "ratios": {n: quartiles(v / ours) for n, v in times.items() if n != "default"},

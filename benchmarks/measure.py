@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.metadata
 import platform
@@ -20,28 +19,20 @@ from flax import nnx
 import jaxrnn
 from benchmarks import rivals
 from benchmarks.cases import Case, Work
-from benchmarks.timing import quartiles, take_turns, turn
+from benchmarks.timing import processor, quartiles, take_turns, turn
 from jaxrnn import Associative, Blocked, Newton, Remat, Scan
 from jaxrnn.training import environment
 
 
 def about(cores: int) -> Iterator[dict[str, Any]]:
     """Hardware, versions, and the rate of one large matrix product (1024³, float32) on these cores."""
-    found: dict[str, Any] = {**environment(), "processor": _processor()}
+    found: dict[str, Any] = {**environment(), "processor": processor()}
     for name in ("torch", "keras"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
     yield {"environment": found, "product_rate": _product_rate()}
-
-
-def _processor() -> str:
-    """Return the processor's name where the system tells it."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
-    return platform.processor()
 
 
 def _product_rate() -> float:
@@ -92,7 +83,6 @@ def _row(case: Case, cores: int, rate: float) -> dict[str, Any]:
     times = _turns(built)
     return {
         **_timed(case, cores, times),
-        "foreign": quartiles(times["nnx.RNN"] / times["Flax's cell in unroll"]),
         "compile_seconds": {name: seconds for name, (_, seconds) in built.items() if seconds},
         "fraction_of_product_rate": case.flops / float(np.median(times["unroll"])) / rate,
     }

@@ -20,7 +20,13 @@ _SHAPES = """## Layers, shape by shape
 
 Forward and backward, from given cotangents of all outputs to the gradients of weights and inputs. *Of peak*:
 the rate of the layer's products over that of one product of 1024³ on as many cores; on one it is {rate:.0f}
-GFLOP/s here. *Flax's cell*: the time of `nnx.RNN` over that of `unroll`, both with Flax's own cell."""
+GFLOP/s here."""
+
+_FOREIGN = """## Flax's cells, as they are
+
+`unroll` takes any step apart by its traced program, so a cell that knows nothing of this package gains too:
+the time of `nnx.RNN` over that of `unroll`, both with the same cell of Flax's, and what either program asks
+for beside its arguments and results. Forward and backward, one core; on {processor}."""
 
 _DRAWN = """## Shapes that were drawn at random
 
@@ -74,6 +80,8 @@ def page(results: dict[str, Any]) -> str:
         _SHAPES.format(rate=rate),
         table([_speed(row) for row in results["speed"] if row["work"] == _BOTH]),
         _limit([r for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]),
+        _FOREIGN.format(processor=_processors(results["foreign"])),
+        table([_foreign(row) for row in results["foreign"]]),
         _DRAWN,
         table([_speed(row) for row in results["unseen"] if row["work"] == _BOTH]),
         *_in_large_pages(results),
@@ -91,7 +99,8 @@ def page(results: dict[str, Any]) -> str:
         ],
         "## Every cell\n\nThe gradient of all outputs by the cell's default method, against the plain scan, "
         "the same cell inside `nnx.RNN` and, where the step is linear in its carry, `Associative`. Where "
-        "the default is the plain scan, the two are one program, and what differs is the measurement.",
+        "the default is the plain scan, the two are one program, and what differs is the measurement. On "
+        f"{_processors(results['cells'])}.",
         table([_cell(row) for row in results["cells"]]),
         "## Lyapunov exponents\n\nOf the map h ← tanh(J h), float64, one core, against lyapax, against XLA's "
         "products of state and directions with the weights alone, and these at the rate of one of 1024³.",
@@ -124,8 +133,21 @@ def _speed(row: dict[str, Any]) -> dict[str, str]:
         "ms": f"{1e3 * row['seconds']['unroll'][1]:.2f}",
         "of peak": f"{row['fraction_of_product_rate']:.0%}",
         **{name: spread(row["ratios"].get(name)) for name in RIVALS},
-        "Flax's cell": spread(row["foreign"]),
     }
+
+
+def _foreign(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "cell": f"nnx.{row['cell']}",
+        "T, B, F, H": ", ".join(map(str, row["shape"])),
+        "ms": f"{1e3 * row['seconds']['unroll'][1]:.2f}",
+        "nnx.RNN": spread(row["ratio"]),
+        **{f"MB, {name}": f"{size / 1e6:.1f}" for name, size in row["temporaries"].items()},
+    }
+
+
+def _processors(rows: list[dict[str, Any]]) -> str:
+    return " and ".join(sorted({row["processor"] for row in rows}))
 
 
 def _in_large_pages(results: dict[str, Any]) -> list[str]:

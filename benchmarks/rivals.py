@@ -41,7 +41,6 @@ def build(case: Case, *, cores: int) -> dict[str, Built]:
     split = cores > 1 and case.shape[1] % cores == 0
     built = {
         "unroll": _ours_split(case) if split else _ours(case),
-        "Flax's cell in unroll": _foreign(case),
         "nnx.RNN": _nnx(case),
         "linen.RNN": _linen(case),
     }
@@ -110,13 +109,6 @@ def _ours(case: Case, method: Method | None = None) -> Built:
     """Return `unroll`, with a method other than the default if one is given."""
     return _compiled(
         case, lambda cell, xs: jaxrnn.unroll(cell, xs, method=method).outputs, _cell(case)
-    )
-
-
-def _foreign(case: Case) -> Built:
-    graph, weights = nnx.split(_flax_cell(case))
-    return _compiled(
-        case, lambda weights, xs: jaxrnn.unroll(nnx.merge(graph, weights), xs).outputs, weights
     )
 
 

@@ -16,6 +16,7 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import analysis, plot
 from jaxrnn.analysis import FlowHistory, lyapunov
+from jaxrnn.checks import InputError
 from jaxrnn.report import Report
 
 mpl.use("Agg")
@@ -239,3 +240,17 @@ def test_exponents_that_are_all_minus_infinity_are_said(x64):
     ax = plot.lyapunov(dead)
     assert [text.get_text() for text in ax.texts] == ["2 of 2 are −inf"]
     assert ax.get_xlim() == (0.5, 2.5)
+
+
+def test_an_index_that_there_is_not_is_refused():
+    found = lyapunov(lambda s, x: (0.5 * s, s), carry=jnp.ones(2), length=20)
+    for draw in (plot.lyapunov, plot.lyapunov_convergence):
+        with pytest.raises(
+            InputError, match="sequence: got 9; expected a whole number from 0 to 0"
+        ):
+            draw(found, sequence=9)
+    rows = [{"step": 1, "valid_accuracy": [0.5]}]
+    with pytest.raises(InputError, match="metric: got 'loss'; expected one of accuracy"):
+        plot.learning_curves(rows, "loss")
+    with pytest.raises(InputError, match="history: got no rows"):
+        plot.learning_curves([], "accuracy")

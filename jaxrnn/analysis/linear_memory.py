@@ -59,6 +59,8 @@ def linear_memory(
         checks.refuse(
             "kernel", f"a spectral radius of {radius:g}", "less than 1: memory that fades"
         )
+    if not noise_variance and np.any(v):  # nothing depends on its scale then
+        v = v / np.abs(v).max()
     rows = _impulse_response(W, v, lags)
     if noise_variance > 0:
         covariance = solve_discrete_lyapunov(W, noise_variance * np.eye(len(v)))

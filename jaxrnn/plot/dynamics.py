@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from jaxrnn import checks
 from jaxrnn.analysis import Branch, FixedPoints, FlowHistory, Lyapunov, Trajectory
-from jaxrnn.plot.style import COLOURS, TIME, axes_or_new, least_span
+from jaxrnn.plot.style import COLOURS, TIME, axes_or_new, least_span, one_of
 
 
 def lyapunov(
@@ -34,7 +34,7 @@ def lyapunov(
     """
     ax = axes_or_new(ax)
     count = result.rates.shape[-1]
-    values = np.asarray(result.exponents).reshape(-1, count)[sequence]
+    values = one_of("sequence", sequence, np.asarray(result.exponents).reshape(-1, count), 0)
     reach = values - np.asarray(result.interval)[..., 0].reshape(-1, count)[sequence]
     there = np.isfinite(values)
     place = np.arange(1, count + 1)
@@ -70,7 +70,7 @@ def lyapunov_convergence(
     ax = axes_or_new(ax)
     count = result.rates.shape[-1]
     history = np.asarray(result.history)
-    history = history.reshape(len(history), -1, count)[:, sequence]
+    history = one_of("sequence", sequence, history.reshape(len(history), -1, count), 1)
     intervals = np.asarray(result.interval).reshape(-1, count, 2)[sequence]
     steps = np.cumsum(result.block_steps)
     for i in range(min(leading, count)):
@@ -184,7 +184,8 @@ def bifurcation_diagram(
       label: the parameter's name.
     """
     ax = axes_or_new(ax)
-    parameters, states = np.asarray(result.parameters), np.asarray(result.states)[:, coordinate]
+    parameters = np.asarray(result.parameters)
+    states = one_of("coordinate", coordinate, np.asarray(result.states), 1)
     stable = np.asarray(result.stable)
     # A piece shares its last point with the next, so that no gap is left where stability changes.
     cuts = [0, *(np.flatnonzero(np.diff(stable.astype(int))) + 1).tolist(), len(stable)]

@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 
 from jaxrnn import checks
 from jaxrnn.analysis import GradientFlow, LagContributions, Propagator, Pseudospectrum, Spectrum
-from jaxrnn.plot.style import TIME, axes_or_new, least_span
+from jaxrnn.plot.style import TIME, axes_or_new, least_span, one_of
 
 
 def spectrum(
@@ -30,7 +30,9 @@ def spectrum(
     """
     ax = axes_or_new(ax)
     values = np.asarray(result.eigenvalues)
-    values = values.reshape(values.shape[0], -1, values.shape[-1])[:, sequence]
+    values = values.reshape(values.shape[0], -1, values.shape[-1])
+    values = one_of("sequence", sequence, values, 1)
+    checks.count("steps", steps)
     chosen = np.unique(np.linspace(0, len(values) - 1, min(steps, len(values))).round().astype(int))
     shade = Normalize(1, len(values))
     for t in chosen:
@@ -59,6 +61,8 @@ def pseudospectrum(
       levels: log₁₀ ε of the contours.
     """
     ax = axes_or_new(ax)
+    if len(levels) < 2:
+        checks.refuse("levels", repr(levels), "two or more contours")
     smallest = np.log10(np.maximum(np.asarray(result.smallest), np.finfo(np.float32).tiny))
     real, imaginary = np.asarray(result.real), np.asarray(result.imaginary)
     lines = ax.contour(real, imaginary, smallest, levels=sorted(levels), cmap=TIME, linewidths=1)
@@ -198,6 +202,9 @@ def learning_curves(
       line: passed on to ``ax.plot``.
     """
     ax = axes_or_new(ax)
+    if not history:
+        checks.refuse("history", "no rows", "at least one")
+    checks.choice("metric", metric, [name[6:] for name in history[0] if name.startswith("valid_")])
     steps = [row["step"] for row in history]
     scores = np.array([row[f"valid_{metric}"] for row in history])
     (drawn,) = ax.plot(steps, scores.mean(axis=1), label=label, **line)

@@ -8,8 +8,11 @@ from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
+
+from jaxrnn import checks
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe & Ito's palette, the strongest contrasts first."""
@@ -49,6 +52,12 @@ def least_span(ax: Axes, span: float) -> None:
     if high - low < span:
         middle = (low + high) / 2
         ax.set_ylim(middle - span / 2, middle + span / 2)
+
+
+def one_of(argument: str, index: Any, values: Any, axis: int) -> Any:
+    """Return one entry of an axis of an array; refuse an index that there is not."""
+    checks.within(argument, index, 0, values.shape[axis] - 1, ", counted from 0")
+    return np.take(values, index, axis=axis)
 
 
 def axes_or_new(ax: Axes | None) -> Axes:

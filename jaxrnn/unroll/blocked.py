@@ -156,8 +156,7 @@ class _Plan:
     @property
     def is_whole_drive(self) -> bool:
         """Whether all signals are drives, and all are kept at once."""
-        drives_alone = self.parts.numbers and not self.parts.weighs
-        return bool(drives_alone) and self.keep and self.block == self.length
+        return self.parts.drives_alone and self.keep and self.block == self.length
 
 
 class _Kept(NamedTuple):

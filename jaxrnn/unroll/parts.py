@@ -35,8 +35,8 @@ class Block(NamedTuple):
     """A block of n steps on the way back.
 
     Attributes:
-      drives: what the step still sees of its input beside the signals [n, *B, …].
-      signals: [n, *B, …].
+      drives: what the step still reads of its input beside the signals [n, *B, …].
+      signals: [n, *B, …], and what else has a cotangent step by step.
       back: from the cotangents of both to those of the weights and of the inputs [n, *B, F].
     """
 
@@ -72,7 +72,7 @@ class Parts(abc.ABC):
       width: the longest row of a leaf of the carry.
       features: the longest row of an input.
       slices: arrays of that width that the step back reads, or thereabouts.
-      weighs: whether weights are multiplied by what depends on the carry.
+      drives_alone: whether the signals are the drives, and no weights meet the carry.
     """
 
     rows: int
@@ -82,7 +82,7 @@ class Parts(abc.ABC):
     width: int
     features: int
     slices: int
-    weighs: bool
+    drives_alone: bool
 
     @abc.abstractmethod
     def drives(self, weights: Any, xs: Any) -> Any:

@@ -28,7 +28,7 @@ class SplitParts(Parts):
         self.width = max([1, *(leaf.shape[-1] for leaf in leaves)])
         self.features = x.shape[-1]
         self.slices = signals.arrays * (self.widest // self.width) + len(leaves)
-        self.weighs = not isinstance(signals, Drive)
+        self.drives_alone = isinstance(signals, Drive)
 
     def drives(self, weights: Any, xs: Any) -> Any:
         """Return the drives [n, *B, D] of inputs [n, *B, F]."""

@@ -106,13 +106,13 @@ class TracedParts(Parts):
         loose = [forms[p] for p in self._direct]
         leaves = [forms[p] for p in self._program.carry]
         self.rows = max((math.prod(s.shape[:-1]) for s in (*signals, *loose)), default=1)
-        self.numbers = sum(s.size for s in signals)
+        self.numbers = sum(s.size for s in (*signals, *loose))
         self.bytes = sum(s.size * s.dtype.itemsize for s in (*signals, *loose))
         self.widest = max(map(_width, signals), default=0)
         self.width = max(map(_width, leaves), default=1)
         self.features = max((_width(forms[p]) for p in self._program.x), default=1)
         self.slices = self.numbers // max(self.rows * self.width, 1) + len(leaves)
-        self.weighs = bool(self._signals or self._read)
+        self.drives_alone = False  # what is left of such a step is better computed again than kept
 
     def weights(self, closed_over: Iterable[Any]) -> list[Any]:
         """Return the weights that all steps share, from the arrays that the step closes over."""
@@ -143,7 +143,7 @@ class TracedParts(Parts):
         )
 
     def step(self, weights: Any, carry: Carry, drive: Drive) -> tuple[Results, Any]:
-        """Take one step; return its signals too."""
+        """Take one step; return what the way back wants of it: what it read of the input, and its signals."""
         values = self._begin(weights, carry, drive)
         offsets = self._run(self._to_offsets, dict(values))
         signals = []
@@ -155,7 +155,7 @@ class TracedParts(Parts):
                 signals.append(values[part.place])
             else:
                 part.run(values)
-        return self._results(values), tuple(signals)
+        return self._results(values), (drive.direct, tuple(signals))
 
     def outputs(self, weights: Any, carries: Carry, ys: Any) -> Any:
         """Return the outputs [T, *B, Y]."""
@@ -186,47 +186,49 @@ class TracedParts(Parts):
             return (found.direct, found.sums), found.others
 
         (direct, sums), drives_back, others = jax.vjp(drives, weights, xs, has_aux=True)
-        drive = Drive(direct, others, sums)
         if signals is None:
+            drive = Drive(direct, others, sums)
             _, signals = jax.vmap(functools.partial(self.step, weights))(starts, drive)
-        drive = drive._replace(sums=(None,) * len(sums))
-        operands = jax.vmap(functools.partial(self._operands, weights))(starts, drive, signals)
+        operands = jax.vmap(functools.partial(self._operands, weights))(starts, others, signals)
         _, products_back = jax.vjp(lambda weights: self._summed(weights, operands), weights)
 
-        def back(d_drives, d_signals):
+        def back(d_others, d_signals):
+            del d_others  # of what is no float there is none
+            d_direct, d_signals = d_signals
             d_sums = tuple(
                 None if total is None else d for total, d in zip(sums, d_signals, strict=True)
             )
-            d_weights, d_xs = drives_back((d_drives, d_sums))
-            (d_others,) = products_back(d_signals)
-            return jax.tree.map(jnp.add, d_weights, d_others), d_xs
+            d_weights, d_xs = drives_back((d_direct, d_sums))
+            (d_by_products,) = products_back(d_signals)
+            return jax.tree.map(jnp.add, d_weights, d_by_products), d_xs
 
-        return Block(drive, signals, back)
+        return Block(others, signals, back)
 
     def back(
         self,
         weights: Any,
         turned: Any,
         start: Carry,
-        drive: Drive,
+        drive: Any,
         signal: Any,
         cotangents: Results,
     ) -> Cotangents:
-        """Go back through one step."""
+        """Go back through one step; `drive` is what it read of the input that is no float."""
         if turned is None:
             values = self._values(weights)
             products = [(p.__call__, values[p.weight]) for p in self._products]
         else:
             products = [(p.by_turned, w) for p, w in zip(self._products, turned, strict=True)]
 
-        def step(read, start, direct, signal):
-            values = self._begin(weights, start, drive._replace(direct=direct))
+        def step(read, start, signal):
+            direct, signals = signal
+            values = self._begin(weights, start, Drive(direct, drive, ()))
             values.update(zip(self._read, read, strict=True))
-            return self._results(self._given(values, signal, products))
+            return self._results(self._given(values, signals, products))
 
-        _, pull = jax.vjp(step, self.read(weights), start, drive.direct, signal)
-        d_read, d_start, d_direct, d_signal = pull(cotangents)
-        return Cotangents(d_start, d_direct, d_signal, d_read)
+        _, pull = jax.vjp(step, self.read(weights), start, signal)
+        d_read, d_start, d_signal = pull(cotangents)
+        return Cotangents(d_start, (), d_signal, d_read)
 
     def _values(self, weights: Any) -> Values:
         return dict(zip(self._shared, weights, strict=True))
@@ -264,9 +266,10 @@ class TracedParts(Parts):
                 part.run(values)
         return values
 
-    def _operands(self, weights: Any, start: Carry, drive: Drive, signals: Any) -> list[Any]:
+    def _operands(self, weights: Any, start: Carry, others: Any, signals: Any) -> list[Any]:
         """Return the operands of all products of a step."""
-        values = self._given(self._begin(weights, start, drive), signals)
+        direct, signals = signals
+        values = self._given(self._begin(weights, start, Drive(direct, others, ())), signals)
         return [values[p.operand] for p in self._products]
 
     def _summed(self, weights: Any, operands: list[Any]) -> tuple[Any, ...]:

@@ -408,3 +408,10 @@ def test_level_outside_zero_and_one_is_refused(x64):
     found = memory_capacity(recorded(delay_line(xs, 2), xs), lags=2)
     with pytest.raises(InputError, match=r"^level: got"):
         found.horizon(1.0)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_the_scale_of_the_input_changes_no_memory_without_noise(scale):
+    kernel, entry = np.diag([0.9, 0.5, -0.3]), np.ones(3)
+    expected = linear_memory(kernel, entry, lags=10)
+    np.testing.assert_allclose(linear_memory(kernel, scale * entry, lags=10), expected, rtol=1e-9)
