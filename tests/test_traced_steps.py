@@ -76,6 +76,19 @@ def from_the_left(w, h, x):
     return h, h
 
 
+def that_mixes_rows(w, h, x):
+    """A weight from the left of a matrix, and one from its right: the rows hear each other."""
+    mixing = w["bias"][:B, None] * w["bias"][None, 1 : B + 1]
+    h = jnp.tanh(mixing @ (h @ w["past"]) + mixing @ h + x @ w["input"])
+    return h, h
+
+
+def with_complex_numbers(w, h, x):
+    turned = (x @ w["input"] + 1j * (x @ w["input"])) * (h + 0.5j)
+    h = jnp.tanh(h @ w["past"] + jnp.real(turned))
+    return h, h
+
+
 def with_a_loop_and_a_branch(w, h, x):
     h, _ = jax.lax.scan(lambda h, _: (jnp.tanh(h @ w["other"]), None), h, None, length=2)
     h = jax.lax.cond(h.sum() > 0, lambda h: h @ w["past"], lambda h: -h, h)
@@ -120,6 +133,7 @@ STEPS = [
     with_programs_inside,
     with_an_output_of_its_own,
     that_reads_weights_by_entries,
+    that_mixes_rows,
     with_products_moved,
     whose_sum_is_read_twice,
     *(

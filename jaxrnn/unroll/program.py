@@ -26,6 +26,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
@@ -163,12 +164,18 @@ class Product:
 
     def turn(self, weight: Any) -> Any:
         """Return a weight as `by_turned` wants it."""
-        return weight.T if self.operations[0].multiplies_rows else weight
+        return weight.T if self._is_from_the_right else weight
+
+    @property
+    def _is_from_the_right(self) -> bool:
+        """Whether rows of the operand are multiplied by the weight, not rows of the weight by the operand."""
+        first = self.operations[0]
+        return first.multiplies_rows and first.arguments == (self.operand, self.weight)
 
     def by_turned(self, operand: Any, turned: Any) -> Any:
         """Return the product with a weight that `turn` has turned."""
         first, *others = self.operations
-        if not first.multiplies_rows:
+        if not self._is_from_the_right:
             return self(operand, turned)
         values = {first.results[0]: first.times_turned(operand, turned)}
         for operation in others:
@@ -245,6 +252,12 @@ class Program:
     def is_shared(self, argument: Argument) -> bool:
         """Tell whether an argument is a weight, of floats, that is computed once for all steps."""
         return self.kind(argument) is Kind.WEIGHT and argument not in self._again
+
+    @property
+    def has_complex_numbers(self) -> bool:
+        """Whether any variable is complex."""
+        kinds = (getattr(form, "dtype", np.dtype(bool)) for form in self.forms)
+        return any(jnp.issubdtype(kind, jnp.complexfloating) for kind in kinds)
 
     @property
     def multiplies(self) -> bool:

@@ -47,6 +47,8 @@ def traced_parts(cell: Step, carry: Carry, x: Any) -> tuple[TracedParts, list[An
     arrays = (*jax.tree.leaves(form), *program.closed_over)
     if program.has_effects or not program.multiplies or not all(map(is_float, arrays)):
         return None
+    if program.has_complex_numbers:
+        return None
     parts = TracedParts(program, form, readout)
     return parts, parts.weights(program.closed_over)
 
