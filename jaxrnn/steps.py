@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.interpreters.ad import JVPTracer
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
@@ -172,6 +173,17 @@ def compiled(function: Callable[..., Any]) -> Compiled:
 def compiled_unprepared(function: Callable[..., Any]) -> Compiled:
     """Compile a function that looks at a cell's own parameters, and prepares it itself where it steps."""
     return Compiled(function)
+
+
+def in_forward_mode(tree: Any) -> bool:
+    """Tell whether ``jax.jvp``, or what rests on it, differentiates an array of a tree."""
+
+    def unmapped(leaf: Any) -> Any:
+        while hasattr(leaf, "batch_dim"):  # the tracers of vmap, whose class JAX does not export
+            leaf = leaf.val
+        return leaf
+
+    return any(isinstance(unmapped(leaf), JVPTracer) for leaf in jax.tree.leaves(tree))
 
 
 def varying_alike(*trees: Any) -> tuple[Any, ...]:

@@ -84,7 +84,7 @@ def that_mixes_rows(w, h, x):
 
 
 def with_complex_numbers(w, h, x):
-    turned = (x @ w["input"] + 1j * (x @ w["input"])) * (h + 0.5j)
+    turned = jax.lax.complex(x @ w["input"], x @ w["input"]) * jax.lax.complex(h, jnp.ones_like(h))
     h = jnp.tanh(h @ w["past"] + jnp.real(turned))
     return h, h
 
@@ -291,8 +291,15 @@ def test_a_step_that_prints_is_scanned(capfd):
         (lambda h, x: ((h[0] @ W["past"], h[1] + 1), x), jnp.ones((T, B)), "counting"),
         (lambda h, x: (jnp.tanh(h) + x, h), jnp.ones((T, B, H)), jnp.zeros((B, H))),
         (lambda h, x: (h @ W["past"], (h > 0)), jnp.ones((T, B)), jnp.zeros((B, H))),
+        (functools.partial(with_complex_numbers, W), jnp.ones((T, B, F)), jnp.zeros((B, H))),
     ],
-    ids=["whole numbers read", "whole numbers carried", "no weights", "booleans given"],
+    ids=[
+        "whole numbers read",
+        "whole numbers carried",
+        "no weights",
+        "booleans given",
+        "complex numbers",
+    ],
 )
 def test_what_cannot_be_taken_apart_is_scanned(step, xs, carry):
     if isinstance(carry, str):
@@ -369,6 +376,20 @@ def test_forward_mode_is_seen_as_in_other_cells():
     assert_close(outputs, unroll(cell, xs, method=Scan()).outputs, 1e-6)
     with pytest.raises(jaxrnn.InputError, match=r"method: got Blocked.*forward mode"):
         jax.jvp(lambda xs: unroll(cell, xs, method=Blocked()).outputs, (xs,), (xs,))
+
+
+def test_forward_mode_is_seen_in_what_a_function_closes_over(x64):
+    w = jax.tree.map(lambda a: a.astype(jnp.float64), W)
+    xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
+
+    def loss(w, method=None):
+        return unroll(
+            functools.partial(in_two_products, w), xs, carry=h, method=method
+        ).outputs.sum()
+
+    _, found = jax.jvp(loss, (w,), (w,))
+    _, expected = jax.jvp(functools.partial(loss, method=Scan()), (w,), (w,))
+    assert_close(found, expected)
 
 
 def test_parts_hold_no_arrays():

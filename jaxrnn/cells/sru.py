@@ -12,7 +12,7 @@ The peepholes v_f, v_r keep the step nonlinear in c: with them it is light but n
 
 Chosen: the highway takes W_s x where the paper takes x, as its code does where sizes differ, and without the
 paper's constant α, which W_s may hold; candidate and highway have biases too, which start at 0.
-is (c, h), h for the readout alone: no gate sees it.
+The carry is (c, h), h for the readout alone: no gate sees it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from jaxrnn import checks
-from jaxrnn.steps import varying_alike
+from jaxrnn.steps import in_forward_mode, varying_alike
 from jaxrnn.typing import Carry, SplitCell, Step
 from jaxrnn.unroll.blocks import at, even, joined, segments, window
 from jaxrnn.unroll.parts import Parts, Results
@@ -118,7 +118,7 @@ class Blocked(Method):
         # On a CPU, many rows multiply as fast within the loop as before it, and need no room for drives.
         small = parts.rows < _LOOP_ROWS or parts.features == 1
         hoist = small or jax.default_backend() != "cpu"
-        many_gates = parts.widest // parts.width > 1
+        many_gates = parts.widest > parts.width
         many_slices = parts.slices >= _AHEAD_SLICES
         return _Plan(parts, length, block, keep, hoist, parts.rows > 1, many_gates, many_slices)
 
@@ -136,8 +136,12 @@ def _parts_of(cell: Step, carry: Carry, frames: Frames) -> tuple[Parts, Any] | N
 
 
 def default_method(cell: Step, carry: Carry, frames: Frames) -> Method:
-    """Return the fastest method that takes a step: `Blocked`, or else `Scan`."""
-    return Blocked() if Blocked.takes(cell, carry, frames) else Scan()
+    """Return the fastest method that takes a step: `Blocked`, or else `Scan`.
+
+    `Scan` too where weights that a plain function closes over are differentiated forwards.
+    """
+    found = _parts_of(cell, carry, frames)
+    return Scan() if found is None or in_forward_mode(found[1]) else Blocked()
 
 
 @dataclasses.dataclass(frozen=True)

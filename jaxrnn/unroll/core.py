@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.interpreters.ad import JVPTracer
 from jaxtyping import Array, Bool
 
 from jaxrnn import checks
-from jaxrnn.steps import begin, compiled, varying_alike
+from jaxrnn.steps import begin, compiled, in_forward_mode, varying_alike
 from jaxrnn.typing import Carry, Lengths, Step
 from jaxrnn.unroll.blocked import default_method
 from jaxrnn.unroll.record import Frames, Method, Unrolled
@@ -127,20 +126,12 @@ def _refuse_masks(method: Method, seq_lengths: Any, mask: Any, resets: Any, reve
 
 def _suited(method: Method | None, cell: Step, carry: Carry, frames: Frames) -> Method:
     """Return the method to use: the one asked for if it can do it, by default the fastest that can."""
-    leaves = jax.tree.leaves((cell, carry, frames))
-    forward = any(isinstance(_unmapped(leaf), JVPTracer) for leaf in leaves)
+    forward = in_forward_mode((cell, carry, frames))
     if method is None:
         return Scan() if forward else default_method(cell, carry, frames)
     if forward and not method.forward_mode:
         checks.refuse("method", f"{method} in forward mode (jvp)", "Scan()")
     return method
-
-
-def _unmapped(leaf: Any) -> Any:
-    """Look through ``jax.vmap`` at what it maps over."""
-    while hasattr(leaf, "batch_dim"):  # the tracers of vmap, whose class JAX does not export
-        leaf = leaf.val
-    return leaf
 
 
 def padding_mask(
