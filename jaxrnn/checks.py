@@ -69,9 +69,7 @@ def rate(argument: str, value: Any) -> None:
 
 
 def _is_real(value: Any) -> bool:
-    """Tell whether a value is a real number: Python's, NumPy's, or an array of one number, without axes."""
-    if isinstance(value, jax.Array | np.ndarray):
-        return concrete(value) and value.ndim == 0 and value.dtype.kind in "fiu"
+    """Tell whether a value is a real number, Python's or NumPy's."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 

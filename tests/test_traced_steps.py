@@ -16,7 +16,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import Blocked, Remat, Scan, unroll
-from jaxrnn.unroll.program import Kind, Program
+from jaxrnn.unroll.program import Kind, trace
 from jaxrnn.unroll.traced import traced_parts
 
 F, H, T, B = 3, 4, 7, 2
@@ -203,7 +203,7 @@ FLAX = [nnx.SimpleCell, nnx.GRUCell, nnx.LSTMCell, nnx.OptimizedLSTMCell]
 def test_a_signal_of_flax_cells_is_all_that_a_gate_sees(make):
     cell = make(F, H, rngs=nnx.Rngs(0))
     carry = cell.initialize_carry((B, F), nnx.Rngs(0))
-    program = Program(cell, carry, jnp.ones((B, F)))
+    program, _, _ = trace(cell, carry, jnp.ones((B, F)))
     gates = {nnx.SimpleCell: 1, nnx.GRUCell: 1, nnx.LSTMCell: 4, nnx.OptimizedLSTMCell: 1}[make]
     assert len(program.signals) == gates
     # Not so in a GRU: it multiplies one of its gates by part of the past's product alone.
@@ -273,6 +273,22 @@ def test_padding_changes_neither_values_nor_gradients():
         jax.tree.map(np.testing.assert_array_equal, dirty, clean)
 
 
+def test_weights_in_a_compiled_step_are_weights(x64):
+    """`jax.jit` hides what a function closes over: the arrays stand in the program within the program."""
+    w = jax.tree.map(lambda a: a.astype(jnp.float64), W)
+    step = jax.jit(functools.partial(in_two_products, w))
+    xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
+    _, closed_over, _ = trace(step, h, xs[0])
+    assert {id(a) for a in closed_over} <= {id(a) for a in w.values()}
+
+    def gradient(method):
+        loss = lambda xs: jnp.sum(unroll(step, xs, carry=h, method=method).outputs ** 2)  # noqa: E731
+        return jax.grad(loss)(xs)
+
+    assert isinstance(unroll(step, xs, carry=h).method, Blocked)
+    assert_close(gradient(None), gradient(Scan()))
+
+
 def test_a_step_that_prints_is_scanned(capfd):
     def talkative(h, x):
         jax.debug.print("at work")
@@ -308,7 +324,8 @@ def test_what_cannot_be_taken_apart_is_scanned(step, xs, carry):
 
 
 def test_the_kinds_of_a_program():
-    program = Program(functools.partial(in_two_products, W), jnp.ones((B, H)), jnp.ones((B, F)))
+    step = functools.partial(in_two_products, W)
+    program, _, _ = trace(step, jnp.ones((B, H)), jnp.ones((B, F)))
     assert [program.kind(p) for p in (*program.carry, *program.x)] == [Kind.LOOP, Kind.INPUT]
     assert all(program.is_shared(p) for p in program.weights)
     first, second = program.signals
@@ -397,6 +414,19 @@ def test_parts_hold_no_arrays():
     parts, weights = traced_parts(
         functools.partial(in_two_products, W), jnp.ones((B, H)), jnp.ones((B, F))
     ) or (None, None)
-    held = [a for a in jax.tree.leaves(vars(parts)) if isinstance(a, jax.Array)]
     assert weights is not None
-    assert not held
+    assert not [a for a in _held(parts) if isinstance(a, jax.Array)]
+
+
+def _held(thing, known=()):
+    """Yield what an object of the package holds, at any depth."""
+    if isinstance(thing, dict | list | tuple | set):
+        inner = list(thing.values()) if isinstance(thing, dict) else list(thing)
+    elif type(thing).__module__.startswith("jaxrnn"):
+        inner = list(getattr(thing, "__dict__", {}).values())
+    else:
+        inner = []
+    yield thing
+    for part in inner:
+        if not any(part is other for other in known):
+            yield from _held(part, (*known, part))

@@ -99,8 +99,8 @@ class Dropped(nnx.Module):
 class DroppedEachStep(nnx.Module):
     """A split cell whose recurrent weights see other units as zero at every step.
 
-    Its inputs are pairs of an input and a mask of the carry. Since the masks come with the inputs it is not
-    split, and takes the general path.
+    Its inputs are pairs of an input and a mask of the carry. Since the masks come with the inputs, the
+    contract of a split cell has no place for them, and `unroll` finds the parts in the traced program.
     """
 
     def __init__(self, cell: Any):

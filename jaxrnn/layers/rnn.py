@@ -89,7 +89,7 @@ class RNN(nnx.Module):
         if zoneout and own:
             kept = f"whose carry ({', '.join(own)}) means only what the cell wrote there"
             checks.refuse("zoneout", zoneout, f"0 for a {type(cell).__name__}, {kept}")
-        if recurrent_dropout and hasattr(cell, "in_features") and not _has_recurrent_weights(cell):
+        if recurrent_dropout and not _has_recurrent_weights(cell):
             expected = f"0 for a {type(cell).__name__}, which has no recurrent weights"
             checks.refuse("recurrent_dropout", recurrent_dropout, expected)
         if zoneout and recurrent_dropout:
@@ -189,6 +189,9 @@ class RNN(nnx.Module):
 
 
 def _has_recurrent_weights(cell: Any) -> bool:
+    """Tell whether a split cell multiplies its past by weights; one that does not say its features may."""
+    if not hasattr(cell, "in_features"):
+        return True
     carry = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
     return jax.eval_shape(cell.mix, carry).shape[-1] > 0
 

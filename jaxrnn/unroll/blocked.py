@@ -18,7 +18,9 @@ carries: writing to fresh memory has a price too. Where no weights meet the carr
 signals of one block are all and kept, the gates are kept with them.
 
 Weakness: reverse mode only. The derivative is written by hand, which JAX allows for one mode; forward mode
-is `Scan`'s. Derivatives of the gradient, as in a Hessian by forward over reverse, are right.
+is `Scan`'s. Derivatives of the gradient, as in a Hessian by forward over reverse, are right. Left to `Scan`
+too are steps that do something beside computing, such as to print, that multiply by no weights, that compute
+with complex numbers, or whose carry, input or output is no float.
 """
 
 from __future__ import annotations
@@ -343,29 +345,29 @@ def _sweep(
     turned = jax.lax.optimization_barrier(parts.turned(weights)) if plan.many_rows else None
 
     def step(state, now):
-        (d_carry, d_initial, d_read), (signal, t, start, drive, valid, reset) = state, now
+        (d_carry, d_initial, d_read), (signal, t, start, fixed, valid, reset) = state, now
         d_carry = _sum(d_carry, at(d_carries, first + t))
         nothing = jax.tree.map(jnp.zeros_like, d_carry)
         d_moved = d_carry if valid is None else where(valid, d_carry, nothing)
         cotangents = Results(d_moved, seen(at(d_ys, first + t), valid))
-        found = parts.back(weights, turned, start, drive, signal, cotangents)
+        found = parts.back(weights, turned, start, signal, fixed, cotangents)
         d_start = found.carry
         if reset is not None:
             d_initial = _sum(d_initial, where(reset, d_start, nothing))
             d_start = where(reset, nothing, d_start)
         if valid is not None:  # where the carry was held, so is its cotangent
             d_start = _sum(d_start, where(valid, nothing, d_carry))
-        return (d_start, d_initial, _sum(d_read, found.read)), (found.drives, found.signals)
+        return (d_start, d_initial, _sum(d_read, found.read)), found.signal
 
     d_read = jax.tree.map(jnp.zeros_like, parts.read(weights))
     steps = jnp.arange(size, dtype=jnp.int32)
-    rest = (steps, starts, block.drives, frames.valid, frames.reset)
+    rest = (steps, starts, block.fixed, frames.valid, frames.reset)
     ahead = plan.many_rows and plan.many_slices
     state = (d_carry, d_initial, d_read)
-    (d_carry, d_initial, d_read), found = _over_signals(
+    (d_carry, d_initial, d_read), d_signals = _over_signals(
         step, state, source, offset, size, rest, ahead=ahead, reverse=True
     )
-    d_block, d_x = block.back(*found)
+    d_block, d_x = block.back(d_signals)
     d_weights = _sum(d_weights, parts.with_read(d_block, d_read))
     return (d_carry, d_initial, d_weights), seen(d_x, frames.valid)
 

@@ -102,10 +102,11 @@ def _run(
     frames: Frames,
     initial: Carry,
     *,
-    method: Method,
+    method: Method | None,
     length: int,
     reverse: bool,
 ) -> Unrolled:
+    method = method or default_method(cell, carry, frames)
     if not reverse:
         return method(cell, carry, frames, initial=initial, length=length)
     done = method(cell, carry, _flipped(frames), initial=initial, length=length)
@@ -124,14 +125,13 @@ def _refuse_masks(method: Method, seq_lengths: Any, mask: Any, resets: Any, reve
         checks.refuse("reverse", "True, and seq_lengths", f"one of them with {method}")
 
 
-def _suited(method: Method | None, cell: Step, carry: Carry, frames: Frames) -> Method:
-    """Return the method to use: the one asked for if it can do it, by default the fastest that can."""
-    forward = in_forward_mode((cell, carry, frames))
-    if method is None:
-        return Scan() if forward else default_method(cell, carry, frames)
-    if forward and not method.forward_mode:
+def _suited(method: Method | None, cell: Step, carry: Carry, frames: Frames) -> Method | None:
+    """Return the method asked for, if it can do it; `Scan` for forward mode, if none is."""
+    if not in_forward_mode((cell, carry, frames)):
+        return method
+    if method is not None and not method.forward_mode:
         checks.refuse("method", f"{method} in forward mode (jvp)", "Scan()")
-    return method
+    return method or Scan()
 
 
 def padding_mask(

@@ -1,7 +1,7 @@
 """The parts of a step that `Blocked` treats apart, whoever says what they are.
 
     drives   = what comes from the input          many steps at once
-    signals  = drives and products of the past with weights: what gates are functions of
+    signals  = drives, products of the past with weights: what gates are functions of
     carry'   = what gates make of their signals    step by step
 
 A cell that keeps the contract of `jaxrnn.typing` says so itself (`jaxrnn.unroll.split`); of any other step
@@ -35,14 +35,14 @@ class Block(NamedTuple):
     """A block of n steps on the way back.
 
     Attributes:
-      drives: what the step still reads of its input beside the signals [n, *B, …].
-      signals: [n, *B, …], and what else has a cotangent step by step.
-      back: from the cotangents of both to those of the weights and of the inputs [n, *B, F].
+      signals: of its steps [n, *B, …].
+      fixed: what the steps read of their input that has no cotangent, such as indices [n, *B, …].
+      back: from the cotangents of the signals to those of the weights and of the inputs [n, *B, F].
     """
 
-    drives: Any
     signals: Any
-    back: Callable[[Any, Any], tuple[Any, Any]]
+    fixed: Any
+    back: Callable[[Any], tuple[Any, Any]]
 
 
 class Cotangents(NamedTuple):
@@ -50,14 +50,12 @@ class Cotangents(NamedTuple):
 
     Attributes:
       carry: cotangents of the carry before the step.
-      drives: of what `Block.drives` has of the step.
-      signals: of what `Block.signals` has of it.
+      signal: of its signals.
       read: of the weights that the step reads beside its products, as `Parts.read` has them.
     """
 
     carry: Carry
-    drives: Any
-    signals: Any
+    signal: Any
     read: Any
 
 
@@ -94,7 +92,7 @@ class Parts(abc.ABC):
 
     @abc.abstractmethod
     def step(self, weights: Any, carry: Carry, drive: Any) -> tuple[Results, Any]:
-        """Take one step; return its signals too."""
+        """Take one step; return its signals too: all that a step back needs to know beside its start."""
 
     @abc.abstractmethod
     def outputs(self, weights: Any, carries: Carry, ys: Any) -> Any:
@@ -114,7 +112,7 @@ class Parts(abc.ABC):
 
     @abc.abstractmethod
     def back(
-        self, weights: Any, turned: Any, start: Carry, drive: Any, signal: Any, cotangents: Results
+        self, weights: Any, turned: Any, start: Carry, signal: Any, fixed: Any, cotangents: Results
     ) -> Cotangents:
         """Go back through one step; `turned` may be None."""
 

@@ -21,8 +21,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
-import math
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -32,6 +31,7 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
+from jaxrnn.unroll.operations import Argument, Operation, Place, Product, Signal, places
 from jaxrnn.unroll.parts import is_float
 
 _CALLS = {"jit", "pjit", "closed_call"}  # the name changes with the version of JAX
@@ -48,176 +48,19 @@ class Kind(enum.IntEnum):
     LOOP = 3
 
 
-Place = int
-"""A variable of the program, by number."""
-
-Argument = Place | Literal
-
-Values = dict[Place, Any]
-
-
-def places(arguments: Iterable[Argument]) -> list[Place]:
-    """Return the arguments that are variables."""
-    return [a for a in arguments if not isinstance(a, Literal)]
-
-
-def value(argument: Argument, values: Mapping[Place, Any]) -> Any:
-    """Return the value of an argument."""
-    return argument.val if isinstance(argument, Literal) else values[argument]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Operation:
-    """One operation of the program.
-
-    Attributes:
-      name: of the primitive.
-      settings: of the primitive.
-      arguments: variables and literals.
-      ranks: number of axes of each argument.
-      results: where its results go.
-      call: it, as a function of its open arguments.
-      open: which arguments it does not hold itself.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    arguments: tuple[Argument, ...]
-    ranks: tuple[int, ...]
-    results: tuple[Place, ...]
-    call: Callable[..., Sequence[Any]]
-    open: tuple[bool, ...]
-
-    def run(self, values: Values) -> None:
-        """Compute the results."""
-        found = self.call(*(value(argument, values) for argument in self._given))
-        values.update(zip(self.results, found, strict=True))
-
-    def run_all(self, values: Values, many: Container[Place]) -> None:
-        """Compute the results of n steps; the arguments in `many` have these as their first axis."""
-        axes = [None if isinstance(a, Literal) or a not in many else 0 for a in self._given]
-        if 0 not in axes:
-            self.run(values)
-            return
-        given = [value(argument, values) for argument in self._given]
-        if axes == [0, None] and self.multiplies_rows:
-            values[self.results[0]] = self._rows_multiplied(*given)
-        else:
-            found = jax.vmap(self.call, in_axes=axes)(*given)
-            values.update(zip(self.results, found, strict=True))
-
-    @property
-    def _given(self) -> list[Argument]:
-        return [a for a, is_open in zip(self.arguments, self.open, strict=True) if is_open]
-
-    @property
-    def multiplies_rows(self) -> bool:
-        """Whether it is the product of rows with a matrix from the right."""
-        if self.name != "dot_general" or self.ranks[1:] != (2,):
-            return False
-        (met, rows), (batch, _) = self.settings["dimension_numbers"]
-        return (tuple(met), tuple(rows), tuple(batch)) == ((self.ranks[0] - 1,), (0,), ())
-
-    def times_turned(self, rows: Any, turned: Any) -> Any:
-        """Return the product of rows with the transpose of a matrix."""
-        return self._multiplied(rows, turned, 1)
-
-    def _rows_multiplied(self, rows: Any, matrix: Any) -> Any:
-        """Return a product of rows as one of two matrices: XLA's CPU backend is slow at others."""
-        *many, each = rows.shape
-        product = self._multiplied(rows.reshape(math.prod(many), each), matrix, 0)
-        return product.reshape(*many, product.shape[-1])
-
-    def _multiplied(self, rows: Any, matrix: Any, axis: int) -> Any:
-        how = {name: self.settings[name] for name in ("precision", "preferred_element_type")}
-        return jax.lax.dot_general(rows, matrix, (((rows.ndim - 1,), (axis,)), ((), ())), **how)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Product:
-    """A product of something in the loop with a weight, and how its entries are moved into place after it.
-
-    Attributes:
-      operand: what is multiplied.
-      weight: by what.
-      operations: the product first.
-    """
-
-    operand: Place
-    weight: Place
-    operations: tuple[Operation, ...]
-
-    def __call__(self, operand: Any, weight: Any) -> Any:
-        """Return the product."""
-        values = {self.operand: operand, self.weight: weight}
-        for operation in self.operations:
-            operation.run(values)
-        return values[self.operations[-1].results[0]]
-
-    def of_all(self, operands: Any, weight: Any) -> Any:
-        """Return the products of n operands [n, …] with one weight."""
-        values, many = {self.operand: operands, self.weight: weight}, {self.operand}
-        for operation in self.operations:
-            operation.run_all(values, many)
-            many.update(operation.results)
-        return values[self.operations[-1].results[0]]
-
-    def turn(self, weight: Any) -> Any:
-        """Return a weight as `by_turned` wants it."""
-        return weight.T if self._is_from_the_right else weight
-
-    @property
-    def _is_from_the_right(self) -> bool:
-        """Whether rows of the operand are multiplied by the weight, not rows of the weight by the operand."""
-        first = self.operations[0]
-        return first.multiplies_rows and first.arguments == (self.operand, self.weight)
-
-    def by_turned(self, operand: Any, turned: Any) -> Any:
-        """Return the product with a weight that `turn` has turned."""
-        first, *others = self.operations
-        if not self._is_from_the_right:
-            return self(operand, turned)
-        values = {first.results[0]: first.times_turned(operand, turned)}
-        for operation in others:
-            operation.run(values)
-        return values[self.operations[-1].results[0]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Signal:
-    """A sum in the loop.
-
-    Attributes:
-      place: where it stands.
-      products: what of it depends on the carry.
-      drives: what of it comes from the input.
-      offsets: what of it is weights or numbers.
-    """
-
-    place: Place
-    products: tuple[Product, ...]
-    drives: tuple[Place, ...] = ()
-    offsets: tuple[Argument, ...] = ()
-
-    @property
-    def arguments(self) -> tuple[Argument, ...]:
-        """All that it reads."""
-        read = [place for p in self.products for place in (p.operand, p.weight)]
-        return (*read, *self.drives, *self.offsets)
-
-    @property
-    def results(self) -> tuple[Place, ...]:
-        """Its own place."""
-        return (self.place,)
+def trace(step: Step, carry: Carry, x: Any) -> tuple[Program, list[Any], Any]:
+    """Return a step's program, the arrays that it closes over, and the form of its results."""
+    closed, form = jax.make_jaxpr(step, return_shape=True)(carry, x)
+    closed_over = list({id(c): c for c in _constants(closed) if not _is_settled(c)}.values())
+    return Program(closed, closed_over, len(jax.tree.leaves(carry))), closed_over, form
 
 
 class Program:
-    """A step ``(carry, x) -> results`` as operations and signals.
+    """A step ``(carry, x) -> results`` as operations and signals; `trace` makes one.
 
     Attributes:
       has_effects: whether it does anything beside computing, such as to print.
-      closed_over: arrays that the step closes over.
-      weights: their places.
+      weights: places of the arrays that the step closes over.
       carry: places of the carry's leaves.
       x: places of the input's leaves.
       results: of the step, leaf by leaf.
@@ -226,23 +69,18 @@ class Program:
       signals: in the order in which they are computed.
     """
 
-    def __init__(self, step: Step, carry: Carry, x: Any):
-        closed = jax.make_jaxpr(step)(carry, x)
+    def __init__(self, closed: ClosedJaxpr, closed_over: list[Any], leaves: int):
         self.forms: list[Any] = []
         self.kinds: list[Kind] = []
         self._again: set[Place] = set()  # computed again wherever they are used
         self._operations: list[Operation | Signal] = []
-        inside: dict[Any, Argument] = {}
         self.has_effects = bool(closed.effects)
-        known = list(zip(closed.jaxpr.constvars, closed.consts, strict=True))
-        self.closed_over = [c for _, c in known if not _is_settled(c)]
-        inside |= {v: Literal(c, v.aval) for v, c in known if _is_settled(c)}
-        variables = [v for v, c in known if not _is_settled(c)]
-        self.weights = self._begin(variables, inside, Kind.WEIGHT)
-        leaves = len(jax.tree.leaves(carry))
-        self.carry = self._begin(closed.jaxpr.invars[:leaves], inside, Kind.LOOP)
-        self.x = self._begin(closed.jaxpr.invars[leaves:], inside, Kind.INPUT)
-        self.results = self._read(closed.jaxpr, inside)
+        self.weights = [self._new(jax.typeof(array), Kind.WEIGHT) for array in closed_over]
+        shared = dict(zip(map(id, closed_over), self.weights, strict=True))
+        variables, inside = closed.jaxpr.invars, {}
+        self.carry = self._begin(variables[:leaves], inside, Kind.LOOP)
+        self.x = self._begin(variables[leaves:], inside, Kind.INPUT)
+        self.results = self._read(closed, inside, shared)
         self.signals = self._join_signals()
 
     def kind(self, argument: Argument) -> Kind:
@@ -277,17 +115,28 @@ class Program:
         return found[::-1]
 
     def _begin(self, variables: Any, inside: dict[Any, Argument], kind: Kind) -> list[Place]:
-        begun = [self._new(variable, kind) for variable in variables]
+        begun = [self._new(variable.aval, kind) for variable in variables]
         inside.update(zip(variables, begun, strict=True))
         return begun
 
-    def _new(self, variable: Any, kind: Kind) -> Place:
-        self.forms.append(variable.aval)
+    def _new(self, form: Any, kind: Kind) -> Place:
+        self.forms.append(form)
         self.kinds.append(kind)
         return len(self.forms) - 1
 
-    def _read(self, program: Any, inside: dict[Any, Argument]) -> list[Argument]:
-        """Append a program's operations; `inside` has its arguments, and gets its other variables."""
+    def _read(
+        self, closed: ClosedJaxpr, inside: dict[Any, Argument], shared: Mapping[int, Place]
+    ) -> list[Argument]:
+        """Append the operations of a program, and return its results.
+
+        Args:
+          closed: the program.
+          inside: what each of its variables is: begins with its arguments, and gets the others.
+          shared: the places of arrays that are closed over, by identity.
+        """
+        program = closed.jaxpr
+        for variable, array in zip(program.constvars, closed.consts, strict=True):
+            inside[variable] = shared.get(id(array), Literal(array, variable.aval))
 
         def read(variable: Any) -> Argument:
             return variable if isinstance(variable, Literal) else inside[variable]
@@ -295,11 +144,10 @@ class Program:
         for eqn in program.eqns:
             arguments = tuple(map(read, eqn.invars))
             if eqn.primitive.name in _CALLS:
-                called = eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
+                called = _called(eqn)
                 within = dict(zip(called.jaxpr.invars, arguments, strict=True))
-                for variable, constant in zip(called.jaxpr.constvars, called.consts, strict=True):
-                    within[variable] = Literal(constant, variable.aval)
-                inside.update(zip(eqn.outvars, self._read(called.jaxpr, within), strict=True))
+                results = self._read(called, within, shared)
+                inside.update(zip(eqn.outvars, results, strict=True))
             else:
                 self._append(eqn, program, arguments, inside)
         return list(map(read, program.outvars))
@@ -337,8 +185,11 @@ class Program:
         """Tell whether an operation multiplies something that is no weight by one that is kept."""
         if name != "dot_general":
             return False
-        weight, other = sorted(arguments, key=self.kind)
+        weight, other = self._weight_first(arguments)
         return self.is_shared(weight) and self.kind(other) > Kind.WEIGHT
+
+    def _weight_first(self, factors: tuple[Argument, ...]) -> list[Argument]:
+        return sorted(factors, key=self.kind)
 
     def _join_signals(self) -> list[Signal]:
         """Put signals in place of the operations that they are made of, and return them."""
@@ -371,7 +222,7 @@ class Program:
             return None
         (place,), arguments = operation.results, operation.arguments
         if self.kind(place) is Kind.LOOP and self._multiplies(operation.name, arguments):
-            weight, operand = sorted(places(arguments), key=self.kind)
+            weight, operand = places(self._weight_first(arguments))
             return Signal(place, (Product(operand, weight, (operation,)),))
         if operation.name in _MOVING and parts:
             (signal,) = parts.values()
@@ -405,6 +256,19 @@ class Program:
         if kind is Kind.INPUT:
             return shape == whole
         return kind <= Kind.WEIGHT and np.broadcast_shapes(shape, whole) == whole
+
+
+def _constants(closed: ClosedJaxpr) -> Iterator[Any]:
+    """Yield the arrays that stand in a program and in those within it."""
+    yield from closed.consts
+    for eqn in closed.jaxpr.eqns:
+        if eqn.primitive.name in _CALLS:
+            yield from _constants(_called(eqn))
+
+
+def _called(eqn: Any) -> ClosedJaxpr:
+    """Return the program that an operation calls."""
+    return eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
 
 
 def _varies(variable: Any) -> bool:

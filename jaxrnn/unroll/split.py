@@ -71,20 +71,19 @@ class SplitParts(Parts):
             joined = self._signals.join(drives, pulls)
             signals = jax.tree.map(lambda a: a.reshape(*xs.shape[:-1], a.shape[-1]), joined)
 
-        def back(d_drives, d_signals):
-            del d_drives
+        def back(d_signals):
             d_drives, d_pulls = self._signals.parts(_rows(d_signals))
             d_by_project, d_xs = project_back(d_drives)
             (d_by_mix,) = mix_back(d_pulls)
             return jax.tree.map(jnp.add, d_by_project, d_by_mix), d_xs
 
-        return Block((), signals, back)
+        return Block(signals, (), back)
 
     def back(
-        self, weights: Any, turned: Any, start: Carry, drive: Any, signal: Any, cotangents: Results
+        self, weights: Any, turned: Any, start: Carry, signal: Any, fixed: Any, cotangents: Results
     ) -> Cotangents:
         """Go back through one step."""
-        del drive
+        del fixed
         update = functools.partial(self._signals.update, weights)
         _, update_back = jax.vjp(update, start, signal)
         d_start, d_signal = update_back(cotangents.carry)
@@ -92,7 +91,7 @@ class SplitParts(Parts):
         _, pull_back = jax.vjp(mixing.mix, start)
         _, d_pull = self._signals.parts(d_signal)
         (d_mixed,) = pull_back(d_pull)
-        return Cotangents(jax.tree.map(jnp.add, d_start, d_mixed), (), d_signal, ())
+        return Cotangents(jax.tree.map(jnp.add, d_start, d_mixed), d_signal, ())
 
 
 def _rows(tree: Any) -> Any:

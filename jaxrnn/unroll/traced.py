@@ -21,8 +21,9 @@ import jax.numpy as jnp
 
 from jaxrnn.steps import readout_of, varying_alike
 from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.unroll.operations import Operation, Place, Signal, Values, places, value
 from jaxrnn.unroll.parts import Block, Cotangents, Parts, Results, is_float
-from jaxrnn.unroll.program import Kind, Operation, Place, Program, Signal, Values, places, value
+from jaxrnn.unroll.program import Kind, Program, trace
 
 
 def traced_parts(cell: Step, carry: Carry, x: Any) -> tuple[TracedParts, list[Any]] | None:
@@ -42,28 +43,39 @@ def traced_parts(cell: Step, carry: Carry, x: Any) -> tuple[TracedParts, list[An
         moved, y = cell(carry, x)
         return Results(moved, y if readout is None else None)
 
-    form = jax.eval_shape(step, carry, x)
-    program = Program(step, carry, x)
-    arrays = (*jax.tree.leaves(form), *program.closed_over)
+    program, closed_over, form = trace(step, carry, x)
+    arrays = (*jax.tree.leaves(form), *closed_over)
     if program.has_effects or not program.multiplies or not all(map(is_float, arrays)):
         return None
     if program.has_complex_numbers:
         return None
     parts = TracedParts(program, form, readout)
-    return parts, parts.weights(program.closed_over)
+    return parts, parts.weights(closed_over)
 
 
-class Drive(NamedTuple):
+class FromInput(NamedTuple):
     """What comes from the input.
 
     Attributes:
-      direct: what the loop reads of it by itself.
-      others: the same, of what is no float.
-      sums: what is part of a signal, for each; None where there is no such part.
+      direct: what gates read of it by itself.
+      fixed: the same, of what is no float, and has no cotangent.
+      sums: what is part of a sum, for each; None where there is no such part.
     """
 
     direct: tuple[Any, ...]
-    others: tuple[Any, ...]
+    fixed: tuple[Any, ...]
+    sums: tuple[Any, ...]
+
+
+class Seen(NamedTuple):
+    """The signals of a step: all that its gates see beside the carry and weights.
+
+    Attributes:
+      direct: what they read of the input by itself.
+      sums: what they read of products.
+    """
+
+    direct: tuple[Any, ...]
     sums: tuple[Any, ...]
 
 
@@ -87,7 +99,7 @@ class TracedParts(Parts):
         reads = {p for op in gates for p in places(op.arguments)} | {*places(wanted)}
         direct = sorted(reads & inputs)
         self._direct = [p for p in direct if is_float(program.forms[p])]
-        self._others = [p for p in direct if p not in self._direct]
+        self._fixed = [p for p in direct if p not in self._direct]
         offsets = [o for s in self._signals for o in s.offsets]
         self._to_offsets = program.leading_to(offsets, known)
         drives = [d for s in self._signals for d in s.drives]
@@ -122,11 +134,11 @@ class TracedParts(Parts):
         self._run(self._to_shared, values)
         return [values[p] for p in self._shared]
 
-    def drive(self, weights: Any, x: Any) -> Drive:
+    def drive(self, weights: Any, x: Any) -> FromInput:
         """Return what comes from one input [*B, F]."""
         return self._drive(self._run(self._to_drives, self._values(weights) | self._inputs(x)))
 
-    def drives(self, weights: Any, xs: Any) -> Drive:
+    def drives(self, weights: Any, xs: Any) -> FromInput:
         """Return what comes from inputs [n, *B, F]."""
         values = self._values(weights) | self._inputs(xs)
         for operation in self._to_drives:
@@ -137,27 +149,27 @@ class TracedParts(Parts):
     def _inputs(self, x: Any) -> Values:
         return dict(zip(self._program.x, jax.tree.leaves(x), strict=True))
 
-    def _drive(self, values: Values) -> Drive:
-        return Drive(
+    def _drive(self, values: Values) -> FromInput:
+        return FromInput(
             direct=tuple(values[p] for p in self._direct),
-            others=tuple(values[p] for p in self._others),
+            fixed=tuple(values[p] for p in self._fixed),
             sums=tuple(_sum(values[d] for d in s.drives) for s in self._signals),
         )
 
-    def step(self, weights: Any, carry: Carry, drive: Drive) -> tuple[Results, Any]:
-        """Take one step; return what the way back wants of it: what it read of the input, and its signals."""
-        values = self._begin(weights, carry, drive)
+    def step(self, weights: Any, carry: Carry, drive: FromInput) -> tuple[Results, Any]:
+        """Take one step; return its signals too."""
+        values = self._begin(weights, carry, drive.direct, drive.fixed)
         offsets = self._run(self._to_offsets, dict(values))
-        signals = []
+        sums = []
         for part in self._steps:
             if isinstance(part, Signal):
-                own = [drive.sums[len(signals)], *(value(o, offsets) for o in part.offsets)]
+                own = [drive.sums[len(sums)], *(value(o, offsets) for o in part.offsets)]
                 products = [p(values[p.operand], values[p.weight]) for p in part.products]
                 values[part.place] = _sum(term for term in (*own, *products) if term is not None)
-                signals.append(values[part.place])
+                sums.append(values[part.place])
             else:
                 part.run(values)
-        return self._results(values), (drive.direct, tuple(signals))
+        return self._results(values), Seen(drive.direct, tuple(sums))
 
     def outputs(self, weights: Any, carries: Carry, ys: Any) -> Any:
         """Return the outputs [T, *B, Y]."""
@@ -185,37 +197,28 @@ class TracedParts(Parts):
 
         def drives(weights, xs):
             found = self.drives(weights, xs)
-            return (found.direct, found.sums), found.others
+            return (found.direct, found.sums), found.fixed
 
-        (direct, sums), drives_back, others = jax.vjp(drives, weights, xs, has_aux=True)
+        (direct, sums), drives_back, fixed = jax.vjp(drives, weights, xs, has_aux=True)
         if signals is None:
-            drive = Drive(direct, others, sums)
+            drive = FromInput(direct, fixed, sums)
             _, signals = jax.vmap(functools.partial(self.step, weights))(starts, drive)
-        operands = jax.vmap(functools.partial(self._operands, weights))(starts, others, signals)
+        operands = jax.vmap(functools.partial(self._operands, weights))(starts, signals, fixed)
         _, products_back = jax.vjp(lambda weights: self._summed(weights, operands), weights)
 
-        def back(d_others, d_signals):
-            del d_others  # of what is no float there is none
-            d_direct, d_signals = d_signals
-            d_sums = tuple(
-                None if total is None else d for total, d in zip(sums, d_signals, strict=True)
-            )
-            d_weights, d_xs = drives_back((d_direct, d_sums))
-            (d_by_products,) = products_back(d_signals)
-            return jax.tree.map(jnp.add, d_weights, d_by_products), d_xs
+        def back(d_signals):
+            pairs = zip(sums, d_signals.sums, strict=True)
+            d_sums = tuple(None if total is None else d for total, d in pairs)
+            d_by_drives, d_xs = drives_back((d_signals.direct, d_sums))
+            (d_by_products,) = products_back(d_signals.sums)
+            return jax.tree.map(jnp.add, d_by_drives, d_by_products), d_xs
 
-        return Block(others, signals, back)
+        return Block(signals, fixed, back)
 
     def back(
-        self,
-        weights: Any,
-        turned: Any,
-        start: Carry,
-        drive: Any,
-        signal: Any,
-        cotangents: Results,
+        self, weights: Any, turned: Any, start: Carry, signal: Any, fixed: Any, cotangents: Results
     ) -> Cotangents:
-        """Go back through one step; `drive` is what it read of the input that is no float."""
+        """Go back through one step."""
         if turned is None:
             values = self._values(weights)
             products = [(p.__call__, values[p.weight]) for p in self._products]
@@ -223,24 +226,23 @@ class TracedParts(Parts):
             products = [(p.by_turned, w) for p, w in zip(self._products, turned, strict=True)]
 
         def step(read, start, signal):
-            direct, signals = signal
-            values = self._begin(weights, start, Drive(direct, drive, ()))
+            values = self._begin(weights, start, signal.direct, fixed)
             values.update(zip(self._read, read, strict=True))
-            return self._results(self._given(values, signals, products))
+            return self._results(self._given(values, signal.sums, products))
 
         _, pull = jax.vjp(step, self.read(weights), start, signal)
         d_read, d_start, d_signal = pull(cotangents)
-        return Cotangents(d_start, (), d_signal, d_read)
+        return Cotangents(d_start, d_signal, d_read)
 
     def _values(self, weights: Any) -> Values:
         return dict(zip(self._shared, weights, strict=True))
 
-    def _begin(self, weights: Any, carry: Carry, drive: Drive) -> Values:
+    def _begin(self, weights: Any, carry: Carry, direct: Any, fixed: Any) -> Values:
         """Return what is known at the beginning of a step."""
         values = self._values(weights)
         values.update(zip(self._program.carry, jax.tree.leaves(carry), strict=True))
-        values.update(zip(self._direct, drive.direct, strict=True))
-        values.update(zip(self._others, drive.others, strict=True))
+        values.update(zip(self._direct, direct, strict=True))
+        values.update(zip(self._fixed, fixed, strict=True))
         return values
 
     @staticmethod
@@ -249,15 +251,15 @@ class TracedParts(Parts):
             operation.run(values)
         return values
 
-    def _given(self, values: Values, signals: Any, products: Iterable[Any] = ()) -> Values:
-        """Take a step whose signals are given.
+    def _given(self, values: Values, sums: Any, products: Iterable[Any] = ()) -> Values:
+        """Take a step whose sums are given.
 
         Args:
           values: what is known at its beginning.
-          signals: what the signals are.
+          sums: what these are.
           products: the function of each product and its weight, if cotangents are to reach its operand.
         """
-        given, products = iter(signals), iter(products)
+        given, products = iter(sums), iter(products)
         for part in self._steps:
             if isinstance(part, Signal):
                 behind = itertools.islice(products, len(part.products))
@@ -268,14 +270,13 @@ class TracedParts(Parts):
                 part.run(values)
         return values
 
-    def _operands(self, weights: Any, start: Carry, others: Any, signals: Any) -> list[Any]:
+    def _operands(self, weights: Any, start: Carry, signal: Seen, fixed: Any) -> list[Any]:
         """Return the operands of all products of a step."""
-        direct, signals = signals
-        values = self._given(self._begin(weights, start, Drive(direct, others, ())), signals)
+        values = self._given(self._begin(weights, start, signal.direct, fixed), signal.sums)
         return [values[p.operand] for p in self._products]
 
     def _summed(self, weights: Any, operands: list[Any]) -> tuple[Any, ...]:
-        """Return the signals of a block as functions of weights: products and offsets."""
+        """Return the sums of a block as functions of weights: products and offsets."""
         values = self._values(weights)
         offsets = self._run(self._to_offsets, dict(values))
         remaining, sums = iter(operands), []
