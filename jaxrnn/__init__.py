@@ -4,7 +4,7 @@ Carry any cell through time (`unroll`), take its BPTT gradient apart into the st
 (`jaxrnn.analysis`), and measure, not assert, what a recurrent network can and cannot do.
 """
 
-import importlib.metadata
+from importlib.metadata import version as _version
 
 from jaxrnn import analysis, cells, devices, interop, models, plot, tasks, training
 from jaxrnn.cells import (
@@ -51,7 +51,7 @@ from jaxrnn.unroll import (
     unroll,
 )
 
-__version__ = importlib.metadata.version("jaxrnn")
+__version__ = _version("jaxrnn")
 
 __all__ = [
     "RNN",

@@ -73,6 +73,15 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def number(argument: str, value: Any) -> float:
+    """Return a finite number, which may be an array without axes, or refuse what is none."""
+    scalar = isinstance(value, jax.Array | np.ndarray) and value.ndim == 0
+    plain = value.item() if scalar and concrete(value) else value
+    if not _is_real(plain) or not math.isfinite(plain):
+        refuse(argument, describe(value) if scalar else repr(value), "a finite number")
+    return float(plain)
+
+
 def interval(argument: str, value: Any, low: float, high: float) -> tuple[float, float]:
     """Return (least, largest), or refuse them unless low ≤ least < largest ≤ high."""
     pair = tuple(value) if isinstance(value, Sequence) else ()
@@ -105,6 +114,14 @@ def counts(**values: Any) -> None:
     """Refuse, among arguments given by name, anything but whole numbers above zero."""
     for argument, value in values.items():
         count(argument, value)
+
+
+def sequences(argument: str, x: Any) -> None:
+    """Refuse what is no array with time as its first axis, such as a list."""
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        refuse(argument, f"a {type(x).__name__}", "an array [T, *B] (jnp.asarray makes one)")
+    if not x.shape:
+        refuse(argument, describe(x), "an array [T, *B]")
 
 
 def floating(argument: str, x: Any) -> None:

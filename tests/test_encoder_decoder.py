@@ -528,6 +528,9 @@ HALF: Any = {"param_dtype": jnp.bfloat16}
     ("call", "message"),
     [
         (lambda: build(encoder=cell()), "encoder: got GRUCell; expected an RNN"),
+        (lambda: build()([[0]], TARGETS), "sources: got a list; expected an array"),
+        (lambda: build()(SOURCES, np.int32(0)), r"targets: got int32\[\]; expected an array"),
+        (lambda: beam_search(build(), [[0]], 3, width=2), "sources: got a list; expected an"),
         (lambda: build(source=cell()), "source: got GRUCell; expected an Embedding"),
         (lambda: build(source=embedding(9)), "source: got vectors of 9 features; expected 3"),
         (lambda: build(target=embedding(**HALF)), "target: got dtype bfloat16; expected float32"),

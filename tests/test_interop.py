@@ -310,6 +310,7 @@ def ones(*shape):
             "got float64, of which JAX keeps float32",
         ),
         (lstm_dict(), {"activation_fn": jnp.tanh}, "activation_fn: .*None for a LSTMCell"),
+        ([1], {}, r"state_dict: got \[int 1\]; expected names and arrays"),
     ],
 )
 def test_what_is_no_layer_of_pytorch_is_refused(state_dict, options, message):
@@ -439,6 +440,7 @@ def test_our_weights_come_back_from_keras(name, arrangement):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
+        (3, "weights: got int 3; expected a list of arrays"),
         ([], "weights: got 0 arrays"),
         ([ones(3, 4)] * 5, "weights: got 5 arrays"),
         ([ones(3, 12), ones(4, 12), ones(11)], r"weights\[2\]: .*expected shape \[2, 12\]"),
@@ -564,6 +566,7 @@ def linen_gru(**changes):
         ),
         (lambda: interop.to_nnx(own_cell()), "cell: got OwnCell"),
         (lambda: interop.to_linen(own_cell()), "cell: got OwnCell"),
+        (lambda: interop.from_linen([1]), r"params: got \[int 1\]; expected a tree of parameters"),
         (lambda: interop.from_linen({"if": {}, "in": {}}), "params: got the names if, in"),
         (
             lambda: interop.from_linen(linen_gru(hz={"kernel": jnp.ones((F, H))})),

@@ -408,11 +408,20 @@ PROMPT = np.zeros((2, B), np.int32)
             "targets: got values from 0 to 3; expected .* 0 to 2",
         ),
         (
+            lambda: cross_entropy(jnp.zeros((2, 3)), jnp.zeros(4, int)),
+            r"targets: got int32\[4\]; expected shape \[2\], \[\*B\], as the logits \[\*B, C\]",
+        ),
+        (
+            lambda: cross_entropy(jnp.zeros((2, 3)), jnp.zeros(2, int), np.ones(1, bool)),
+            r"mask: got bool\[1\]; expected shape \[2\]",
+        ),
+        (
             lambda: small().loss(PROMPT, seq_lengths=[3, 1, 1]),
             "seq_lengths: got values from 1 to 3",
         ),
         (lambda: generate(small(), PROMPT, 0, key=None, temperature=0), "steps: got 0"),
         (lambda: generate(small(), PROMPT + V, 1, key=None, temperature=0), "prompt: got values"),
+        (lambda: generate(small(), [[1]], 1, key=None, temperature=0), "prompt: got a list; expec"),
         (lambda: generate(small(), PROMPT[:0], 1, key=None, temperature=0), "prompt: got int32.0,"),
         (lambda: generate(small(), PROMPT, 1, key=None, temperature=-1.0), "temperature: got -1.0"),
         (

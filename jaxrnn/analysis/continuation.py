@@ -131,8 +131,8 @@ def continuation(
     path: Callable[[Any], Any],
     start: Carry,
     *,
-    begin: float,
-    end: float,
+    begin: float | Any,
+    end: float | Any,
     max_step: float = 0.1,
     max_points: int = 1000,
     tolerance: float | None = None,
@@ -169,6 +169,7 @@ def continuation(
         if value is not None:
             checks.positive(name, value)
     checks.count("max_points", max_points)
+    begin, end = checks.number("begin", begin), checks.number("end", end)
     start = jax.tree.map(jnp.asarray, start)
     _check(cell, path, start, begin, end)
     dtype = flat_state(start, 0).dtype
@@ -191,9 +192,7 @@ def _check(cell: Step, path: Callable[[Any], Any], start: Carry, begin: float, e
     for leaf in jax.tree.leaves(start):
         if leaf.dtype not in (jnp.float32, jnp.float64):
             checks.refuse("start", checks.describe(start), "float32 or float64 throughout")
-    for name, value in (("begin", begin), ("end", end)):
-        if not np.isfinite(value):
-            checks.refuse(name, value, "a finite value of the parameter")
+    for value in (begin, end):
         check_input(cell, path(jnp.asarray(value, flat_state(start, 0).dtype)), start)
     if begin == end:
         checks.refuse("end", end, "another value than begin")

@@ -65,6 +65,7 @@ _UNKNOWN = dict.fromkeys(
     math.nan,
 )
 _AT_EDGE = 1e-6  # |ln χ| up to which a gain is at the edge, and not at a jump over it
+_ROUNDING = 1e-12  # of a variance: what a smaller change is, rounding may have made
 _STILL = 1e-150  # a deviation that stands for 0 from above: φ' may jump at 0 itself
 
 
@@ -81,7 +82,7 @@ class MeanField:
       variance: q*, the variance of a pre-activation: a fixed point found by going from 1 the way the variance
         moves there, to e, e², e⁴, … times it; a pair of fixed points between two of these goes unseen.
         Infinite where it diverges, and then all below is NaN. At the edge of a ReLU without bias every
-        variance is one, and rounding decides.
+        variance is one, and 1 is given.
       mean_square: E φ², the mean square of a state.
       chi: χ, the growth of a squared gradient a step.
       fourth: g⁴ E φ'⁴, from which the spread of the singular values follows.
@@ -305,23 +306,25 @@ class _Network:
         Strides double in ln q, and only the sign at their ends is looked at: two crossings within one cancel,
         and of three any may be found.
         """
-        excess = lambda log: self._excess(math.exp(log))  # noqa: E731
-        at_one = excess(0.0)
-        if at_one == 0:
+        at_one = self._growth(0.0)
+        if abs(at_one) < _ROUNDING:
             return 1.0
         direction = math.copysign(1.0, at_one)
         here, there = 0.0, direction
-        while direction * excess(there) > 0:
-            here, there = there, 2 * there
+        while (growth := direction * self._growth(there)) > -_ROUNDING:
+            if growth > _ROUNDING:
+                here = there
+            there = 2 * there
             if abs(there) > _FARTHEST:
                 return math.inf if direction > 0 else 0.0
-        return math.exp(_root(excess, here, there))
+        return math.exp(_root(self._growth, here, there))
 
-    def _excess(self, variance: float) -> float:
-        """Return how far the variance grows in one step."""
+    def _growth(self, log: float) -> float:
+        """Return by how much of itself a variance, given by its logarithm, grows in one step."""
+        variance = math.exp(log)
         deviation = math.sqrt(variance)
         square = mean(lambda z: values(self.activation, deviation * z) ** 2)
-        return self.gain**2 * square + self.bias_variance + self.input_variance - variance
+        return (self.gain**2 * square + self.bias_variance + self.input_variance) / variance - 1
 
     def chi(self, variance: float) -> float:
         """Return χ at a variance."""

@@ -116,7 +116,7 @@ def to_nnx(cell: RecurrentCell, kind: Any = None) -> Any:
 
 
 def from_linen(
-    params: Mapping[str, Any], *, activation_fn: Callable[[Any], Any] | None = None
+    params: Mapping[str, Any] | Any, *, activation_fn: Callable[[Any], Any] | None = None
 ) -> RecurrentCell:
     """Return our cell with the parameters of a cell of Flax Linen.
 
@@ -139,6 +139,8 @@ def from_linen(
       >>> bool(jax.numpy.allclose(ours(carry, x)[1], cell.apply(variables, carry, x)[1], atol=1e-6))
       True
     """
+    if not isinstance(params, Mapping):
+        checks.refuse("params", checks.describe(params), "a tree of parameters, as init returns")
     params = params.get("params", params)
     for letters in _LETTERS.values():
         sides = [[side + letter for letter in letters] for side in "ih"]

@@ -45,7 +45,7 @@ _LSTM = len(ProjectedLSTMCell.gates)
 
 
 def from_pytorch(
-    state_dict: Mapping[str, Any] | PathLike,
+    state_dict: Mapping[str, Any] | PathLike | Any,
     *,
     prefix: str = "",
     activation_fn: Callable[[Any], Any] | None = None,
@@ -79,6 +79,9 @@ def from_pytorch(
     """
     if isinstance(state_dict, (str, os.PathLike)):
         _, state_dict = read(state_dict)
+    if not isinstance(state_dict, Mapping):
+        expected = "names and arrays, as state_dict() returns, or a path"
+        checks.refuse("state_dict", checks.describe(state_dict), expected)
     suffixes, names = _names_below(state_dict, prefix)
     arrays = {
         name: host_array(f"state_dict[{prefix + name!r}]", state_dict[prefix + name])

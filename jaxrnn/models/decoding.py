@@ -49,7 +49,7 @@ class Hypotheses:
 
 def greedy_search(
     model: EncoderDecoder,
-    sources: Int[ArrayLike, "L *B"],
+    sources: Int[ArrayLike, "L *B"] | Any,
     steps: int,
     *,
     seq_lengths: Lengths | Any = None,
@@ -74,7 +74,7 @@ def greedy_search(
 
 def beam_search(
     model: EncoderDecoder,
-    sources: Int[ArrayLike, "L *B"],
+    sources: Int[ArrayLike, "L *B"] | Any,
     steps: int,
     *,
     width: int,

@@ -150,8 +150,8 @@ class EncoderDecoder(nnx.Module):
 
     def __call__(
         self,
-        sources: Int[ArrayLike, "L *B"],
-        targets: Int[ArrayLike, "T *B"],
+        sources: Int[ArrayLike, "L *B"] | Any,
+        targets: Int[ArrayLike, "T *B"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
         target_lengths: Lengths | Any = None,
@@ -169,19 +169,19 @@ class EncoderDecoder(nnx.Module):
         Raises:
           InputError: tokens outside their vocabulary, or lengths that do not fit.
         """
-        checks.shape("targets", targets, (*targets.shape[:1], *sources.shape[1:]), "[T, *B]")
         sources, lengths = checked_sequences(
             "sources", sources, self.source.tokens, "seq_lengths", seq_lengths
         )
         targets, written = checked_sequences(
             "targets", targets, self.target.tokens, "target_lengths", target_lengths
         )
+        checks.shape("targets", targets, (len(targets), *sources.shape[1:]), "[T, *B]")
         return _forced(self, sources, targets, lengths, written, dropout_key)
 
     def loss(
         self,
-        sources: Int[ArrayLike, "L *B"],
-        targets: Int[ArrayLike, "T *B"],
+        sources: Int[ArrayLike, "L *B"] | Any,
+        targets: Int[ArrayLike, "T *B"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
         target_lengths: Lengths | Any = None,
@@ -201,7 +201,7 @@ class EncoderDecoder(nnx.Module):
 
     def encode(
         self,
-        sources: Int[ArrayLike, "L *B"],
+        sources: Int[ArrayLike, "L *B"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
         dropout_key: Key | None = None,
@@ -275,6 +275,7 @@ def checked_sequences(
     argument: str, tokens: Any, vocabulary: int, lengths_argument: str, lengths: Any
 ) -> tuple[Int[Array, "T *B"], Any]:
     """Return tokens, 0 at padded steps, and their lengths, or None; refuse what does not fit."""
+    checks.sequences(argument, tokens)
     steps, *batch = tokens.shape
     valid = padding_mask(lengths, None, steps, tuple(batch), lengths_argument)
     # Before it is embedded: a token of the padding that no table has would read as NaN.

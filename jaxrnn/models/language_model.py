@@ -166,7 +166,7 @@ class Generated:
 
 def generate(
     model: LanguageModel,
-    prompt: Int[ArrayLike, "T *B"],
+    prompt: Int[ArrayLike, "T *B"] | Any,
     steps: int,
     *,
     key: Key | None,
@@ -202,6 +202,7 @@ def generate(
         checks.count("top_k", top_k)
         if top_k > model.embedding.tokens:
             checks.refuse("top_k", top_k, f"at most the {model.embedding.tokens} tokens")
+    checks.sequences("prompt", prompt)
     if prompt.shape[0] < 1:
         checks.refuse("prompt", checks.describe(prompt), "at least 1 token, [T, *B]")
     prompt, lengths = _checked_prompt(prompt, seq_lengths, model.embedding.tokens)

@@ -85,8 +85,8 @@ class SequenceLabeller(nnx.Module):
 
 def cross_entropy(
     logits: Float[Array, "*B C"],
-    targets: Int[ArrayLike, "*B"],
-    mask: Bool[ArrayLike, "*B"] | None = None,
+    targets: Int[ArrayLike, "*B"] | Any,
+    mask: Bool[ArrayLike, "*B"] | Any = None,
 ) -> Float[Array, ""]:
     """Return the mean of −log p(target), in nats.
 
@@ -99,8 +99,8 @@ def cross_entropy(
       The mean over what counts, in float32 at least: half precision cannot count; 0 where nothing does.
 
     Raises:
-      InputError: a target that counts and is no number from 0 to C − 1, where values can be looked at;
-        under ``jax.jit`` such a target makes the loss NaN.
+      InputError: targets or a mask of another shape; a target that counts and is no number from 0 to
+        C − 1, where values can be looked at: under ``jax.jit`` such a target makes the loss NaN.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,6 +110,9 @@ def cross_entropy(
       10.0
     """
     classes, wide = logits.shape[-1], at_least_float32(logits.dtype)
+    for name, given in (("targets", targets), ("mask", mask)):
+        if given is not None:
+            checks.shape(name, given, logits.shape[:-1], "[*B], as the logits [*B, C]")
     mask = jnp.ones(logits.shape[:-1], bool) if mask is None else jnp.asarray(mask)
     # Padding is replaced before the logarithm: zero times the gradient of NaN is NaN.
     logits, targets = seen((logits.astype(wide), targets), mask)

@@ -189,6 +189,8 @@ def test_what_ends_a_branch_is_said(x64):
         ({"start": jnp.array([jnp.nan])}, "start: got 1 non-finite"),
         ({"start": jnp.array([1])}, "start: got int.*; expected float32 or float64"),
         ({"begin": np.inf}, "begin: got inf"),
+        ({"begin": "a"}, "begin: got 'a'; expected a finite number"),
+        ({"end": jnp.ones(2)}, "end: got Array.*; expected a finite number"),
         ({"end": -1.0}, "end: got -1.0; expected another value than begin"),
         ({"max_step": 0.0}, "max_step: got 0.0"),
         ({"max_points": 0}, "max_points: got 0"),

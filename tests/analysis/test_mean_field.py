@@ -236,7 +236,18 @@ def test_no_edge_is_said():
 
 @pytest.mark.parametrize(
     ("activation", "gain", "bias"),
-    [(jax.nn.relu, 1.5, 0.1), (identity, 1.01, 0.0), (jnp.exp, 1.0, 0.0), (jnp.square, 2.0, 1.0)],
+    [
+        (jax.nn.relu, 1.5, 0.1),
+        (identity, 1.01, 0.0),
+        (jnp.exp, 1.0, 0.0),
+        (jnp.square, 2.0, 1.0),
+        (
+            jax.nn.relu,
+            math.sqrt(2),
+            0.1,
+        ),  # critical: by the bias alone, which rounding hides in the end
+        (identity, 1.0, 0.3),
+    ],
 )
 def test_variance_that_diverges_is_said(activation, gain, bias):
     theory = mean_field(activation, gain, bias_variance=bias)
