@@ -53,19 +53,26 @@ def concrete(x: Any) -> bool:
 def positive(argument: str, value: Any) -> None:
     """Refuse anything but a finite number above zero."""
     if not _is_real(value) or not 0 < float(value) < math.inf:
-        refuse(argument, repr(value), "a number above 0")
+        _refuse_number(argument, value, "a number above 0")
 
 
 def not_negative(argument: str, value: Any) -> None:
     """Refuse anything but a finite number of zero or more."""
     if not _is_real(value) or not 0 <= float(value) < math.inf:
-        refuse(argument, repr(value), "a number of 0 or more")
+        _refuse_number(argument, value, "a number of 0 or more")
 
 
 def rate(argument: str, value: Any) -> None:
     """Refuse what is no share of things to drop."""
     if not (_is_real(value) and 0 <= value < 1):
-        refuse(argument, value, "a rate from 0 up to, not including, 1")
+        _refuse_number(argument, value, "a rate from 0 up to, not including, 1")
+
+
+def _refuse_number(argument: str, value: Any, expected: str) -> NoReturn:
+    """Refuse a number, or an array, however right its value: what is compiled depends on it."""
+    if isinstance(value, jax.Array | np.ndarray):
+        refuse(argument, describe(value), f"{expected}, of Python's (float(x) makes one)")
+    refuse(argument, repr(value), expected)
 
 
 def _is_real(value: Any) -> bool:

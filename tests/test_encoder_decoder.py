@@ -529,6 +529,10 @@ HALF: Any = {"param_dtype": jnp.bfloat16}
     [
         (lambda: build(encoder=cell()), "encoder: got GRUCell; expected an RNN"),
         (lambda: build()([[0]], TARGETS), "sources: got a list; expected an array"),
+        (
+            lambda: build()(SOURCES, TARGETS[:, :1], target_lengths=[1] * B),
+            r"targets: got int\d+\[\d, 1\]; expected shape",
+        ),
         (lambda: build()(SOURCES, np.int32(0)), r"targets: got int32\[\]; expected an array"),
         (lambda: beam_search(build(), [[0]], 3, width=2), "sources: got a list; expected an"),
         (lambda: build(source=cell()), "source: got GRUCell; expected an Embedding"),

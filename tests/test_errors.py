@@ -109,6 +109,8 @@ REFUSED = [
      "periods", "(1, 2, 2)", "rising periods, at least one"),
     ("standing antisymmetric", lambda: made("antisymmetric", step_size=0.0),
      "step_size", "0.0", "a number above 0"),
+    ("an array for a step", lambda: checks.positive("step_size", np.full((), 0.1)),
+     "step_size", "float64[]", "a number above 0, of Python's (float(x) makes one)"),
     ("negative diffusion", lambda: made("antisymmetric", diffusion=-0.1),
      "diffusion", "-0.1", "a number of 0 or more"),
     ("backward lipschitz", lambda: made("lipschitz", step_size=-0.1),

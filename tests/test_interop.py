@@ -311,6 +311,7 @@ def ones(*shape):
         ),
         (lstm_dict(), {"activation_fn": jnp.tanh}, "activation_fn: .*None for a LSTMCell"),
         ([1], {}, r"state_dict: got \[int 1\]; expected names and arrays"),
+        ({1: ones(2)}, {}, "state_dict: got dict .*; expected names and arrays"),
     ],
 )
 def test_what_is_no_layer_of_pytorch_is_refused(state_dict, options, message):
@@ -406,7 +407,7 @@ KERAS = {
 @pytest.mark.parametrize("case", KERAS)
 def test_a_layer_of_keras_gives_kerass_numbers(case, dtype):
     weights, found = recorded("keras", case, dtype)
-    layer = interop.from_keras(list(weights.values()), **KERAS[case])
+    layer = interop.from_keras(weights.values(), **KERAS[case])
     carry, outputs = layer(found["inputs"], seq_lengths=found["lengths"], return_carry=True)
     assert_close(outputs, found["outputs"], dtype)
     states = jax.tree.leaves(carry)
@@ -440,7 +441,8 @@ def test_our_weights_come_back_from_keras(name, arrangement):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (3, "weights: got int 3; expected a list of arrays"),
+        (3, "weights: got a int; expected a list of arrays"),
+        ({"kernel": ones(3, 4)}, "weights: got a dict; expected a list of arrays"),
         ([], "weights: got 0 arrays"),
         ([ones(3, 4)] * 5, "weights: got 5 arrays"),
         ([ones(3, 12), ones(4, 12), ones(11)], r"weights\[2\]: .*expected shape \[2, 12\]"),
@@ -567,6 +569,8 @@ def linen_gru(**changes):
         (lambda: interop.to_nnx(own_cell()), "cell: got OwnCell"),
         (lambda: interop.to_linen(own_cell()), "cell: got OwnCell"),
         (lambda: interop.from_linen([1]), r"params: got \[int 1\]; expected a tree of parameters"),
+        (lambda: interop.from_linen({"params": 3}), "params: got int 3; expected a tree of param"),
+        (lambda: interop.from_linen({1: 2, "i": 3}), "params: got the names 1, i; expected those"),
         (lambda: interop.from_linen({"if": {}, "in": {}}), "params: got the names if, in"),
         (
             lambda: interop.from_linen(linen_gru(hz={"kernel": jnp.ones((F, H))})),

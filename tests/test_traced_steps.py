@@ -395,26 +395,92 @@ def test_forward_mode_is_seen_as_in_other_cells():
         jax.jvp(lambda xs: unroll(cell, xs, method=Blocked()).outputs, (xs,), (xs,))
 
 
-def test_forward_mode_is_seen_in_what_a_function_closes_over(x64):
+@pytest.mark.parametrize("weight", ["past", "other", "bias"])
+def test_forward_mode_is_seen_in_what_a_function_closes_over(weight, x64):
+    """Whether a weight reaches the loop as it is, or computed from it: turned, or a bias for every row."""
     w = jax.tree.map(lambda a: a.astype(jnp.float64), W)
     xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
 
-    def loss(w, method=None):
-        return unroll(
-            functools.partial(in_two_products, w), xs, carry=h, method=method
-        ).outputs.sum()
+    def outputs(changed, method=None):
+        step = functools.partial(with_a_weight_turned, {**w, weight: changed})
+        return unroll(step, xs, carry=h, method=method).outputs
 
-    _, found = jax.jvp(loss, (w,), (w,))
-    _, expected = jax.jvp(functools.partial(loss, method=Scan()), (w,), (w,))
-    assert_close(found, expected)
+    assert_close(
+        jax.jacfwd(outputs)(w[weight]),
+        jax.jacfwd(functools.partial(outputs, method=Scan()))(w[weight]),
+    )
+    with pytest.raises(jaxrnn.InputError, match=r"method: got Blocked.*forward mode"):
+        jax.jvp(functools.partial(outputs, method=Blocked()), (w[weight],), (w[weight],))
+
+
+def with_a_weight_turned(w, h, x):
+    h = jnp.tanh(h @ w["past"] + h @ w["other"].T + x @ w["input"] + everywhere(w["bias"], h))
+    return h, h
+
+
+def that_spikes(w, constant, h, x):
+    """Spikes at a threshold, and a derivative by hand in their stead, which knows none by the threshold."""
+
+    @jax.custom_vjp
+    def spike(voltage):
+        return (voltage > constant).astype(voltage.dtype)
+
+    def slope(voltage, cotangent):
+        return (cotangent / (1 + jnp.abs(voltage - constant)) ** 2,)
+
+    spike.defvjp(lambda voltage: (spike(voltage), voltage), slope)
+    voltage = 0.9 * h + h @ w["past"] + x @ w["input"]
+    return voltage - spike(voltage), spike(voltage)
+
+
+def that_loops_over_a_constant(w, constant, h, x):
+    """A loop of open length has no reverse mode."""
+    _, scale = jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] / 2), (0, constant))
+    h = jnp.tanh(scale * (h @ w["past"]) + x @ w["input"])
+    return h, h
+
+
+def that_loops_over_its_input(w, constant, h, x):
+    begin = (0, constant + x.sum(-1, keepdims=True))
+    _, scale = jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] / 2), begin)
+    h = jnp.tanh(scale * (h @ w["past"]) + x @ w["input"])
+    return h, h
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("step", "by"),
+    [
+        (that_spikes, "weights"),
+        (that_spikes, "inputs"),
+        (that_loops_over_a_constant, "weights"),
+        (that_loops_over_its_input, "weights"),
+    ],
+)
+def test_nothing_is_differentiated_that_the_plain_step_would_leave_alone(step, by, compiled, x64):
+    w = jax.tree.map(lambda a: a.astype(jnp.float64), W)
+    xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
+    constant = jnp.asarray(0.3)
+
+    def loss(asked, method):
+        mine, inputs = (asked, xs) if by == "weights" else (w, asked)
+        one = functools.partial(step, mine, constant)
+        one = jax.jit(one) if compiled else one
+        done = unroll(one, inputs, carry=h, method=method)
+        return jnp.sum(done.outputs**2) + jnp.sum(done.carry**2)
+
+    gradient = jax.grad(loss)
+    asked = w if by == "weights" else xs
+    for method in METHODS:
+        assert_close(gradient(asked, method), gradient(asked, Scan()))
 
 
 def test_parts_hold_no_arrays():
     """They are keys of what is compiled: an array in them would be kept, or leak."""
-    parts, weights = traced_parts(
+    parts, closed_over = traced_parts(
         functools.partial(in_two_products, W), jnp.ones((B, H)), jnp.ones((B, F))
     ) or (None, None)
-    assert weights is not None
+    assert closed_over is not None
     assert not [a for a in _held(parts) if isinstance(a, jax.Array)]
 
 

@@ -31,7 +31,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import numbers
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -65,7 +64,7 @@ _UNKNOWN = dict.fromkeys(
     math.nan,
 )
 _AT_EDGE = 1e-6  # |ln χ| up to which a gain is at the edge, and not at a jump over it
-_ROUNDING = 1e-12  # of a variance: what a smaller change is, rounding may have made
+_ROUNDING = 2e-14  # of a variance: a smaller change by the weights may be rounding
 _STILL = 1e-150  # a deviation that stands for 0 from above: φ' may jump at 0 itself
 
 
@@ -142,11 +141,11 @@ class MeanField:
 
 def mean_field(
     activation: Activation,
-    gain: float,
+    gain: float | Any,
     *,
-    bias_variance: float = 0.0,
-    input_variance: float = 0.0,
-    input_correlation: float = 1.0,
+    bias_variance: float | Any = 0.0,
+    input_variance: float | Any = 0.0,
+    input_correlation: float | Any = 1.0,
 ) -> MeanField:
     """Return the order parameters of h' = φ(W h + V x + b) as N → ∞ and what follows from them.
 
@@ -171,7 +170,7 @@ def mean_field(
       >>> round(theory.lyapunov, 5), round(theory.mean_exponent, 3)
       (0.31025, -2.273)
     """
-    net = _Network(activation, gain, bias_variance, input_variance, input_correlation)
+    net = _checked(activation, gain, bias_variance, input_variance, input_correlation)
     settings = {field: float(getattr(net, field)) for field in _SETTINGS}
     variance = net.variance()
     if not math.isfinite(variance):
@@ -183,13 +182,13 @@ def mean_field(
     return MeanField(
         **settings,
         variance=variance,
-        mean_square=mean(lambda z: values(activation, deviation * z) ** 2),
+        mean_square=mean(lambda z: values(activation, math.sqrt(variance) * z) ** 2),
         chi=chi,
-        fourth=gain**4 * mean(lambda z: slopes(activation, deviation * z) ** 4),
-        norm=gain * _largest_singular_value(activation, deviation),
-        mean_exponent=math.log(gain) - 0.5 + _mean_log_slope(activation, deviation),
+        fourth=net.gain**4 * mean(lambda z: _slopes_at(activation, deviation, z) ** 4),
+        norm=net.gain * _largest_singular_value(activation, deviation),
+        mean_exponent=math.log(net.gain) - 0.5 + _mean_log_slope(activation, deviation),
         correlation=correlation,
-        correlation_slope=gain**2
+        correlation_slope=net.gain**2
         * pair_mean(functools.partial(slopes, activation), deviation, correlation)
         if copies_apart
         else chi,
@@ -228,8 +227,8 @@ def correlation_map(
       >>> correlation_map(jnp.tanh, 0.5, 2.0) < 0.5  # chaos tears copies apart
       True
     """
-    _check_correlation("correlation", correlation)
-    net = _Network(activation, gain, bias_variance, input_variance, input_correlation)
+    correlation = _checked_correlation("correlation", correlation)
+    net = _checked(activation, gain, bias_variance, input_variance, input_correlation)
     variance = net.variance()
     return net.map_correlation(correlation, variance) if 0 < variance < math.inf else math.nan
 
@@ -263,13 +262,14 @@ def edge_of_chaos(
       >>> round(edge_of_chaos(jnp.tanh).gain, 6)
       1.0
     """
+    low, high = checks.interval("bracket", bracket, sys.float_info.min, sys.float_info.max)
+    at_low = _checked(activation, low, bias_variance, input_variance, 1.0)
 
     def log_chi(gain: float) -> float:
-        net = _Network(activation, gain, bias_variance, input_variance, 1.0)
+        net = dataclasses.replace(at_low, gain=gain)
         variance = net.variance()
         return _log(net.chi(variance)) if math.isfinite(variance) else 1.0
 
-    low, high = checks.interval("bracket", bracket, sys.float_info.min, sys.float_info.max)
     if not log_chi(low) < 0 < log_chi(high):
         return _no_edge(NO_EDGE)
     gain = _root(log_chi, low, high)
@@ -293,13 +293,6 @@ class _Network:
     input_variance: float
     input_correlation: float
 
-    def __post_init__(self):
-        check_elementwise(self.activation)
-        checks.positive("gain", self.gain)
-        _check_variance("bias_variance", self.bias_variance)
-        _check_variance("input_variance", self.input_variance)
-        _check_correlation("input_correlation", self.input_correlation)
-
     def variance(self) -> float:
         """Return q*: a crossing within the first stride from 1, the way the variance moves, that shows one.
 
@@ -307,14 +300,12 @@ class _Network:
         and of three any may be found.
         """
         at_one = self._growth(0.0)
-        if abs(at_one) < _ROUNDING:
+        if at_one == 0:
             return 1.0
         direction = math.copysign(1.0, at_one)
         here, there = 0.0, direction
-        while (growth := direction * self._growth(there)) > -_ROUNDING:
-            if growth > _ROUNDING:
-                here = there
-            there = 2 * there
+        while not (growth := direction * self._growth(there)) < 0:
+            here, there = there if growth > 0 else here, 2 * there
             if abs(there) > _FARTHEST:
                 return math.inf if direction > 0 else 0.0
         return math.exp(_root(self._growth, here, there))
@@ -324,12 +315,15 @@ class _Network:
         variance = math.exp(log)
         deviation = math.sqrt(variance)
         square = mean(lambda z: values(self.activation, deviation * z) ** 2)
-        return (self.gain**2 * square + self.bias_variance + self.input_variance) / variance - 1
+        by_weights = self.gain**2 * square / variance - 1
+        # What biases and inputs add, however little, would drown in the rounding of a critical ReLU's.
+        added = (self.bias_variance + self.input_variance) / variance
+        return added if abs(by_weights) < _ROUNDING else by_weights + added
 
     def chi(self, variance: float) -> float:
         """Return χ at a variance."""
         deviation = math.sqrt(variance) or _STILL
-        return self.gain**2 * mean(lambda z: slopes(self.activation, deviation * z) ** 2)
+        return self.gain**2 * mean(lambda z: _slopes_at(self.activation, deviation, z) ** 2)
 
     def map_correlation(self, correlation: float, variance: float) -> float:
         """Return c'."""
@@ -346,7 +340,7 @@ class _Network:
         constant term. It is convex on [0, 1], and crosses the diagonal there once below 1 at most.
         """
         if variance == 0:
-            return 1.0 if chi < 1 else math.nan
+            return 1.0 if chi <= 1 + _ROUNDING else math.nan
         if self.input_correlation == 1 and chi <= 1:
             return 1.0
         change = lambda c: self.map_correlation(c, variance) - c  # noqa: E731
@@ -362,6 +356,12 @@ class _Network:
         return _root(change, 0.0, side * (1 - gap))
 
 
+def _slopes_at(activation: Activation, deviation: float, z: Any) -> Any:
+    """Return φ' at `deviation` times z; 0 where it vanishes with a deviation that stands for 0."""
+    found = slopes(activation, deviation * z)
+    return found if deviation > _STILL else np.where(np.abs(found) > _STILL**0.5, found, 0.0)
+
+
 def _largest_singular_value(activation: Activation, deviation: float) -> float:
     """Return ‖diag(φ') W‖ for g = 1, the edge of a generalised Marchenko–Pastur law.
 
@@ -371,12 +371,12 @@ def _largest_singular_value(activation: Activation, deviation: float) -> float:
     if deviation > _STILL:
         steepest = slope_bound(activation)
     else:
-        steepest = float(np.abs(slopes(activation, np.asarray([-_STILL, _STILL]))).max())
+        steepest = float(np.abs(_slopes_at(activation, _STILL, np.asarray([-1.0, 1.0]))).max())
     if steepest == 0 or not math.isfinite(steepest):
         return steepest
 
     def square(share: float) -> float:
-        relative = lambda z: (slopes(activation, deviation * z) / steepest) ** 2  # noqa: E731
+        relative = lambda z: (_slopes_at(activation, deviation, z) / steepest) ** 2  # noqa: E731
         return 1 / share + mean(lambda z: relative(z) / (1 - share * relative(z)))
 
     found: Any = minimize_scalar(
@@ -397,7 +397,7 @@ def _mean_log_slope(activation: Activation, deviation: float) -> float:
     exact = _LOG_SLOPES.get(_only_operation(activation))
     if exact is not None:
         return mean(lambda z: exact(deviation * z))
-    sizes = np.abs(slopes(activation, deviation * np.linspace(-7.0, 7.0, 20001)))
+    sizes = np.abs(_slopes_at(activation, deviation, np.linspace(-7.0, 7.0, 20001)))
     if (sizes == 0).mean() > 1e-4:  # more than a crossing of zero
         fades = ((sizes > 0) & (sizes < 1e-9 * sizes.max())).any()
         return math.nan if fades else -math.inf
@@ -429,13 +429,27 @@ def _scale(factor: float) -> float:
     return 1 / rate if rate > 0 else (math.inf if rate == 0 else math.nan)
 
 
-def _check_variance(argument: str, value: Any) -> None:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not 0 <= float(value) < math.inf:
-        checks.refuse(argument, repr(value), "a finite number, 0 or above")
+def _checked(
+    activation: Activation,
+    gain: Any,
+    bias_variance: Any,
+    input_variance: Any,
+    input_correlation: Any,
+) -> _Network:
+    """Return the ensemble, its settings Python's numbers: NumPy's of low precision would spread theirs."""
+    check_elementwise(activation)
+    gain = checks.number("gain", gain)
+    checks.positive("gain", gain)
+    variances = {"bias_variance": bias_variance, "input_variance": input_variance}
+    for name, value in variances.items():
+        variances[name] = checks.number(name, value)
+        checks.not_negative(name, variances[name])
+    correlation = _checked_correlation("input_correlation", input_correlation)
+    return _Network(activation, gain, **variances, input_correlation=correlation)
 
 
-def _check_correlation(argument: str, value: Any) -> None:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not -1 <= float(value) <= 1:
-        checks.refuse(argument, repr(value), "a number from −1 to 1")
+def _checked_correlation(argument: str, value: Any) -> float:
+    correlation = checks.number(argument, value)
+    if not -1 <= correlation <= 1:
+        checks.refuse(argument, correlation, "a number from -1 to 1")
+    return correlation

@@ -139,9 +139,10 @@ def from_linen(
       >>> bool(jax.numpy.allclose(ours(carry, x)[1], cell.apply(variables, carry, x)[1], atol=1e-6))
       True
     """
+    if isinstance(params, Mapping):
+        params = params.get("params", params)
     if not isinstance(params, Mapping):
         checks.refuse("params", checks.describe(params), "a tree of parameters, as init returns")
-    params = params.get("params", params)
     for letters in _LETTERS.values():
         sides = [[side + letter for letter in letters] for side in "ih"]
         if set(params) == {name for side in sides for name in side}:
@@ -149,7 +150,7 @@ def from_linen(
     else:
         checks.refuse(
             "params",
-            f"the names {', '.join(sorted(params))}",
+            f"the names {', '.join(sorted(map(str, params)))}",
             "those of SimpleCell (i, h), GRUCell (ir, iz, in, ...) or LSTMCell (ii, if, ig, ...)",
         )
     maps = [[_entry(f"params[{name!r}]", params[name]) for name in names] for names in sides]
@@ -210,7 +211,8 @@ _Dense = tuple[Any, Any]
 def _entry(argument: str, entry: Any) -> _Dense:
     """Return one map of a Linen tree."""
     if not isinstance(entry, Mapping) or not {"kernel"} <= set(entry) <= {"kernel", "bias"}:
-        got = ", ".join(sorted(entry)) if isinstance(entry, Mapping) else checks.describe(entry)
+        names = isinstance(entry, Mapping)
+        got = ", ".join(sorted(map(str, entry))) if names else checks.describe(entry)
         checks.refuse(argument, got, "kernel, and perhaps bias")
     if np.ndim(entry["kernel"]) != 2:
         checks.refuse(f"{argument}['kernel']", checks.describe(entry["kernel"]), "[N, H]")

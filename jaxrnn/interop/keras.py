@@ -12,7 +12,7 @@ our `ResetBeforeGRUCell`, shows in its bias [3·H] alone, so without biases a GR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ _GRU = 3
 
 
 def from_keras(
-    weights: Sequence[Any] | Any, *, activation_fn: Callable[[Any], Any] | None = None
+    weights: Collection[Any] | Any, *, activation_fn: Callable[[Any], Any] | None = None
 ) -> RNN | Bidirectional:
     """Return the layer that computes what a recurrent layer of Keras computes.
 
@@ -59,10 +59,9 @@ def from_keras(
       >>> interop.from_keras(lstm)(np.ones((4, 20, 3), "f")).shape
       (4, 20, 8)
     """
-    if not isinstance(weights, Sequence) or isinstance(weights, str):
-        checks.refuse(
-            "weights", checks.describe(weights), "a list of arrays, as get_weights returns"
-        )
+    if not isinstance(weights, Collection) or isinstance(weights, str | bytes | Mapping):
+        got = f"a {type(weights).__name__}"
+        checks.refuse("weights", got, "a list of arrays, as get_weights returns")
     if len(weights) not in (2, 3, 4, 6):  # without biases and with, one direction and two
         checks.refuse(
             "weights", f"{len(weights)} arrays", "2 or 3, or twice as many from a Bidirectional"

@@ -79,7 +79,7 @@ def from_pytorch(
     """
     if isinstance(state_dict, (str, os.PathLike)):
         _, state_dict = read(state_dict)
-    if not isinstance(state_dict, Mapping):
+    if not isinstance(state_dict, Mapping) or not all(isinstance(n, str) for n in state_dict):
         expected = "names and arrays, as state_dict() returns, or a path"
         checks.refuse("state_dict", checks.describe(state_dict), expected)
     suffixes, names = _names_below(state_dict, prefix)

@@ -114,6 +114,7 @@ def beam_search(
 
 def _checked(model: EncoderDecoder, sources: Any, steps: int, seq_lengths: Any) -> tuple[Any, Any]:
     checks.count("steps", steps)
+    checks.sequences("sources", sources)
     return checked_sequences("sources", sources, model.source.tokens, "seq_lengths", seq_lengths)
 
 

@@ -169,13 +169,15 @@ class EncoderDecoder(nnx.Module):
         Raises:
           InputError: tokens outside their vocabulary, or lengths that do not fit.
         """
+        for name, tokens in (("sources", sources), ("targets", targets)):
+            checks.sequences(name, tokens)
+        checks.shape("targets", targets, (len(targets), *sources.shape[1:]), "[T, *B]")
         sources, lengths = checked_sequences(
             "sources", sources, self.source.tokens, "seq_lengths", seq_lengths
         )
         targets, written = checked_sequences(
             "targets", targets, self.target.tokens, "target_lengths", target_lengths
         )
-        checks.shape("targets", targets, (len(targets), *sources.shape[1:]), "[T, *B]")
         return _forced(self, sources, targets, lengths, written, dropout_key)
 
     def loss(
@@ -275,7 +277,6 @@ def checked_sequences(
     argument: str, tokens: Any, vocabulary: int, lengths_argument: str, lengths: Any
 ) -> tuple[Int[Array, "T *B"], Any]:
     """Return tokens, 0 at padded steps, and their lengths, or None; refuse what does not fit."""
-    checks.sequences(argument, tokens)
     steps, *batch = tokens.shape
     valid = padding_mask(lengths, None, steps, tuple(batch), lengths_argument)
     # Before it is embedded: a token of the padding that no table has would read as NaN.

@@ -94,7 +94,7 @@ class LanguageModel(nnx.Module):
 
     def __call__(
         self,
-        tokens: Int[ArrayLike, "T *B"],
+        tokens: Int[ArrayLike, "T *B"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
         dropout_key: Key | None = None,
@@ -105,7 +105,7 @@ class LanguageModel(nnx.Module):
 
     def read(
         self,
-        tokens: Int[ArrayLike, "T *B"],
+        tokens: Int[ArrayLike, "T *B"] | Any,
         *,
         carry: Carry | None = None,
         seq_lengths: Lengths | Any = None,
@@ -116,6 +116,7 @@ class LanguageModel(nnx.Module):
         To train on one long text piece by piece (truncated BPTT), hand the carry on, through
         ``jax.lax.stop_gradient``.
         """
+        checks.sequences("tokens", tokens)
         valid = padding_mask(seq_lengths, None, tokens.shape[0], tokens.shape[1:])
         carry, outputs = self.body(
             self.embedding(seen(tokens, valid)),
@@ -134,7 +135,7 @@ class LanguageModel(nnx.Module):
 
     def loss(
         self,
-        tokens: Int[ArrayLike, "T *B"],
+        tokens: Int[ArrayLike, "T *B"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
         dropout_key: Key | None = None,
@@ -144,6 +145,7 @@ class LanguageModel(nnx.Module):
         Every valid token counts the same, whichever sequence it stands in; ``perplexity(loss)`` is its
         exponential. 0 where no sequence has two tokens.
         """
+        checks.sequences("tokens", tokens)
         valid = padding_mask(seq_lengths, None, tokens.shape[0], tokens.shape[1:])
         logits = self(tokens, seq_lengths=seq_lengths, dropout_key=dropout_key)
         return cross_entropy(logits[:-1], tokens[1:], None if valid is None else valid[1:])

@@ -84,7 +84,7 @@ class SequenceLabeller(nnx.Module):
 
 
 def cross_entropy(
-    logits: Float[Array, "*B C"],
+    logits: Float[Array, "*B C"] | Any,
     targets: Int[ArrayLike, "*B"] | Any,
     mask: Bool[ArrayLike, "*B"] | Any = None,
 ) -> Float[Array, ""]:
@@ -109,7 +109,11 @@ def cross_entropy(
       >>> round(float(perplexity(loss)), 4)
       10.0
     """
+    checks.floating("logits", logits)
+    if not logits.shape:
+        checks.refuse("logits", checks.describe(logits), "at least one axis [*B, C]")
     classes, wide = logits.shape[-1], at_least_float32(logits.dtype)
+    targets = targets if hasattr(targets, "dtype") else jnp.asarray(targets)
     for name, given in (("targets", targets), ("mask", mask)):
         if given is not None:
             checks.shape(name, given, logits.shape[:-1], "[*B], as the logits [*B, C]")

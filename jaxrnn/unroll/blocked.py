@@ -20,14 +20,14 @@ signals of one block are all and kept, the gates are kept with them.
 Weakness: reverse mode only. The derivative is written by hand, which JAX allows for one mode; forward mode
 is `Scan`'s. Derivatives of the gradient, as in a Hessian by forward over reverse, are right. Left to `Scan`
 too are steps that do something beside computing, such as to print, that multiply by no weights, that compute
-with complex numbers, or whose carry, input or output is no float.
+with complex numbers (other than in a loop of their own), or whose carry, input or output is no float.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,11 @@ _AHEAD_SLICES = 8
 _KEPT_BYTES = 2**24
 _KEPT_INTENSITY = 384
 
+_OTHERS = (
+    "without inputs or weights that it multiplies by, with effects such as to print, or with numbers other "
+    "than real floats"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Blocked(Method):
@@ -79,7 +84,7 @@ class Blocked(Method):
     @staticmethod
     def takes(cell: Step, carry: Carry, frames: Frames) -> bool:
         """Tell whether a step has parts that this method can treat apart."""
-        return _parts_of(cell, carry, frames) is not None
+        return _taken_apart(cell, carry, frames) is not None
 
     def __post_init__(self):
         """Refuse a block without steps."""
@@ -90,11 +95,13 @@ class Blocked(Method):
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        found = _parts_of(cell, carry, frames)
+        found = _taken_apart(cell, carry, frames)
         if found is None:
-            expected = "Scan() for a step without inputs, or one that multiplies no weights"
-            checks.refuse("method", self, expected)
-        parts, weights = found
+            checks.refuse("method", self, f"Scan() for a step {_OTHERS}")
+        parts, held = found
+        if in_forward_mode(held):
+            checks.refuse("method", f"{self} in forward mode (jvp)", "Scan()")
+        weights = parts.weights(held)
         weights, carry, frames, initial = varying_alike(weights, carry, frames, initial)
         plan = self._plan(parts, weights, length)
         results: Any = _carry_through(plan, weights, initial, carry, frames)
@@ -125,8 +132,8 @@ class Blocked(Method):
         return _Plan(parts, length, block, keep, hoist, parts.rows > 1, many_gates, many_slices)
 
 
-def _parts_of(cell: Step, carry: Carry, frames: Frames) -> tuple[Parts, Any] | None:
-    """Return the parts of a step and the weights that go with them, if it has any."""
+def _taken_apart(cell: Step, carry: Carry, frames: Frames) -> tuple[Parts, Any] | None:
+    """Return the parts of a step and what arrays it holds; None where it cannot be taken apart."""
     if frames.x is None:
         return None
     x = at(frames.x, 0)
@@ -142,7 +149,7 @@ def default_method(cell: Step, carry: Carry, frames: Frames) -> Method:
 
     `Scan` too where weights that a plain function closes over are differentiated forwards.
     """
-    found = _parts_of(cell, carry, frames)
+    found = _taken_apart(cell, carry, frames)
     return Scan() if found is None or in_forward_mode(found[1]) else Blocked()
 
 
@@ -165,9 +172,26 @@ class _Plan:
         return self.parts.drives_alone and self.keep and self.block == self.length
 
 
-class _Kept(NamedTuple):
-    """What the forward pass leaves for the backward pass; `signals` is None if they are not kept."""
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("weights", "initial", "carry", "frames", "carries", "signals"),
+    meta_fields=("parts",),
+)
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """What the forward pass leaves for the backward pass.
 
+    Attributes:
+      parts: of the step, as far as they are differentiated.
+      weights: of the step.
+      initial: the carry that a reset goes back to.
+      carry: before the first step.
+      frames: inputs and masks.
+      carries: behind every step.
+      signals: of every step; None if they are not kept.
+    """
+
+    parts: Parts
     weights: Any
     initial: Carry
     carry: Carry
@@ -191,7 +215,9 @@ def _forward_rule(plan: _Plan, *arguments: Any) -> tuple[Any, Any]:
     if plan.is_whole_drive:
         return jax.vjp(functools.partial(_without_weights, plan, frames), *values[:3], frames.x)
     results, signals = _forward(plan, weights, initial, carry, frames)
-    return results, _Kept(weights, initial, carry, frames, results[1], signals)
+    perturbed = jax.tree.map(lambda a: a.perturbed, (arguments[0], arguments[3].x))
+    parts = plan.parts.perturbed(*perturbed)
+    return results, _Kept(parts, weights, initial, carry, frames, results[1], signals)
 
 
 def _backward_rule(plan: _Plan, kept: Any, cotangents: Any) -> tuple[Any, Carry, Carry, Frames]:
@@ -334,7 +360,7 @@ def _sweep(
     Returns:
       The state before the block, and the cotangents of the block's inputs.
     """
-    weights, parts = kept.weights, plan.parts
+    weights, parts = kept.weights, kept.parts
     d_carry, d_initial, d_weights = state
     frames = window(kept.frames, first, size)
     starts = _starts(kept, frames.reset, first, size)

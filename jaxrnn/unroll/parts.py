@@ -83,6 +83,19 @@ class Parts(abc.ABC):
     drives_alone: bool
 
     @abc.abstractmethod
+    def weights(self, held: Any) -> Any:
+        """Return the weights from the arrays that the step holds."""
+
+    @abc.abstractmethod
+    def perturbed(self, weights: Any, x: Any) -> Parts:
+        """Return parts that differentiate no more than the plain step would.
+
+        Args:
+          weights: for each weight, whether anything asks for its cotangent.
+          x: the same for each leaf of the input.
+        """
+
+    @abc.abstractmethod
     def drives(self, weights: Any, xs: Any) -> Any:
         """Return what comes from inputs [n, *B, F]."""
 
@@ -92,7 +105,7 @@ class Parts(abc.ABC):
 
     @abc.abstractmethod
     def step(self, weights: Any, carry: Carry, drive: Any) -> tuple[Results, Any]:
-        """Take one step; return its signals too: all that a step back needs to know beside its start."""
+        """Take one step; return its signals too: all that a step back needs beside `Block.fixed`."""
 
     @abc.abstractmethod
     def outputs(self, weights: Any, carries: Carry, ys: Any) -> Any:

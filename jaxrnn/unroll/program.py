@@ -114,6 +114,14 @@ class Program:
                 missing |= set(places(operation.arguments))
         return found[::-1]
 
+    def reached_from(self, begun: Iterable[Place]) -> set[Place]:
+        """Return all variables that depend on some, these included."""
+        reached = set(begun)
+        for operation in self._operations:
+            if not reached.isdisjoint(places(operation.arguments)):
+                reached.update(operation.results)
+        return reached
+
     def _begin(self, variables: Any, inside: dict[Any, Argument], kind: Kind) -> list[Place]:
         begun = [self._new(variable.aval, kind) for variable in variables]
         inside.update(zip(variables, begun, strict=True))

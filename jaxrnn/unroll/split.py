@@ -30,6 +30,15 @@ class SplitParts(Parts):
         self.slices = signals.arrays * (self.widest // self.width) + len(leaves)
         self.drives_alone = isinstance(signals, Drive)
 
+    def weights(self, held: SplitCell) -> SplitCell:
+        """Return the cell."""
+        return held
+
+    def perturbed(self, weights: Any, x: Any) -> SplitParts:
+        """Return itself: its parts are differentiated by nothing but floats that are multiplied and added."""
+        del weights, x
+        return self
+
     def drives(self, weights: Any, xs: Any) -> Any:
         """Return the drives [n, *B, D] of inputs [n, *B, F]."""
         drives = weights.project(_rows(xs))

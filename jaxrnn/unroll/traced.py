@@ -10,6 +10,7 @@ within the step, gets its cotangent step by step, as in a plain scan.
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
@@ -27,7 +28,7 @@ from jaxrnn.unroll.program import Kind, Program, trace
 
 
 def traced_parts(cell: Step, carry: Carry, x: Any) -> tuple[TracedParts, list[Any]] | None:
-    """Return the parts of a step, and its weights; None where no weights are multiplied.
+    """Return the parts of a step, and the arrays that it closes over; None where it has no such parts.
 
     Args:
       cell: the step.
@@ -49,15 +50,14 @@ def traced_parts(cell: Step, carry: Carry, x: Any) -> tuple[TracedParts, list[An
         return None
     if program.has_complex_numbers:
         return None
-    parts = TracedParts(program, form, readout)
-    return parts, parts.weights(closed_over)
+    return TracedParts(program, form, readout), closed_over
 
 
 class FromInput(NamedTuple):
     """What comes from the input.
 
     Attributes:
-      direct: what gates read of it by itself.
+      direct: what gates read of it beside sums, floats.
       fixed: the same, of what is no float, and has no cotangent.
       sums: what is part of a sum, for each; None where there is no such part.
     """
@@ -67,11 +67,11 @@ class FromInput(NamedTuple):
     sums: tuple[Any, ...]
 
 
-class Seen(NamedTuple):
+class StepSignals(NamedTuple):
     """The signals of a step: all that its gates see beside the carry and weights.
 
     Attributes:
-      direct: what they read of the input by itself.
+      direct: what they read of the input beside sums.
       sums: what they read of products.
     """
 
@@ -112,6 +112,7 @@ class TracedParts(Parts):
         self._shared = sorted((used | {*places(program.results)}) & shared)
         self._read = [p for p in self._shared if p in reads and is_float(program.forms[p])]
         self._to_shared = program.leading_to(self._shared, program.weights)
+        self._constant: set[Place] = set()
         self._measure()
 
     def _measure(self) -> None:
@@ -128,11 +129,23 @@ class TracedParts(Parts):
         self.slices = self.numbers // max(self.rows * self.width, 1) + len(leaves)
         self.drives_alone = False  # what is left of such a step is better computed again than kept
 
-    def weights(self, closed_over: Iterable[Any]) -> list[Any]:
+    def weights(self, held: Iterable[Any]) -> list[Any]:
         """Return the weights that all steps share, from the arrays that the step closes over."""
-        values = dict(zip(self._program.weights, closed_over, strict=True))
+        values = dict(zip(self._program.weights, held, strict=True))
         self._run(self._to_shared, values)
         return [values[p] for p in self._shared]
+
+    def perturbed(self, weights: list[bool], x: Any) -> TracedParts:
+        """Return parts that differentiate no more than the plain step would: not by a threshold, say."""
+        sources = zip(
+            (*self._shared, *self._program.x), (*weights, *jax.tree.leaves(x)), strict=True
+        )
+        begun = [place for place, is_perturbed in sources if is_perturbed]
+        reached = self._program.reached_from((*self._program.carry, *begun))
+        parts = copy.copy(self)
+        parts._constant = {*range(len(self._program.forms))} - reached
+        parts._read = [place for place in self._read if place in reached]
+        return parts
 
     def drive(self, weights: Any, x: Any) -> FromInput:
         """Return what comes from one input [*B, F]."""
@@ -147,7 +160,7 @@ class TracedParts(Parts):
         return self._drive(values)
 
     def _inputs(self, x: Any) -> Values:
-        return dict(zip(self._program.x, jax.tree.leaves(x), strict=True))
+        return self._at(self._program.x, jax.tree.leaves(x))
 
     def _drive(self, values: Values) -> FromInput:
         return FromInput(
@@ -169,7 +182,7 @@ class TracedParts(Parts):
                 sums.append(values[part.place])
             else:
                 part.run(values)
-        return self._results(values), Seen(drive.direct, tuple(sums))
+        return self._results(values), StepSignals(drive.direct, tuple(sums))
 
     def outputs(self, weights: Any, carries: Carry, ys: Any) -> Any:
         """Return the outputs [T, *B, Y]."""
@@ -235,15 +248,17 @@ class TracedParts(Parts):
         return Cotangents(d_start, d_signal, d_read)
 
     def _values(self, weights: Any) -> Values:
-        return dict(zip(self._shared, weights, strict=True))
+        return self._at(self._shared, weights)
+
+    def _at(self, known: Iterable[Place], arrays: Iterable[Any]) -> Values:
+        pairs = zip(known, arrays, strict=True)
+        return {p: jax.lax.stop_gradient(a) if p in self._constant else a for p, a in pairs}
 
     def _begin(self, weights: Any, carry: Carry, direct: Any, fixed: Any) -> Values:
         """Return what is known at the beginning of a step."""
         values = self._values(weights)
         values.update(zip(self._program.carry, jax.tree.leaves(carry), strict=True))
-        values.update(zip(self._direct, direct, strict=True))
-        values.update(zip(self._fixed, fixed, strict=True))
-        return values
+        return values | self._at(self._direct, direct) | self._at(self._fixed, fixed)
 
     @staticmethod
     def _run(operations: Iterable[Any], values: Values) -> Values:
@@ -270,7 +285,7 @@ class TracedParts(Parts):
                 part.run(values)
         return values
 
-    def _operands(self, weights: Any, start: Carry, signal: Seen, fixed: Any) -> list[Any]:
+    def _operands(self, weights: Any, start: Carry, signal: StepSignals, fixed: Any) -> list[Any]:
         """Return the operands of all products of a step."""
         values = self._given(self._begin(weights, start, signal.direct, fixed), signal.sums)
         return [values[p.operand] for p in self._products]
