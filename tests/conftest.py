@@ -33,30 +33,33 @@ _TESTS = itertools.count(1)
 def few_programs():
     """Forget what was compiled now and then: a process that keeps all programs runs out of memory maps."""
     yield
-    if next(_TESTS) % 100 == 0:
+    if next(_TESTS) % 400 == 0:
         jax.clear_caches()
 
 
 _QUICK_IN_FLOAT64 = (
     "test_baselines.py",
+    "test_cells_against_others.py",
     "test_cells_protocol.py",
     "test_cells_theory.py",
+    "test_derived_weights.py",
     "test_encoder_decoder.py",
     "test_encoders.py",
     "test_hierarchical.py",
+    "test_jacobians.py",
     "test_language_model.py",
     "test_multi_dimensional.py",
     "test_transformer.py",
 )
 
 
-_SLOW_NOTEBOOKS = ("03_the_zoo.ipynb", "04_learning_to_remember.ipynb")
+_QUICK_NOTEBOOK = "01_where_gradients_go.ipynb"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Count among the slow tests two of the notebooks, and what is run once more in float32."""
+    """Count among the slow tests all notebooks but one, and what is run once more in float32."""
     for item in items:
         again = item.path.name in _QUICK_IN_FLOAT64 and "float32" in item.name
-        if again or item.path.name in _SLOW_NOTEBOOKS:
+        if again or (item.path.suffix == ".ipynb" and item.path.name != _QUICK_NOTEBOOK):
             item.add_marker(pytest.mark.slow)

@@ -188,7 +188,7 @@ def test_padding_and_resets_are_those_of_the_loop(name, x64):
     assert_is_the_numpy_run(done, expected, "float64")
 
 
-@every_cell
+@one_of_each_kind
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_any_number_of_batch_axes(name, batch, x64):
     cell = make(name, jnp.float64)
@@ -201,7 +201,7 @@ def test_any_number_of_batch_axes(name, batch, x64):
         assert_close(ours, theirs, "float64")
 
 
-@every_cell
+@one_of_each_kind
 def test_a_batch_of_no_sequences_has_no_outputs_and_no_gradient(name):
     cell = make(name, jnp.float32)
     xs = jnp.zeros((4, 0, cell.in_features))
@@ -403,7 +403,7 @@ def test_runs_inside_flax_rnn_with_the_same_numbers(name, dtype):
         assert_close(ours, theirs, dtype)
 
 
-@every_cell
+@one_of_each_kind
 def test_new_weights_do_not_compile_again(name, caplog, x64):
     first = make(name, jnp.float64)
     loss_and_gradients(first, *inputs(name, first, jnp.float64))
@@ -420,7 +420,7 @@ def narrow(tree):
     return jax.tree.map(lambda a: a.astype(jnp.bfloat16), tree)
 
 
-@every_cell
+@one_of_each_kind
 def test_bfloat16_stays_bfloat16(name):
     cell = make(name, jnp.bfloat16)
     example = narrow((cell, *inputs(name, cell)))

@@ -73,6 +73,7 @@ def test_train_writes_a_run_and_diagnose_reads_it(trained: Path, tmp_path: Path,
         assert (tmp_path / "report" / file).stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_diagnose_a_fresh_cell(capsys):
     assert main(["diagnose", "elman-sigmoid", "--hidden-features", "8", "--sequences", "3"]) == 0
     assert capsys.readouterr().out.startswith("vanishing")
@@ -131,9 +132,14 @@ def test_bad_input_is_one_line_and_exit_code_two(arguments, message, tmp_path, m
     ("arguments", "word"),
     [
         (["train", "--out", "x", "--steps", "many"], "--steps"),
-        (["trian"], "trian"),
-        (["train", "--out", "x", "--no-such", "1"], "--no-such"),
-        ([], "demo"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (["trian"], "trian"),
+                (["train", "--out", "x", "--no-such", "1"], "--no-such"),
+                ([], "demo"),
+            )
+        ),
     ],
 )
 def test_words_that_are_no_command_end_with_two_and_one_line(arguments, word):
@@ -201,6 +207,7 @@ def test_only_a_language_model_writes(trained: Path, capsys):
     assert "run: got a run of digits; expected a run of a language model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_network_of_ragged_sequences_goes_out_with_their_lengths(tmp_path: Path):
     sizes = [
         "--hidden-features",

@@ -44,10 +44,19 @@ def run_on_two_cores(program: str) -> str:
     return done.stdout
 
 
-def test_values_and_gradients_are_those_of_one_device():
-    run_on_two_cores("""
+@pytest.mark.parametrize(
+    "methods",
+    [
+        "None, jaxrnn.Scan()",
+        pytest.param(
+            "jaxrnn.Remat(), jaxrnn.Truncated(5), jaxrnn.Newton()", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_values_and_gradients_are_those_of_one_device(methods):
+    run_on_two_cores(f"""
         assert len(jax.devices()) == 2
-        for method in (None, jaxrnn.Scan(), jaxrnn.Remat(), jaxrnn.Truncated(5), jaxrnn.Newton()):
+        for method in ({methods}):
             def loss(cell, xs, lengths, resets):
                 done = jaxrnn.unroll(cell, xs, seq_lengths=lengths, resets=resets, method=method)
                 return jnp.mean(done.outputs**2) + jnp.mean(done.carry[0])

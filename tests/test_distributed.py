@@ -89,6 +89,7 @@ def test_eight_devices_come_to_the_numbers_of_one(alone: Path, tmp_path: Path):
     _assert_same(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
 def test_two_processes_come_to_the_numbers_of_one_which_reads_what_they_wrote(
     alone: Path, tmp_path: Path
 ):
@@ -190,7 +191,10 @@ def _of_a_tpu_pod(number: int) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("told", [_of_slurm, _of_open_mpi, _of_a_tpu_pod])
+@pytest.mark.parametrize(
+    "told",
+    [_of_slurm, *(pytest.param(f, marks=pytest.mark.slow) for f in (_of_open_mpi, _of_a_tpu_pod))],
+)
 def test_the_processes_of_a_cluster_find_each_other(told: Callable[[int], dict[str, str]]):
     program = (
         "import jax; from jaxrnn.devices import join_processes; join_processes();"

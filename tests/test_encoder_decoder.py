@@ -206,6 +206,7 @@ def test_padding_may_hold_what_is_no_token(compile):
         jax.tree.map(np.testing.assert_array_equal, gradients(model, *padded(token)), plain)
 
 
+@pytest.mark.slow
 def test_a_start_token_that_the_targets_own_dtype_cannot_hold_is_held():
     rngs = nnx.Rngs(0)
     model = build(target=Embedding(257, F, rngs=rngs), start=256)
@@ -236,6 +237,7 @@ def test_no_logit_knows_of_its_own_token_or_later_ones(kind):
 
 
 @one_kind
+@pytest.mark.slow
 def test_a_model_of_either_precision_stays_in_it(kind, dtype):
     model, sources, targets = make(kind, dtype=dtype), draw_tokens(L, B), draw_tokens(T, B)
     gradient = jax.jit(jax.grad(lambda model: model.loss(sources, targets)))(model)
@@ -347,6 +349,7 @@ def test_a_beam_that_holds_every_target_finds_the_best_of_all(kind, length_penal
 
 @pytest.mark.parametrize("kind", [pytest.param("fixed", marks=SLOW), "dot"])
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_a_beam_of_one_is_greedy_over_any_batch_axes(kind):
     model, sources = make(kind, cell=LSTMCell), draw_tokens(L, 2, 4)
     lengths = np.array([[5, 4, 3, 2], [1, 5, 0, 3]])
@@ -360,6 +363,7 @@ def test_a_beam_of_one_is_greedy_over_any_batch_axes(kind):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_a_narrow_beam_is_that_of_a_loop():
     """Width 3 of 5 steps, hypothesis by hypothesis; some end on the way and stay."""
     model, sources, steps, width = make("additive"), draw_tokens(L, 6), 5, 3
@@ -381,6 +385,7 @@ def test_a_narrow_beam_is_that_of_a_loop():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_what_was_found_can_be_looked_at_again():
     """Teacher forcing over the result gives its log-probability, and the contexts on the way."""
     model, sources = make("dot"), draw_tokens(L, 8)
@@ -394,6 +399,7 @@ def test_what_was_found_can_be_looked_at_again():
 
 
 @one_kind
+@pytest.mark.slow
 def test_in_half_precision_every_token_is_still_the_most_probable(kind):
     """A sum of a hundred nats has steps of a half in bfloat16: too coarse to tell tokens apart."""
     model, sources, steps = endless(make(kind, dtype=jnp.bfloat16)), draw_tokens(L, 8), 100

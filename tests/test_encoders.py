@@ -50,6 +50,17 @@ ENCODERS: dict[str, Any] = {
 }
 
 
+def quick(*names):
+    """Test every encoder, but only these outside of the slow tests."""
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "name", [n if n in names else pytest.param(n, marks=slow) for n in ENCODERS]
+    )
+
+
+one_of_each_kind = quick("tcn", "causal transformer", "hierarchical")
+
+
 def make(name, dtype: Any = jnp.float32, seed=0) -> SequenceEncoder:
     return ENCODERS[name](param_dtype=dtype, rngs=nnx.Rngs(seed))
 
@@ -59,7 +70,7 @@ def draw(*shape, dtype: Any = jnp.float32, seed=0):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ENCODERS)
+@one_of_each_kind
 def test_padding_changes_neither_values_nor_gradients(name):
     """As each sequence alone without its padding, and with NaN in the padding."""
     encoder, xs = make(name, jnp.float64), draw(T, len(LENGTHS), F, dtype=jnp.float64)
@@ -88,7 +99,7 @@ def test_padding_changes_neither_values_nor_gradients(name):
     jax.tree.map(assert_close, (outputs, by_weights, by_xs), expected)
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@one_of_each_kind
 def test_any_number_of_batch_axes(name):
     encoder, xs = make(name), draw(T, 2, 3, F)
     run = jax.jit(lambda encoder, xs, lengths: encoder(xs, seq_lengths=lengths))
@@ -115,17 +126,7 @@ def test_a_causal_encoder_does_not_see_what_is_to_come(name):
     assert np.any(np.diagonal(by_lag) > 0)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "windowed",
-        "causal transformer",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("tcn", "transformer", "hierarchical")
-        ),
-    ],
-)
+@quick("windowed")
 def test_encoders_train_as_plain_trees(name):
     """`jax.grad`, `jit`, `vmap` and optax take an ensemble of classifiers as it is."""
 
@@ -214,6 +215,7 @@ def test_a_mean_in_half_precision_sums_and_counts_right():
     assert mean_step(one, jnp.array(257)).astype(jnp.float32) == 0.99609375  # 256/257, rounded
 
 
+@pytest.mark.slow
 def test_readouts_start_as_glorot_has_it():
     encoder = make("tcn")
     classes = 300

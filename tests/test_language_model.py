@@ -139,6 +139,7 @@ def test_a_text_can_be_read_piece_by_piece():
     assert_close(jnp.concatenate([first, second]), model(tokens))
 
 
+@pytest.mark.slow
 def test_of_nothing_the_loss_is_zero():
     model, tokens = make(dtype=jnp.float32), draw_tokens(T, B)
     value, gradient = jax.value_and_grad(
@@ -148,6 +149,7 @@ def test_of_nothing_the_loss_is_zero():
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_where_the_shape_leaves_no_target_the_loss_is_zero():
     model, tokens = make(dtype=jnp.float32), draw_tokens(1, B)
     value, gradient = jax.value_and_grad(lambda model: model.loss(tokens))(model)
@@ -199,6 +201,7 @@ def test_masked_logits_may_be_anything(x64):
     assert np.all(np.asarray(gradient[4:]) == 0)
 
 
+@pytest.mark.slow
 def test_a_language_model_learns_a_periodic_text():
     text = jnp.asarray(np.tile([0, 1, 2, 1, 3], 8))[
         :, None

@@ -111,6 +111,9 @@ def test_there_are_several_blocks_and_a_rest():
     assert [(s.blocks, s.size) for s in segments(T, 3)] == [(2, 3), (1, 1)]
 
 
+_OF_EVERY_KIND = ("blocked", "blocked-with-a-rest", "blocked-computing-again")
+
+
 def _is_quick(method: str, name: str, options: str) -> bool:
     """Tell what is always run: signals that are a sum and a pair, and, once a method, no recurrent weights.
 
@@ -121,7 +124,7 @@ def _is_quick(method: str, name: str, options: str) -> bool:
     """
     always = (name, options) in (("elman-tanh", "plain"), ("gru", "all-reverse"))
     defaults = ("blocked", "remat", "newton", "one-window")
-    own = method.startswith("blocked") and name in ("slstm", "lem") and options == "all-reverse"
+    own = method in _OF_EVERY_KIND and name in ("slstm", "lem") and options == "all-reverse"
     return always or own or (method in defaults and (name, options) == ("mingru", "plain"))
 
 
@@ -139,8 +142,19 @@ def test_every_method_equals_scan(method, name, options, x64):
     assert_close(actual, by_scan(name, options, "float64"), TOLERANCES["float64"])
 
 
+some_methods = pytest.mark.parametrize(
+    "method",
+    [
+        m
+        if m in ("blocked-in-blocks-and-a-rest", "remat", "newton")
+        else pytest.param(m, marks=pytest.mark.slow)
+        for m in METHODS
+    ],
+)
+
+
 @table_of_cells("lstm", among=("lstm", "gru"))
-@pytest.mark.parametrize("method", METHODS)
+@some_methods
 def test_every_method_equals_scan_in_float32(method, name):
     actual = loss_and_gradients(*example(name, "float32"), method=METHODS[method], **OPTIONS["all"])
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(actual))
@@ -170,7 +184,7 @@ def test_any_number_of_batch_axes(method, batch, x64):
 
 
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf])
-@pytest.mark.parametrize("method", METHODS)
+@some_methods
 def test_padding_changes_neither_values_nor_gradients(method, rubbish):
     # In float32, whose programs are there from the test above.
     cell, xs, carry = example("lstm", "float32")
@@ -242,6 +256,7 @@ def test_forward_mode_where_there_is_one(method, x64):
     assert_close(tangent(None), tangent(Scan()), 0.0)
 
 
+@pytest.mark.slow
 def test_an_ensemble_differentiates_under_vmap(x64):
     cell, xs, _ = example("lstm", "float64")
     pair = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), cell)
@@ -274,6 +289,7 @@ def test_blocked_has_second_derivatives_by_forward_over_reverse(x64):
     assert_close(hessian(Blocked(block=3)), hessian(Scan()), 1e-10)
 
 
+@pytest.mark.slow
 def test_blocked_works_in_bfloat16():
     cell, xs, carry = jax.tree.map(lambda a: a.astype(jnp.bfloat16), example("gru", "float32"))
     run = functools.partial(loss_and_gradients, cell, xs, carry, **OPTIONS["all"])

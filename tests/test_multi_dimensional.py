@@ -175,6 +175,7 @@ def test_the_classifier_reads_the_mean_of_the_pixels(dtype):
     np.testing.assert_allclose(logits, expected, atol=1e-5 if dtype == jnp.float32 else 1e-13)
 
 
+@pytest.mark.slow
 def test_classifiers_make_an_ensemble():
     def make(key):
         rngs = nnx.Rngs(key)

@@ -83,7 +83,9 @@ def test_the_gradients_penalty_is_its_squared_norm():
     assert _value(model, gradient=1.0) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["spectral", "omega", "flossing", "gradient"])
+@pytest.mark.parametrize(
+    "name", ["spectral", "omega", pytest.param("flossing", marks=pytest.mark.slow), "gradient"]
+)
 def test_penalties_have_the_gradient_of_their_values(name: str, x64):
     """Along a random direction, against a central difference."""
     task = load_task("first-token", length=5, alphabet=3)
@@ -145,6 +147,7 @@ def _fresh(rngs: nnx.Rngs) -> Any:
     return SequenceClassifier(jaxrnn.ElmanCell(3, 8, rngs=rngs), 3, rngs=rngs)
 
 
+@pytest.mark.slow
 def test_training_with_a_penalty_makes_it_smaller_and_the_loss_is_still_the_tasks():
     plain, decayed = _trained(), _trained(penalties=Penalties(l2=0.1))
 

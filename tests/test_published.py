@@ -84,6 +84,7 @@ def test_the_command_trains_the_row(name: str, monkeypatch: pytest.MonkeyPatch):
     assert asked == [(PUBLISHED[name].config, Path("runs") / name)]
 
 
+@pytest.mark.slow
 def test_a_word_behind_the_name_takes_the_place_of_the_row(tmp_path: Path):
     out = tmp_path / "run"
     words = ["--steps", "2", "--every", "1", "--seeds", "1", "--hidden-features", "4"]
@@ -168,6 +169,7 @@ def test_translate_says_what_a_translation_lacks(translator: Path, capsys):
     assert translate(translator, "eins hundert").source == ("eins", "<unk>")
 
 
+@pytest.mark.slow
 def test_translate_draws_a_map(translator: Path, tmp_path: Path, capsys):
     picture = tmp_path / "attention.png"
     assert main(["translate", str(translator), "zwei eins", "--figure", str(picture)]) == 0

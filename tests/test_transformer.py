@@ -173,6 +173,7 @@ def test_attention_is_that_of_jax_in_float32():
     )
 
 
+@pytest.mark.slow
 def test_half_precision_stays_half_precision():
     model = encoder(jnp.bfloat16, causal=True)
     xs = draw(T, 3, F)
@@ -275,6 +276,7 @@ def test_the_loss_of_masked_tokens_is_the_mean_surprise_of_the_chosen():
 
 
 @pytest.mark.parametrize(("causal", "steps", "reached"), [(True, 100, 0.05), (False, 300, 1.0)])
+@pytest.mark.slow
 def test_a_cycle_of_tokens_is_learnt(causal, steps, reached):
     """0 1 2 3 4 5 0 …: next tokens, and masked ones from their neighbours; log 6 = 1.8 is to know nothing."""
     model: Any = TokenTransformer(V, 16, depth=1, heads=2, causal=causal, rngs=nnx.Rngs(0))
@@ -445,6 +447,7 @@ def test_what_a_sublayer_adds_is_dropped_entry_by_entry():
     assert not (added == added[0]).all()
 
 
+@pytest.mark.slow
 def test_losses_drop_what_their_key_says():
     tokens = jnp.arange(T * 3).reshape(T, 3) % V
     model, dropping = (tokeniser(causal=True, dropout=rate) for rate in (0.0, 0.5))

@@ -286,7 +286,7 @@ def diagnose(
     path = trace(cell, xs, carry=carry, length=length)
     if 0 in path.batch:
         checks.refuse("xs", f"batch axes {list(path.batch)}", "at least one sequence")
-    loss = loss or _projection(cell, path)
+    loss = loss or default_loss(cell, path)
     start = jax.tree.map(lambda leaf: leaf[0], path.carries)
     steps = jacobians(cell, path)
     flow = part("gradient flow", lambda: flow_along(cell, path, loss))
@@ -376,7 +376,7 @@ def _at_least_single(tree: Any) -> Any:
     return jax.tree.map(raised, tree)
 
 
-def _projection(cell: Step, path: Trajectory) -> Loss:
+def default_loss(cell: Step, path: Trajectory) -> Loss:
     """Return the projection of the last output, or of all outputs if that one does not hear the past."""
     before, x = (jax.tree.map(lambda leaf: leaf[-1], tree) for tree in (path.before, path.xs))
 

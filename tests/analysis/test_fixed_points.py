@@ -197,6 +197,7 @@ def test_both_precisions_reach_their_rounding(dtype):
     assert np.sqrt(2 * np.asarray(found.speeds)).max() < 100 * np.finfo(dtype).eps
 
 
+@pytest.mark.slow
 def test_ghost_of_a_saddle_node_is_a_slow_point(x64):
     """s' = s + ε + s² has no fixed point, but q has its least value ε²/2 at 0."""
     epsilon = 1e-2
@@ -218,6 +219,7 @@ def test_ghost_of_a_saddle_node_is_a_slow_point(x64):
     assert "1 distinct point: 0 stable, 1 slow" in str(asked)
 
 
+@pytest.mark.slow
 def test_line_of_fixed_points_is_found_wherever_it_is_reached(x64):
     """A projection: A = J − I is singular everywhere, and each candidate ends at its own foot."""
     along = np.array([0.6, 0.8])
@@ -309,6 +311,7 @@ def test_new_weights_do_not_compile_again_and_a_changed_function_does(caplog):
     assert float(fixed_points(step, None, jnp.ones((1, 1))).states[0, 0]) == pytest.approx(-0.5)
 
 
+@pytest.mark.slow
 def test_candidates_are_states_of_the_trajectory_with_noise(x64):
     cell, path = travelled("lstm")
     total = np.prod(path.states.shape[:-1])

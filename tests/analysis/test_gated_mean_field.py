@@ -87,7 +87,10 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "gain", "drive", "mean"), SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "gain", "drive", "mean"),
+    [pytest.param(*SETTINGS[0], marks=pytest.mark.slow), *SETTINGS[1:]],
+)
 def test_networks_of_500_units(name, gain, drive, mean):
     """Within 5 standard errors of both, and 2/N for what does not average out."""
     found = theory(name, gain, drive, mean)
@@ -101,6 +104,7 @@ def test_networks_of_500_units(name, gain, drive, mean):
     assert abs(found.mean_square - square) < slack < 0.04 * square
 
 
+@pytest.mark.slow
 def test_slow_network_without_input():
     """In float32 the last steps' directions blur, and this comes out as 0.21."""
     found = theory("gru", 3.0, 0.0)
@@ -112,6 +116,7 @@ def test_slow_network_without_input():
 
 
 @pytest.mark.parametrize(("name", "gain", "drive", "mean"), SETTINGS)
+@pytest.mark.slow
 def test_weights_that_are_new_at_each_step_give_another_rate(name, gain, drive, mean):
     """What the module says of the theory without memory: a fair variance, a wrong rate."""
     untied = theory(name, gain, drive, mean, memory=0)

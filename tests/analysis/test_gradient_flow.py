@@ -128,6 +128,7 @@ def test_omega_is_pascanus_sum(name, x64):
     assert_close(flow_along(cell, path, loss).omega, ((stretch - 1) ** 2).sum(axis=0), 1e-10)
 
 
+@pytest.mark.slow
 def test_omega_leaves_out_steps_after_the_loss(x64):
     """With g = 0 there is nothing to stretch: two steps of a doubling count, (2 − 1)² each."""
     cell = elman(2 * np.eye(4), identity)
@@ -337,6 +338,7 @@ def test_a_stack_has_the_gradients_of_jax_grad(kind, x64):
         assert_close(flow.log_norms, log_norms(exact), 1e-10)
 
 
+@pytest.mark.slow
 def test_a_stack_of_plain_functions_far_below_the_range_of_a_float(x64):
     """Each layer halves a thousandfold; what reaches the lowest through the highest keeps its logarithm."""
 
@@ -361,6 +363,7 @@ def test_a_stack_is_refused_without_layers_or_with_other_carries(x64):
         stack_gradient_flow([make("gru")], jnp.ones((4, 3)), jnp.sum, carries=[None, None])
 
 
+@pytest.mark.slow
 def test_omega_is_a_regulariser(x64):
     """Its gradient by the weights is that of finite differences, where most outputs have weight 0 too."""
     cell, path = travelled("gru")

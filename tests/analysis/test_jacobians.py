@@ -147,7 +147,7 @@ def test_float32_is_right_to_its_own_rounding(name, method):
 
 
 @every_plain_cell
-@pytest.mark.parametrize("batch", [(), (2, 3)])
+@pytest.mark.parametrize("batch", [pytest.param((), marks=pytest.mark.slow), (2, 3)])
 def test_factors_multiply_as_the_papers_equations_do(name, batch, dtype):
     cell, path = travelled(name, batch, dtype=dtype)
     wide = jax.tree.map(lambda a: np.asarray(a, np.float64), (cell, path))

@@ -125,6 +125,7 @@ def test_order_of_time_with_three_fixed_matrices():
     assert abs(np.log(wrong.max()) / 3 - found.exponents[0]) > 0.01
 
 
+@pytest.mark.slow
 def test_random_tanh_map_below_the_edge_has_the_spectrum_of_its_weights():
     step, start = systems.tanh_map(40, 0.8)
     coupling = np.asarray(jax.jacfwd(lambda s: step(s, None)[0])(jnp.zeros(40)))
@@ -228,6 +229,7 @@ def test_too_few_steps_give_no_error_bar():
 # Directions that part so far that rounding takes them.
 
 
+@pytest.mark.slow
 def test_directions_that_part_slowly_are_not_lost_in_long_runs():
     """A hundred and fifty directions in float32, of which one shrinks: the interval must not grow past it."""
     slopes = jnp.ones(150, jnp.float32).at[-1].set(math.exp(-0.3))
@@ -237,6 +239,7 @@ def test_directions_that_part_slowly_are_not_lost_in_long_runs():
     )  # the directions start at random: a few nats over T
 
 
+@pytest.mark.slow
 def test_an_interval_that_was_right_is_taken_again_when_the_dynamics_change():
     xs = jnp.where(jnp.arange(24_000) < 20_000, 0.0, -0.2)[:, None]
     slope = lambda x: jnp.concatenate([jnp.ones(1), jnp.exp(x)])  # noqa: E731
@@ -315,6 +318,7 @@ def test_progress_hands_out_records_that_can_be_resumed():
     assert_close(done.exponents, whole.exponents, 1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_an_exponent():
     """λ of a scaled rotation is ln α, whose derivative is 1 / α; checked for a driven cell by differences."""
     slope = jax.grad(
@@ -416,6 +420,7 @@ def test_the_dimension_of_a_line_that_neither_grows_nor_shrinks(x64):
     assert alone.kaplan_yorke == 1
 
 
+@pytest.mark.slow
 def test_rounding_counts_per_unit_of_time():
     """In bfloat16 a short time step loses a nat a unit of time, though little a step."""
     turning = lambda s, x: jnp.stack([s[1], -s[0]]) - 0.05 * s  # noqa: E731

@@ -200,7 +200,7 @@ def test_relu_at_the_origin_has_half_its_units():
         (identity, {}, 1.0),
         (jax.nn.relu, {}, math.sqrt(2)),
         (jax.nn.relu, {"bias_variance": 0.3}, math.sqrt(2)),
-        (lambda a: 2.0 * jnp.tanh(a), {}, 0.5),
+        pytest.param(lambda a: 2.0 * jnp.tanh(a), {}, 0.5, marks=pytest.mark.slow),
     ],
 )
 def test_edge_of_chaos_in_closed_form(activation, settings, edge):
@@ -208,22 +208,22 @@ def test_edge_of_chaos_in_closed_form(activation, settings, edge):
     assert edge_of_chaos(activation, **settings).gain == pytest.approx(edge, rel=5e-8)
 
 
-def test_input_and_bias_suppress_chaos():
+@pytest.mark.parametrize("drive", [0.1, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_input_and_bias_suppress_chaos(drive):
     """erf with drive s: q = g² (2/π) arcsin(2q/(1 + 2q)) + s and g² 4/π = √(1 + 4q)."""
-    for drive in (0.1, 1.0):
 
-        def equations(gain, q, drive=drive):
-            return [
-                gain**2 * 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q)) + drive - q,
-                gain**2 * 4 / mpmath.pi - mpmath.sqrt(1 + 4 * q),
-            ]
+    def equations(gain, q):
+        return [
+            gain**2 * 2 / mpmath.pi * mpmath.asin(2 * q / (1 + 2 * q)) + drive - q,
+            gain**2 * 4 / mpmath.pi - mpmath.sqrt(1 + 4 * q),
+        ]
 
-        expected = float(mpmath.findroot(equations, (1.2, 0.5 + drive))[0])
-        for bias, white in ((0.0, drive), (drive, 0.0)):
-            theory = edge_of_chaos(jax.lax.erf, bias_variance=bias, input_variance=white)
-            assert theory.gain == pytest.approx(expected, rel=1e-9)
-            assert theory.chi == pytest.approx(1, abs=1e-9)
-            assert theory.gain > math.sqrt(math.pi) / 2  # without: g φ'(0) = 1
+    expected = float(mpmath.findroot(equations, (1.2, 0.5 + drive))[0])
+    for bias, white in ((0.0, drive), (drive, 0.0)):
+        theory = edge_of_chaos(jax.lax.erf, bias_variance=bias, input_variance=white)
+        assert theory.gain == pytest.approx(expected, rel=1e-9)
+        assert theory.chi == pytest.approx(1, abs=1e-9)
+        assert theory.gain > math.sqrt(math.pi) / 2  # without: g φ'(0) = 1
 
 
 def test_no_edge_is_said():

@@ -78,6 +78,7 @@ def test_singular_products_have_eigenvalues_zero(x64):
     assert np.isneginf(nothing.log_moduli).all()
 
 
+@pytest.mark.slow
 def test_the_radius_is_below_the_largest_singular_value_for_cells_and_batches():
     cell = jaxrnn.LSTMCell(3, 5, rngs=nnx.Rngs(0))
     path = trace(cell, jax.random.normal(jax.random.key(0), (12, 2, 3)))

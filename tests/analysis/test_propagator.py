@@ -324,7 +324,7 @@ def test_nearly_degenerate_directions_span_the_right_plane(x64):
         np.testing.assert_allclose(mine @ mine.T, exact @ exact.T, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow), 5])
 def test_directions_rebuild_short_products(size, x64):
     matrices = np.random.default_rng(size).normal(size=(4, B, size, size))
     found = directions_of(matrices)

@@ -35,7 +35,7 @@ from tests.analysis.examples import (
     travelled,
     twins,
 )
-from tests.zoo import every_plain_cell, table_of_cells
+from tests.zoo import PLAIN, every_plain_cell, table_of_cells
 
 
 def squares(outputs):
@@ -73,7 +73,7 @@ def check_against(found, by_lag):
     assert float(found.difference) < 1e-13
 
 
-@every_plain_cell
+@table_of_cells("lstm", among=PLAIN)
 @pytest.mark.parametrize("loss", [squares, pytest.param(last, marks=pytest.mark.slow)])
 def test_contributions_equal_the_gradients_of_weights_that_are_not_shared(name, loss, x64):
     cell = make(name)
@@ -229,6 +229,7 @@ def test_growing_contributions_are_right(x64):
     assert float(found.difference) < 1e-12
 
 
+@pytest.mark.slow
 def test_half_precision_goes_up():
     cell = make("gru", jnp.bfloat16)
     xs, carry = inputs(cell, dtype=jnp.bfloat16)
@@ -274,6 +275,7 @@ def test_gradients_that_overflow_are_refused():
 @table_of_cells(
     "orthogonal", "clockwork", among=("orthogonal", "antisymmetric", "lipschitz", "clockwork")
 )
+@pytest.mark.slow
 def test_weights_that_are_derived_have_the_gradients_of_their_parameters(name, x64):
     cell = jaxrnn.make_cell(name, 3, 4, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     xs = jax.random.normal(jax.random.key(0), (7, 2, 3), jnp.float64)
@@ -340,7 +342,9 @@ def affine_steps(matrices, gains):
     return step
 
 
-@pytest.mark.parametrize("features", [1, 2, 4, 7])
+@pytest.mark.parametrize(
+    "features", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 7]
+)
 def test_every_value_of_a_far_input_is_right(features, x64):
     """Fewer, as many and more features than units, a hundred steps back, in mpmath."""
     draw = np.random.default_rng(features)
@@ -359,6 +363,7 @@ def test_every_value_of_a_far_input_is_right(features, x64):
         assert np.all(logs[len(exact) :] == -np.inf)  # the counter, which no input reaches
 
 
+@pytest.mark.slow
 def test_leaky_integrator_forgets_its_inputs_evenly(x64):
     path = trace(lambda s, x: (0.5 * s + 3 * x, s), jnp.ones((2000, B, 1)), carry=jnp.ones((B, 1)))
     found = input_sensitivity(lambda s, x: (0.5 * s + 3 * x, s), path)
@@ -370,6 +375,7 @@ def test_leaky_integrator_forgets_its_inputs_evenly(x64):
     assert (len(found.lags), found.lags[0], found.lags[-1]) == (20, 0, 1999)
 
 
+@pytest.mark.slow
 def test_inputs_without_influence_are_minus_infinity(x64):
     path = trace(lambda s, x: (0.5 * s, s), jnp.ones((T, F)), carry=jnp.ones(2))
     found = input_sensitivity(lambda s, x: (0.5 * s, s), path)
