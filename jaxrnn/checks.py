@@ -92,10 +92,12 @@ def number(argument: str, value: Any) -> float:
 def interval(argument: str, value: Any, low: float, high: float) -> tuple[float, float]:
     """Return (least, largest), or refuse them unless low ≤ least < largest ≤ high."""
     pair = tuple(value) if isinstance(value, Sequence) else ()
-    if len(pair) != 2 or not all(map(_is_real, pair)) or not low <= pair[0] < pair[1] <= high:
+    # As Python's: a comparison of NumPy's float16 with a larger limit overflows.
+    ends = [float(end) for end in pair if _is_real(end)]
+    if len(pair) != 2 or len(ends) != 2 or not low <= ends[0] < ends[1] <= high:
         expected = f"(least, largest) with {low:g} ≤ least < largest ≤ {high:.6g}"
         refuse(argument, repr(value), expected)
-    return pair[0], pair[1]
+    return ends[0], ends[1]
 
 
 def count(argument: str, value: Any) -> None:
@@ -133,8 +135,9 @@ def sequences(argument: str, x: Any) -> None:
 
 def floating(argument: str, x: Any) -> None:
     """Refuse anything but an array of floats: integers have no gradient to analyse."""
-    dtype = getattr(x, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+    if not hasattr(x, "dtype"):
+        refuse(argument, f"a {type(x).__name__}", "a floating-point array (jnp.asarray makes one)")
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
         refuse(argument, describe(x), "a floating-point array (convert it with .astype)")
 
 

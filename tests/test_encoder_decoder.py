@@ -363,7 +363,6 @@ def test_a_beam_of_one_is_greedy_over_any_batch_axes(kind):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.slow
 def test_a_narrow_beam_is_that_of_a_loop():
     """Width 3 of 5 steps, hypothesis by hypothesis; some end on the way and stay."""
     model, sources, steps, width = make("additive"), draw_tokens(L, 6), 5, 3

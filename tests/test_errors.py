@@ -162,7 +162,7 @@ REFUSED = [
     ("integer input", lambda: gru()(zeros(B, H), zeros(B, F, dtype=jnp.int32)),
      "x", "int32[2, 3]", "a floating-point array (convert it with .astype)"),
     ("list input", lambda: gru()(zeros(H), [0.0, 0.0, 0.0]),
-     "x", "[float 0.0, float 0.0, float 0.0]", "a floating-point array"),
+     "x", "a list", "a floating-point array (jnp.asarray makes one)"),
     ("half-precision input", lambda: gru()(zeros(B, H), zeros(B, F, dtype=jnp.bfloat16)),
      "x", "dtype bfloat16", "the cell's own, float32"),
     ("half-precision carry", lambda: gru()(zeros(B, H, dtype=jnp.bfloat16), zeros(B, F)),

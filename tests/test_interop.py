@@ -311,7 +311,7 @@ def ones(*shape):
         ),
         (lstm_dict(), {"activation_fn": jnp.tanh}, "activation_fn: .*None for a LSTMCell"),
         ([1], {}, r"state_dict: got \[int 1\]; expected names and arrays"),
-        ({1: ones(2)}, {}, "state_dict: got dict .*; expected names and arrays"),
+        ({1: ones(2)}, {}, "state_dict: got the name 1; expected names and arrays"),
     ],
 )
 def test_what_is_no_layer_of_pytorch_is_refused(state_dict, options, message):
@@ -441,8 +441,8 @@ def test_our_weights_come_back_from_keras(name, arrangement):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (3, "weights: got a int; expected a list of arrays"),
-        ({"kernel": ones(3, 4)}, "weights: got a dict; expected a list of arrays"),
+        (3, "weights: got int 3; expected a list of arrays"),
+        ({"kernel": ones(3, 4)}, "weights: got names and arrays; expected a list of arrays"),
         ([], "weights: got 0 arrays"),
         ([ones(3, 4)] * 5, "weights: got 5 arrays"),
         ([ones(3, 12), ones(4, 12), ones(11)], r"weights\[2\]: .*expected shape \[2, 12\]"),

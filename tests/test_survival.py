@@ -75,7 +75,6 @@ def _kill_at_random(tmp_path: Path, kills: int, steps: int) -> None:
         np.testing.assert_array_equal(ours[name], leaf, err_msg=name)
 
 
-@pytest.mark.slow
 def test_a_run_killed_twice_is_the_undisturbed_one(tmp_path: Path):
     _kill_at_random(tmp_path, kills=2, steps=1_000)
 

@@ -242,6 +242,44 @@ def test_it_has_second_derivatives_by_forward_and_by_reverse_over_reverse(x64):
     assert_close(jax.jacrev(jax.grad(loss))(w["bias"], Blocked(3)), expected)
 
 
+@pytest.mark.parametrize(
+    "by", ["xs", "past", *(pytest.param(n, marks=pytest.mark.slow) for n in ("input", "bias", "h"))]
+)
+def test_a_gradient_by_one_array_has_derivatives_by_all(by, x64):
+    """As in a penalty on a gradient: what the gradient holds constant, its derivative does not."""
+    arrays = {**W, "xs": draw(T, B, F, seed=5), "h": draw(B, H, seed=6)}
+    arrays = jax.tree.map(lambda a: a.astype(jnp.float64), arrays)
+
+    def loss(arrays, method):
+        step = functools.partial(that_reads_weights_by_entries, arrays)
+        return jnp.sum(unroll(step, arrays["xs"], carry=arrays["h"], method=method).outputs ** 2)
+
+    @functools.partial(jax.jit, static_argnames="method")
+    @jax.grad
+    def derivatives(arrays, method):
+        found = jax.grad(lambda one: loss({**arrays, by: one}, method))(arrays[by])
+        return jnp.sum(found**2)
+
+    for method in METHODS:
+        assert_close(derivatives(arrays, method=method), derivatives(arrays, method=Scan()), 1e-9)
+
+
+@pytest.mark.parametrize("make", [nnx.GRUCell, jaxrnn.LSTMCell])
+def test_a_penalty_on_the_gradient_by_the_inputs(make, x64):
+    cell = make(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+    graph, weights, rest = nnx.split(cell, nnx.Param, ...)
+    xs = draw(T, B, F, seed=5).astype(jnp.float64)
+
+    @functools.partial(jax.jit, static_argnames="method")
+    @jax.grad
+    def slopes(weights, method):
+        whole = nnx.merge(graph, weights, rest)
+        loss = lambda xs: jnp.sum(unroll(whole, xs, method=method).outputs ** 2)  # noqa: E731
+        return jnp.sum(jax.grad(loss)(xs) ** 2)
+
+    assert_close(slopes(weights, method=None), slopes(weights, method=Scan()))
+
+
 def test_an_ensemble_differentiates_under_vmap(x64):
     pair = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]).astype(jnp.float64), W)
     xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
@@ -447,6 +485,13 @@ def that_loops_over_its_input(w, constant, h, x):
     return h, h
 
 
+def that_loops_over_what_it_carries(w, constant, carry, x):
+    """A clock, which no weight reaches."""
+    h, clock = carry
+    h, _ = that_loops_over_a_constant(w, clock + constant, h, x)
+    return (h, clock + 1), h
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("step", "by"),
@@ -455,19 +500,21 @@ def that_loops_over_its_input(w, constant, h, x):
         (that_spikes, "inputs"),
         (that_loops_over_a_constant, "weights"),
         (that_loops_over_its_input, "weights"),
+        (that_loops_over_what_it_carries, "weights"),
     ],
 )
 def test_nothing_is_differentiated_that_the_plain_step_would_leave_alone(step, by, compiled, x64):
     w = jax.tree.map(lambda a: a.astype(jnp.float64), W)
     xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
     constant = jnp.asarray(0.3)
+    carry = (h, jnp.zeros((B, 1))) if step is that_loops_over_what_it_carries else h
 
     def loss(asked, method):
         mine, inputs = (asked, xs) if by == "weights" else (w, asked)
         one = functools.partial(step, mine, constant)
         one = jax.jit(one) if compiled else one
-        done = unroll(one, inputs, carry=h, method=method)
-        return jnp.sum(done.outputs**2) + jnp.sum(done.carry**2)
+        done = unroll(one, inputs, carry=carry, method=method)
+        return jnp.sum(done.outputs**2) + jnp.sum(jax.tree.leaves(done.carry)[0] ** 2)
 
     gradient = jax.grad(loss)
     asked = w if by == "weights" else xs

@@ -60,7 +60,7 @@ def from_keras(
       (4, 20, 8)
     """
     if not isinstance(weights, Collection) or isinstance(weights, str | bytes | Mapping):
-        got = f"a {type(weights).__name__}"
+        got = "names and arrays" if isinstance(weights, Mapping) else checks.describe(weights)
         checks.refuse("weights", got, "a list of arrays, as get_weights returns")
     if len(weights) not in (2, 3, 4, 6):  # without biases and with, one direction and two
         checks.refuse(

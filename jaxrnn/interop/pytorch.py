@@ -79,9 +79,12 @@ def from_pytorch(
     """
     if isinstance(state_dict, (str, os.PathLike)):
         _, state_dict = read(state_dict)
-    if not isinstance(state_dict, Mapping) or not all(isinstance(n, str) for n in state_dict):
-        expected = "names and arrays, as state_dict() returns, or a path"
+    expected = "names and arrays, as state_dict() returns, or a path"
+    if not isinstance(state_dict, Mapping):
         checks.refuse("state_dict", checks.describe(state_dict), expected)
+    for name in state_dict:
+        if not isinstance(name, str):
+            checks.refuse("state_dict", f"the name {name!r}", expected)
     suffixes, names = _names_below(state_dict, prefix)
     arrays = {
         name: host_array(f"state_dict[{prefix + name!r}]", state_dict[prefix + name])

@@ -113,7 +113,8 @@ def cross_entropy(
     if not logits.shape:
         checks.refuse("logits", checks.describe(logits), "at least one axis [*B, C]")
     classes, wide = logits.shape[-1], at_least_float32(logits.dtype)
-    targets = targets if hasattr(targets, "dtype") else jnp.asarray(targets)
+    if not hasattr(targets, "dtype"):
+        checks.refuse("targets", f"a {type(targets).__name__}", "an array of classes or tokens")
     for name, given in (("targets", targets), ("mask", mask)):
         if given is not None:
             checks.shape(name, given, logits.shape[:-1], "[*B], as the logits [*B, C]")

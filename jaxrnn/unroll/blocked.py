@@ -18,15 +18,17 @@ carries: writing to fresh memory has a price too. Where no weights meet the carr
 signals of one block are all and kept, the gates are kept with them.
 
 Weakness: reverse mode only. The derivative is written by hand, which JAX allows for one mode; forward mode
-is `Scan`'s. Derivatives of the gradient, as in a Hessian by forward over reverse, are right. Left to `Scan`
-too are steps that do something beside computing, such as to print, that multiply by no weights, that compute
-with complex numbers (other than in a loop of their own), or whose carry, input or output is no float.
+is `Scan`'s. Derivatives of the gradient are right, by whatever array, and forwards (``jax.jvp`` of a
+``jax.grad``) by the arrays that the gradient is by; by others that is `Scan`'s too. So are steps that do
+something beside computing, such as to print, that multiply by no weights, that compute with complex numbers
+(other than in a loop of their own), or whose carry, input or output is no float.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from typing import Any
 
 import jax
@@ -209,14 +211,21 @@ def _carry_through(
     return results
 
 
+def _asked(weights: Any, initial: Carry, carry: Carry, frames: Frames) -> tuple[Any, Carry, Any]:
+    """Tell of the weights, the carry and the input, leaf by leaf, whether cotangents are asked for."""
+    by_weights, by_initial, by_carry, by_x = jax.tree.map(
+        lambda a: a.perturbed, (weights, initial, carry, frames.x)
+    )
+    return by_weights, jax.tree.map(operator.or_, by_initial, by_carry), by_x
+
+
 def _forward_rule(plan: _Plan, *arguments: Any) -> tuple[Any, Any]:
     values: Any = custom_vjp_primal_tree_values(arguments)
     weights, initial, carry, frames = values
     if plan.is_whole_drive:
         return jax.vjp(functools.partial(_without_weights, plan, frames), *values[:3], frames.x)
     results, signals = _forward(plan, weights, initial, carry, frames)
-    perturbed = jax.tree.map(lambda a: a.perturbed, (arguments[0], arguments[3].x))
-    parts = plan.parts.perturbed(*perturbed)
+    parts = plan.parts.by(*_asked(*arguments))
     return results, _Kept(parts, weights, initial, carry, frames, results[1], signals)
 
 

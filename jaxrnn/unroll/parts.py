@@ -14,6 +14,7 @@ import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxrnn.typing import Carry
@@ -22,6 +23,41 @@ from jaxrnn.typing import Carry
 def is_float(x: Any) -> bool:
     """Tell whether something is an array of real floats, or has the form of one."""
     return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def vjp_by(
+    asked: Any, function: Callable[..., Any], *arguments: Any, has_aux: bool = False
+) -> tuple[Any, ...]:
+    """Return what `jax.vjp` does, by some leaves of the arguments alone; cotangents of others are zero.
+
+    They are closed over rather than stopped: derivatives of this derivative go on through them.
+
+    Args:
+      asked: for each leaf of the arguments, whether its cotangent is asked for.
+      function: of the arguments.
+      arguments: trees of arrays.
+      has_aux: as in `jax.vjp`.
+    """
+    leaves, structure = jax.tree.flatten(arguments)
+    chosen = structure.flatten_up_to(asked)
+
+    def joined(some: Any) -> Any:
+        remaining = iter(some)
+        pairs = zip(leaves, chosen, strict=True)
+        return structure.unflatten([next(remaining) if yes else leaf for leaf, yes in pairs])
+
+    some = [leaf for leaf, yes in zip(leaves, chosen, strict=True) if yes]
+    out, pull, *aux = jax.vjp(lambda some: function(*joined(some)), some, has_aux=has_aux)
+
+    def back(cotangent: Any) -> Any:
+        (found,) = pull(cotangent)
+        remaining = iter(found)
+        pairs = zip(leaves, chosen, strict=True)
+        return structure.unflatten(
+            [next(remaining) if yes else jnp.zeros_like(leaf) for leaf, yes in pairs]
+        )
+
+    return out, back, *aux
 
 
 class Results(NamedTuple):
@@ -87,11 +123,12 @@ class Parts(abc.ABC):
         """Return the weights from the arrays that the step holds."""
 
     @abc.abstractmethod
-    def perturbed(self, weights: Any, x: Any) -> Parts:
-        """Return parts that differentiate no more than the plain step would.
+    def by(self, weights: Any, carry: Carry, x: Any) -> Parts:
+        """Return parts that differentiate by no more than a plain scan would.
 
         Args:
-          weights: for each weight, whether anything asks for its cotangent.
+          weights: for each weight, whether its cotangent is asked for.
+          carry: the same for each leaf of the carry before the first step, or after a reset.
           x: the same for each leaf of the input.
         """
 

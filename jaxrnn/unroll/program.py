@@ -115,11 +115,15 @@ class Program:
         return found[::-1]
 
     def reached_from(self, begun: Iterable[Place]) -> set[Place]:
-        """Return all variables that depend on some, these included."""
-        reached = set(begun)
-        for operation in self._operations:
-            if not reached.isdisjoint(places(operation.arguments)):
-                reached.update(operation.results)
+        """Return all variables that depend on some, in the same step or a later one, these included."""
+        reached, before = set(begun), None
+        while reached != before:
+            before = set(reached)
+            for operation in self._operations:
+                if not reached.isdisjoint(places(operation.arguments)):
+                    reached.update(operation.results)
+            moved = zip(self.carry, self.results, strict=False)
+            reached.update(leaf for leaf, result in moved if places([result]) and result in reached)
         return reached
 
     def _begin(self, variables: Any, inside: dict[Any, Argument], kind: Kind) -> list[Place]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.typing import Carry, SplitCell
-from jaxrnn.unroll.parts import Block, Cotangents, Parts, Results
+from jaxrnn.unroll.parts import Block, Cotangents, Parts, Results, vjp_by
 from jaxrnn.unroll.signals import Drive, Signals
 
 
@@ -29,15 +30,18 @@ class SplitParts(Parts):
         self.features = x.shape[-1]
         self.slices = signals.arrays * (self.widest // self.width) + len(leaves)
         self.drives_alone = isinstance(signals, Drive)
+        self._asked: tuple[Any, ...] = ()  # as `by` says
 
     def weights(self, held: SplitCell) -> SplitCell:
         """Return the cell."""
         return held
 
-    def perturbed(self, weights: Any, x: Any) -> SplitParts:
-        """Return itself: its parts are differentiated by nothing but floats that are multiplied and added."""
-        del weights, x
-        return self
+    def by(self, weights: Any, carry: Carry, x: Any) -> SplitParts:
+        """Return parts that project and mix by these weights and inputs alone; every carry has cotangents."""
+        del carry
+        parts = copy.copy(self)
+        parts._asked = weights, x
+        return parts
 
     def drives(self, weights: Any, xs: Any) -> Any:
         """Return the drives [n, *B, D] of inputs [n, *B, F]."""
@@ -74,8 +78,10 @@ class SplitParts(Parts):
 
     def block(self, weights: Any, xs: Any, starts: Carry, signals: Any) -> Block:
         """Return a block of steps [n, *B, …] on the way back."""
-        drives, project_back = jax.vjp(lambda cell, x: cell.project(_rows(x)), weights, xs)
-        pulls, mix_back = jax.vjp(lambda cell: cell.mix(_rows(starts)), weights)
+        drives, project_back = vjp_by(
+            self._asked, lambda cell, x: cell.project(_rows(x)), weights, xs
+        )
+        pulls, mix_back = vjp_by(self._asked[:1], lambda cell: cell.mix(_rows(starts)), weights)
         if signals is None:
             joined = self._signals.join(drives, pulls)
             signals = jax.tree.map(lambda a: a.reshape(*xs.shape[:-1], a.shape[-1]), joined)

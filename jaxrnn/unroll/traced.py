@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxrnn.steps import readout_of, varying_alike
 from jaxrnn.typing import Carry, SplitCell, Step
 from jaxrnn.unroll.operations import Operation, Place, Signal, Values, places, value
-from jaxrnn.unroll.parts import Block, Cotangents, Parts, Results, is_float
+from jaxrnn.unroll.parts import Block, Cotangents, Parts, Results, is_float, vjp_by
 from jaxrnn.unroll.program import Kind, Program, trace
 
 
@@ -112,7 +112,7 @@ class TracedParts(Parts):
         self._shared = sorted((used | {*places(program.results)}) & shared)
         self._read = [p for p in self._shared if p in reads and is_float(program.forms[p])]
         self._to_shared = program.leading_to(self._shared, program.weights)
-        self._constant: set[Place] = set()
+        self._asked: set[Place] = set()  # what has a cotangent on the way back, as `by` says
         self._measure()
 
     def _measure(self) -> None:
@@ -135,17 +135,19 @@ class TracedParts(Parts):
         self._run(self._to_shared, values)
         return [values[p] for p in self._shared]
 
-    def perturbed(self, weights: list[bool], x: Any) -> TracedParts:
-        """Return parts that differentiate no more than the plain step would: not by a threshold, say."""
-        sources = zip(
-            (*self._shared, *self._program.x), (*weights, *jax.tree.leaves(x)), strict=True
-        )
-        begun = [place for place, is_perturbed in sources if is_perturbed]
-        reached = self._program.reached_from((*self._program.carry, *begun))
+    def by(self, weights: list[bool], carry: Carry, x: Any) -> TracedParts:
+        """Return parts that differentiate by what depends on these alone: not by a threshold, say."""
+        program = self._program
+        sources = (*self._shared, *program.carry, *program.x)
+        flags = (*weights, *jax.tree.leaves(carry), *jax.tree.leaves(x))
+        begun = {place for place, is_asked in zip(sources, flags, strict=True) if is_asked}
         parts = copy.copy(self)
-        parts._constant = {*range(len(self._program.forms))} - reached
-        parts._read = [place for place in self._read if place in reached]
+        parts._asked = program.reached_from(begun)
+        parts._read = [place for place in self._read if place in parts._asked]
         return parts
+
+    def _are_asked(self, known: Iterable[Place]) -> list[bool]:
+        return [place in self._asked for place in known]
 
     def drive(self, weights: Any, x: Any) -> FromInput:
         """Return what comes from one input [*B, F]."""
@@ -160,7 +162,7 @@ class TracedParts(Parts):
         return self._drive(values)
 
     def _inputs(self, x: Any) -> Values:
-        return self._at(self._program.x, jax.tree.leaves(x))
+        return dict(zip(self._program.x, jax.tree.leaves(x), strict=True))
 
     def _drive(self, values: Values) -> FromInput:
         return FromInput(
@@ -212,12 +214,18 @@ class TracedParts(Parts):
             found = self.drives(weights, xs)
             return (found.direct, found.sums), found.fixed
 
-        (direct, sums), drives_back, fixed = jax.vjp(drives, weights, xs, has_aux=True)
+        by_weights = self._are_asked(self._shared)
+        by_xs = jax.tree.unflatten(jax.tree.structure(xs), self._are_asked(self._program.x))
+        (direct, sums), drives_back, fixed = vjp_by(
+            (by_weights, by_xs), drives, weights, xs, has_aux=True
+        )
         if signals is None:
             drive = FromInput(direct, fixed, sums)
             _, signals = jax.vmap(functools.partial(self.step, weights))(starts, drive)
         operands = jax.vmap(functools.partial(self._operands, weights))(starts, signals, fixed)
-        _, products_back = jax.vjp(lambda weights: self._summed(weights, operands), weights)
+        _, products_back = vjp_by(
+            (by_weights,), lambda weights: self._summed(weights, operands), weights
+        )
 
         def back(d_signals):
             pairs = zip(sums, d_signals.sums, strict=True)
@@ -243,22 +251,29 @@ class TracedParts(Parts):
             values.update(zip(self._read, read, strict=True))
             return self._results(self._given(values, signal.sums, products))
 
-        _, pull = jax.vjp(step, self.read(weights), start, signal)
+        read = self.read(weights)
+        by_start = jax.tree.unflatten(
+            jax.tree.structure(start), self._are_asked(self._program.carry)
+        )
+        by_signal = StepSignals(
+            tuple(self._are_asked(self._direct)),
+            tuple(self._are_asked(s.place for s in self._signals)),
+        )
+        asked = [True] * len(read), by_start, by_signal
+        _, pull = vjp_by(asked, step, read, start, signal)
         d_read, d_start, d_signal = pull(cotangents)
         return Cotangents(d_start, d_signal, d_read)
 
     def _values(self, weights: Any) -> Values:
-        return self._at(self._shared, weights)
-
-    def _at(self, known: Iterable[Place], arrays: Iterable[Any]) -> Values:
-        pairs = zip(known, arrays, strict=True)
-        return {p: jax.lax.stop_gradient(a) if p in self._constant else a for p, a in pairs}
+        return dict(zip(self._shared, weights, strict=True))
 
     def _begin(self, weights: Any, carry: Carry, direct: Any, fixed: Any) -> Values:
         """Return what is known at the beginning of a step."""
         values = self._values(weights)
         values.update(zip(self._program.carry, jax.tree.leaves(carry), strict=True))
-        return values | self._at(self._direct, direct) | self._at(self._fixed, fixed)
+        values.update(zip(self._direct, direct, strict=True))
+        values.update(zip(self._fixed, fixed, strict=True))
+        return values
 
     @staticmethod
     def _run(operations: Iterable[Any], values: Values) -> Values:

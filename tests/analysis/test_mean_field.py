@@ -268,6 +268,11 @@ def test_numbers_of_low_precision_do_not_lower_that_of_the_result(number):
     assert mean_field(jnp.tanh, number(1.5)) == mean_field(jnp.tanh, 1.5)
 
 
+def test_the_ends_of_a_bracket_may_be_of_low_precision():
+    ends = (np.float16(0.5), np.float16(3))
+    assert edge_of_chaos(identity, bracket=ends) == edge_of_chaos(identity, bracket=(0.5, 3.0))
+
+
 def test_activity_that_dies():
     """At and below the edge copies come together; a slope that fades with the activity has no gain there."""
     critical = mean_field(jnp.tanh, 1.0)
@@ -275,6 +280,9 @@ def test_activity_that_dies():
     square = mean_field(jnp.square, 0.1)
     assert (square.variance, square.mean_square, square.chi, square.norm) == (0.0, 0.0, 0.0, 0.0)
     assert square.mean_exponent == -math.inf
+    root = mean_field(lambda a: jnp.sign(a) * jnp.abs(a) ** 1.5, 0.1)
+    assert (root.chi, root.norm, root.mean_exponent) == (0.0, 0.0, -math.inf)
+    assert mean_field(lambda a: 1e-80 * a, 1.0).chi == pytest.approx(1e-160, rel=1e-6)
 
 
 def test_logarithm_of_a_slope_that_fades():
