@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,14 +28,21 @@ def dtype(request):
 
 
 _TESTS = itertools.count(1)
+_MAPS = Path("/proc/self/maps")
+_MOST_MAPS = 20_000  # of the 65,530 that Linux allows by default
 
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Forget what was compiled now and then: a process that keeps all programs runs out of memory maps."""
+    """Forget what was compiled before it is too much: each program takes a few of the memory maps."""
     yield
-    if next(_TESTS) % 400 == 0:
+    if next(_TESTS) % 20 == 0 and _maps() > _MOST_MAPS:
         jax.clear_caches()
+
+
+def _maps() -> int:
+    """Return how many there are, where a file tells."""
+    return _MAPS.read_bytes().count(b"\n") if _MAPS.exists() else 0
 
 
 _QUICK_IN_FLOAT64 = (
