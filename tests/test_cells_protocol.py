@@ -22,6 +22,7 @@ from jaxrnn.checks import InputError
 from jaxrnn.steps import flat_state
 from jaxrnn.typing import SplitCell
 from tests.oracles import numpy_cells as oracle
+from tests.zoo import table_of_cells
 
 F, H, T, B = 3, 4, 5, 2
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -54,15 +55,9 @@ every_cell = pytest.mark.parametrize("name", CELLS)
 split_cells = pytest.mark.parametrize("name", SPLIT)
 
 
-def quick(*names):
-    """Test every cell, but only these outside of the slow tests."""
-    slow = pytest.mark.slow
-    return pytest.mark.parametrize(
-        "name", [n if n in names else pytest.param(n, marks=slow) for n in CELLS]
-    )
-
-
-one_of_each_kind = quick("elman-tanh", "lstm", "gru", "clockwork", "orthogonal", "mlstm", "s5")
+one_of_each_kind = table_of_cells(
+    "elman-tanh", "lstm", "gru", "clockwork", "orthogonal", "mlstm", "s5"
+)
 
 
 def assert_close(actual, expected, dtype):
@@ -286,7 +281,7 @@ def test_gradient_is_a_cell(name, x64):
     assert jax.tree.structure(by_cell) == jax.tree.structure(cell)
 
 
-@quick("lstm", "orthogonal")
+@table_of_cells("lstm", "orthogonal")
 def test_vmap_over_keys_makes_an_ensemble(name):
     @jax.jit
     def build(key):
@@ -428,7 +423,7 @@ def test_bfloat16_stays_bfloat16(name):
     assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves((cell, done, gradients)))
 
 
-@quick("lstm", "gru", "s5")
+@table_of_cells("lstm", "gru", "s5")
 def test_bfloat16_gives_the_rounded_numbers(name):
     *example, done, _ = evaluated(name, jnp.dtype("float32"))
     (_, found), _ = loss_and_gradients(*narrow(tuple(example)))

@@ -26,6 +26,7 @@ from jaxrnn.models import (
     last_step,
     mean_step,
 )
+from tests.zoo import each_of
 
 F, H, T = 3, 4, 7
 LENGTHS = np.array([7, 3, 0])
@@ -50,15 +51,7 @@ ENCODERS: dict[str, Any] = {
 }
 
 
-def quick(*names):
-    """Test every encoder, but only these outside of the slow tests."""
-    slow = pytest.mark.slow
-    return pytest.mark.parametrize(
-        "name", [n if n in names else pytest.param(n, marks=slow) for n in ENCODERS]
-    )
-
-
-one_of_each_kind = quick("tcn", "causal transformer", "hierarchical")
+one_of_each_kind = each_of(ENCODERS, "tcn", "causal transformer", "hierarchical")
 
 
 def make(name, dtype: Any = jnp.float32, seed=0) -> SequenceEncoder:
@@ -126,7 +119,7 @@ def test_a_causal_encoder_does_not_see_what_is_to_come(name):
     assert np.any(np.diagonal(by_lag) > 0)
 
 
-@quick("windowed")
+@each_of(ENCODERS, "windowed")
 def test_encoders_train_as_plain_trees(name):
     """`jax.grad`, `jit`, `vmap` and optax take an ensemble of classifiers as it is."""
 

@@ -33,7 +33,7 @@ from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
 from jaxrnn.unroll.signals import Drive, Pair, Sum, signals_of
-from tests.zoo import every_cell, table_of_cells
+from tests.zoo import each_of, every_cell, table_of_cells
 
 F, H, T, B = 3, 4, 7, 3
 LENGTHS = np.array([0, 3, 7])
@@ -142,14 +142,8 @@ def test_every_method_equals_scan(method, name, options, x64):
     assert_close(actual, by_scan(name, options, "float64"), TOLERANCES["float64"])
 
 
-some_methods = pytest.mark.parametrize(
-    "method",
-    [
-        m
-        if m in ("blocked-in-blocks-and-a-rest", "remat", "newton")
-        else pytest.param(m, marks=pytest.mark.slow)
-        for m in METHODS
-    ],
+some_methods = each_of(
+    METHODS, "blocked-in-blocks-and-a-rest", "remat", "newton", argument="method"
 )
 
 

@@ -16,8 +16,13 @@ KINDS = ("lstm", "gru", "mingru")
 
 def table_of_cells(*quick: str, among: Iterable[str] = tuple(CELLS)) -> pytest.MarkDecorator:
     """Run a test over cells of the table by ``name``, all but the `quick` ones under `slow`."""
+    return each_of(among, *quick)
+
+
+def each_of(among: Iterable[str], *quick: str, argument: str = "name") -> pytest.MarkDecorator:
+    """Run a test over some names, all but the `quick` ones under `slow`."""
     names = [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in among]
-    return pytest.mark.parametrize("name", names)
+    return pytest.mark.parametrize(argument, names)
 
 
 def _is_split(name: str) -> bool:

@@ -171,7 +171,7 @@ def mean_field(
       (0.31025, -2.273)
     """
     net = _checked(activation, gain, bias_variance, input_variance, input_correlation)
-    settings = {field: float(getattr(net, field)) for field in _SETTINGS}
+    settings = {field: getattr(net, field) for field in _SETTINGS}
     variance = net.variance()
     if not math.isfinite(variance):
         return MeanField(**settings, variance=math.inf, **_UNKNOWN, status=DIVERGES)
@@ -443,13 +443,13 @@ def _checked(
     """Return the ensemble, its settings Python's numbers: NumPy's of low precision would spread theirs."""
     check_elementwise(activation)
     gain = checks.number("gain", gain)
+    bias_variance = checks.number("bias_variance", bias_variance)
+    input_variance = checks.number("input_variance", input_variance)
+    input_correlation = _checked_correlation("input_correlation", input_correlation)
     checks.positive("gain", gain)
-    variances = {"bias_variance": bias_variance, "input_variance": input_variance}
-    for name, value in variances.items():
-        variances[name] = checks.number(name, value)
-        checks.not_negative(name, variances[name])
-    correlation = _checked_correlation("input_correlation", input_correlation)
-    return _Network(activation, gain, **variances, input_correlation=correlation)
+    checks.not_negative("bias_variance", bias_variance)
+    checks.not_negative("input_variance", input_variance)
+    return _Network(activation, gain, bias_variance, input_variance, input_correlation)
 
 
 def _checked_correlation(argument: str, value: Any) -> float:

@@ -41,21 +41,19 @@ def vjp_by(
     leaves, structure = jax.tree.flatten(arguments)
     chosen = structure.flatten_up_to(asked)
 
-    def joined(some: Any) -> Any:
-        remaining = iter(some)
-        pairs = zip(leaves, chosen, strict=True)
-        return structure.unflatten([next(remaining) if yes else leaf for leaf, yes in pairs])
+    def whole(some: Any, other: Callable[[Any], Any]) -> Any:
+        remaining, pairs = iter(some), zip(leaves, chosen, strict=True)
+        return structure.unflatten([next(remaining) if yes else other(leaf) for leaf, yes in pairs])
+
+    def of_some(some: Any) -> Any:
+        return function(*whole(some, lambda leaf: leaf))
 
     some = [leaf for leaf, yes in zip(leaves, chosen, strict=True) if yes]
-    out, pull, *aux = jax.vjp(lambda some: function(*joined(some)), some, has_aux=has_aux)
+    out, pull, *aux = jax.vjp(of_some, some, has_aux=has_aux)
 
     def back(cotangent: Any) -> Any:
         (found,) = pull(cotangent)
-        remaining = iter(found)
-        pairs = zip(leaves, chosen, strict=True)
-        return structure.unflatten(
-            [next(remaining) if yes else jnp.zeros_like(leaf) for leaf, yes in pairs]
-        )
+        return whole(found, jnp.zeros_like)
 
     return out, back, *aux
 

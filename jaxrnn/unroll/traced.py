@@ -146,8 +146,9 @@ class TracedParts(Parts):
         parts._read = [place for place in self._read if place in parts._asked]
         return parts
 
-    def _are_asked(self, known: Iterable[Place]) -> list[bool]:
-        return [place in self._asked for place in known]
+    def _are_asked(self, tree: Any, known: Iterable[Place]) -> Any:
+        """Tell it of each leaf of a tree, whose places are known."""
+        return jax.tree.unflatten(jax.tree.structure(tree), [p in self._asked for p in known])
 
     def drive(self, weights: Any, x: Any) -> FromInput:
         """Return what comes from one input [*B, F]."""
@@ -214,8 +215,8 @@ class TracedParts(Parts):
             found = self.drives(weights, xs)
             return (found.direct, found.sums), found.fixed
 
-        by_weights = self._are_asked(self._shared)
-        by_xs = jax.tree.unflatten(jax.tree.structure(xs), self._are_asked(self._program.x))
+        by_weights = self._are_asked(weights, self._shared)
+        by_xs = self._are_asked(xs, self._program.x)
         (direct, sums), drives_back, fixed = vjp_by(
             (by_weights, by_xs), drives, weights, xs, has_aux=True
         )
@@ -252,14 +253,11 @@ class TracedParts(Parts):
             return self._results(self._given(values, signal.sums, products))
 
         read = self.read(weights)
-        by_start = jax.tree.unflatten(
-            jax.tree.structure(start), self._are_asked(self._program.carry)
+        asked = (
+            self._are_asked(read, self._read),
+            self._are_asked(start, self._program.carry),
+            self._are_asked(signal, (*self._direct, *(s.place for s in self._signals))),
         )
-        by_signal = StepSignals(
-            tuple(self._are_asked(self._direct)),
-            tuple(self._are_asked(s.place for s in self._signals)),
-        )
-        asked = [True] * len(read), by_start, by_signal
         _, pull = vjp_by(asked, step, read, start, signal)
         d_read, d_start, d_signal = pull(cotangents)
         return Cotangents(d_start, d_signal, d_read)
