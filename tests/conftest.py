@@ -68,6 +68,7 @@ _QUICK_NOTEBOOK = "01_where_gradients_go.ipynb"
 def pytest_collection_modifyitems(items):
     """Count among the slow tests all notebooks but one, and what is run once more in float32."""
     for item in items:
-        again = item.path.name in _QUICK_IN_FLOAT64 and "float32" in item.name
+        _, _, parameters = item.name.partition("[")
+        again = item.path.name in _QUICK_IN_FLOAT64 and "float32" in parameters
         if again or (item.path.suffix == ".ipynb" and item.path.name != _QUICK_NOTEBOOK):
             item.add_marker(pytest.mark.slow)
