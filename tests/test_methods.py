@@ -32,7 +32,7 @@ from jaxrnn import (
 from jaxrnn.cells import CELLS
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
-from jaxrnn.unroll.signals import Drive, Pair, Sum, signals_of
+from jaxrnn.unroll.signals import Piece, Signals, signals_of
 from tests.zoo import each_of, every_cell, table_of_cells
 
 F, H, T, B = 3, 4, 7, 3
@@ -339,15 +339,39 @@ def test_blocked_refuses_what_multiplies_no_weights():
         unroll(two_leaves, jnp.ones((T, B, F)), carry=(jnp.zeros((B, F)),) * 2, method=Blocked())
 
 
-def test_the_traced_update_shows_what_it_sums():
-    for name, expected in {
-        "lstm": Sum(),
-        "elman-tanh": Sum(),
-        "gru": Pair(),
-        "minlstm": Drive(),
-    }.items():
-        cell, xs, carry = example(name, "float32")
-        assert signals_of(cell, carry, xs[0]) == expected
+def block(first, last=None):
+    """Return the columns of some blocks of H units."""
+    return first * H, (first + 1 if last is None else last) * H
+
+
+def sums(*blocks):
+    return tuple(Piece(block(i), block(i)) for i in blocks)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    {
+        "elman-tanh": Signals(sums(0)),
+        "lstm": Signals((Piece(block(0, 4), block(0, 4)),)),
+        "gru": Signals((*sums(0, 1), Piece(block(2), None), Piece(None, block(2)))),
+        "sru": Signals((*sums(0, 1), Piece(block(2), None), Piece(block(3), None))),
+        "minlstm": Signals((Piece(block(0), None), Piece(block(1), None))),
+        "lipschitz": Signals((Piece(block(0), block(1)), Piece(None, block(0)))),
+        "orthogonal": Signals(sums(0), (block(1),)),
+        "unitary": Signals(sums(0, 1), (block(2),)),
+        "lstm-peephole": Signals(sums(0, 1, 2, 3), (block(4),)),
+    }.items(),
+)
+def test_the_traced_program_shows_what_is_summed_and_what_is_constant(name, expected):
+    cell, xs, carry = example(name, "float32")
+    assert signals_of(cell, carry, xs[0]) == expected
+
+
+def changed_cell(**methods):
+    """Return a cell with two units' worth of carry and methods of its own."""
+    names = {"carry_names": ("c", "h"), "readout": lambda self, carry: carry[0]}
+    changed: Any = type("Changed", (jaxrnn.ElmanCell,), names | methods)
+    return changed(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(
@@ -360,17 +384,63 @@ def test_the_traced_update_shows_what_it_sums():
 )
 def test_what_is_more_than_a_sum_is_a_pair(update, x64):
     """Among them results that are the variables themselves, which no operation reads."""
-    changed: Any = type(
-        "Changed", (jaxrnn.ElmanCell,), {"update": update, "carry_names": ("c", "h")}
+    cell = changed_cell(
+        update=update, mix=lambda self, carry: carry[1] @ self.recurrent_kernel[...]
     )
-    changed.mix = lambda self, carry: carry[1] @ self.recurrent_kernel
-    changed.readout = lambda self, carry: carry[0]
-    cell = changed(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    xs = draw((T, B, F), jnp.float64, 1)
-    carry = cell.initialize_carry((B, F))
-    assert signals_of(cell, carry, xs[0]) == Pair()
+    xs, carry = draw((T, B, F), jnp.float64, 1), cell.initialize_carry((B, F))
+    pair = (Piece(block(0), None), Piece(None, block(0)))
+    assert signals_of(cell, carry, xs[0]) == Signals(pair)
     actual = loss_and_gradients(cell, xs, carry, method=Blocked(block=3))
     assert_close(actual, loss_and_gradients(cell, xs, carry, method=Scan()), 1e-10)
+
+
+def crossed(self, carry, drive, pull):
+    """Halves of unequal width, each added to the other's place; one is not used."""
+    a, b = jnp.split(drive, [1], axis=-1)
+    d, c = jnp.split(pull, [H - 1], axis=-1)
+    return jnp.tanh(jnp.concatenate([a + c, b + d], axis=-1)), jnp.tanh(carry[0])
+
+
+def half_used(self, carry, drive, pull):
+    """A sum of some columns, and of others nothing."""
+    a, _ = jnp.split(drive, [2], axis=-1)
+    c, _ = jnp.split(pull, [2], axis=-1)
+    return carry[1], jnp.concatenate([jnp.tanh(a + c), carry[0][..., 2:]], axis=-1)
+
+
+def around(self, carry, drive, pull):
+    """Constants before, between and behind."""
+    p, a, q, b, r = jnp.split(pull, [H, H + 1, 2 * H + 1, 3 * H], axis=-1)
+    moved = jnp.tanh(p * carry[1] + r * (drive + q * jnp.concatenate([a, b], axis=-1)))
+    return moved, moved * carry[0]
+
+
+def mix_around(self, carry):
+    mixed = carry[1] @ self.recurrent_kernel[...]
+    first, last = jnp.split(mixed, [1], axis=-1)
+    beside = [jnp.broadcast_to(f(self.bias[...]), mixed.shape) for f in (jnp.cos, jnp.exp, jnp.sin)]
+    return jnp.concatenate([beside[0], first, beside[1], last, beside[2]], axis=-1)
+
+
+def mix_one(self, carry):
+    return (carry[0] + carry[1]) @ self.recurrent_kernel[...]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize(
+    ("update", "mix", "pieces", "constants"),
+    [(crossed, mix_one, 2, 0), (half_used, mix_one, 3, 0), (around, mix_around, 3, 3)],
+)
+def test_signals_of_any_columns_are_put_together_again(update, mix, pieces, constants, keep, x64):
+    cell = changed_cell(update=update, mix=mix)
+    cell.bias[...] = draw((H,), jnp.float64, 5)
+    xs = draw((T, B, F), jnp.float64, 1)
+    carry = draw((B, H), jnp.float64, 2), draw((B, H), jnp.float64, 3)
+    signals = signals_of(cell, carry, xs[0])
+    assert signals is not None
+    assert (len(signals.pieces), len(signals.constant)) == (pieces, constants)
+    actual = loss_and_gradients(cell, xs, carry, Blocked(3, keep), **OPTIONS["all"])
+    assert_close(actual, loss_and_gradients(cell, xs, carry, Scan(), **OPTIONS["all"]), 1e-10)
 
 
 @settings(deadline=None, derandomize=True)

@@ -25,21 +25,20 @@ def modrelu(
 
     At zero, where z has no direction, the value is 0 and the derivative that of z, or of 0 · z where b < 0.
     """
-    nowhere = jnp.stack([part == 0 for part in parts]).all(axis=0)
-    directions, size = _polar([jnp.where(nowhere, 1, part) for part in parts])
-    dead, at_zero = size + bias <= 0, (bias >= 0).astype(bias.dtype)  # NaN is neither, and shows
-
-    def moved(part, direction):
-        return jnp.where(nowhere, at_zero * part, jnp.where(dead, 0, part + bias * direction))
-
-    return tuple(moved(part, direction) for part, direction in zip(parts, directions, strict=True))
+    directions, size = _polar(parts)
+    dead = (bias < 0) & (size <= -bias)  # NaN is neither, and shows
+    pairs = zip(parts, directions, strict=True)
+    return tuple(jnp.where(dead, 0, part + bias * direction) for part, direction in pairs)
 
 
-def _polar(parts: list[Any]) -> tuple[list[Any], Any]:
-    """Return the direction z / |z| and |z| of numbers that are not zero, whatever their scale."""
+def _polar(parts: tuple[Any, ...]) -> tuple[list[Any], Any]:
+    """Return the direction z / |z|, 0 at zero, and |z| of numbers of any scale."""
     if len(parts) == 1:  # the slope of a sign is zero to the bit, that of z / |z| to rounding
         return [jnp.sign(parts[0])], jnp.abs(parts[0])
-    largest = jax.lax.stop_gradient(jnp.stack([jnp.abs(part) for part in parts]).max(axis=0))
-    scaled = [part / largest for part in parts]
+    nowhere = jnp.stack([part == 0 for part in parts]).all(axis=0)
+    somewhere = [jnp.where(nowhere, 1, part) for part in parts]
+    largest = jax.lax.stop_gradient(jnp.stack([jnp.abs(part) for part in somewhere]).max(axis=0))
+    scaled = [part / largest for part in somewhere]
     length = jnp.sqrt(sum(part * part for part in scaled))
-    return [part / length for part in scaled], largest * length
+    directions = [jnp.where(nowhere, 0, part / length) for part in scaled]
+    return directions, jnp.where(nowhere, 0, largest * length)

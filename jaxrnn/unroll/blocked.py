@@ -56,7 +56,7 @@ _LOOP_ROWS = 8
 _AHEAD_SLICES = 8
 # Signals are kept if they are few, or if so many weights enter each that fresh memory for it is cheaper.
 _KEPT_BYTES = 2**24
-_KEPT_INTENSITY = 384
+_KEPT_INTENSITY = 288
 
 _OTHERS = (
     "without inputs or weights that it multiplies by, with effects such as to print, or with numbers other "
@@ -122,7 +122,9 @@ class Blocked(Method):
                 length, max(_BLOCK_BYTES // parts.bytes, _BLOCK_ROWS // max(parts.rows, 1), 1)
             )
         keep = self.keep_signals
-        if keep is None:
+        if keep is None and parts.drives_alone:  # products over many steps make them again
+            keep = block == length
+        elif keep is None:
             numbers = sum(leaf.size for leaf in jax.tree.leaves(weights))
             dear = numbers * parts.rows >= _KEPT_INTENSITY * parts.numbers
             keep = parts.bytes * length <= _KEPT_BYTES or dear
@@ -403,7 +405,7 @@ def _sweep(
         step, state, source, offset, size, rest, ahead=ahead, reverse=True
     )
     d_block, d_x = block.back(d_signals)
-    d_weights = _sum(d_weights, parts.with_read(d_block, d_read))
+    d_weights = _sum(d_weights, parts.with_read(weights, d_block, d_read))
     return (d_carry, d_initial, d_weights), seen(d_x, frames.valid)
 
 

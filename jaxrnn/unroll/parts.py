@@ -85,7 +85,7 @@ class Cotangents(NamedTuple):
     Attributes:
       carry: cotangents of the carry before the step.
       signal: of its signals.
-      read: of the weights that the step reads beside its products, as `Parts.read` has them.
+      read: of what the step reads of the weights beside its products, as `Parts.read` has it.
     """
 
     carry: Carry
@@ -100,7 +100,7 @@ class Parts(abc.ABC):
       rows: rows that a product of one step has.
       numbers: numbers in the signals of one step.
       bytes: of these, and of what else a step back reads.
-      widest: the longest row of a signal.
+      widest: the longest row of a drive or signal, of which gates are slices.
       width: the longest row of a leaf of the carry.
       features: the longest row of an input.
       slices: arrays of that width that the step back reads, or thereabouts.
@@ -148,7 +148,7 @@ class Parts(abc.ABC):
 
     @abc.abstractmethod
     def read(self, weights: Any) -> Any:
-        """Return the weights that the step reads beside its products."""
+        """Return what the step reads of the weights beside its products, the same at every step."""
 
     @abc.abstractmethod
     def turned(self, weights: Any) -> Any:
@@ -165,5 +165,5 @@ class Parts(abc.ABC):
         """Go back through one step; `turned` may be None."""
 
     @abc.abstractmethod
-    def with_read(self, d_weights: Any, d_read: Any) -> Any:
+    def with_read(self, weights: Any, d_weights: Any, d_read: Any) -> Any:
         """Add cotangents of what `read` returned to those of the weights."""

@@ -1,103 +1,119 @@
 """What `update` sees of input and past, and how the traced program of a cell shows it.
 
-`update(carry, drive, pull)` may use drive and pull each for itself, as a GRU's candidate does, or their
-sum alone, as every gate of an LSTM does; or there is no pull, as in a minGRU. But for the first case one
-array is all that has to be stored and differentiated, in place of two. Nobody has to declare it: the traced
-program shows whether one addition is all that becomes of the two. It shows as well whether `update` keeps
-its promise to use no weights.
+`update(carry, drive, pull)` may use drive and pull each for itself, or their sum alone, as every gate of an
+LSTM does; a GRU's reset and update gate see a sum, its candidate both apart; a minGRU has no pull. Where a
+sum is all that counts, one array is stored and differentiated in place of two; and nothing is stored of what
+`mix` puts beside its products that is the same at every step, as the threshold of a modReLU. Nobody has to
+declare it: the traced program shows into which columns the two are split, and what is added before anything
+else reads it. It shows as well whether `update` keeps its promise to use no weights.
 """
 
 from __future__ import annotations
 
-import abc
 import dataclasses
-from typing import Any, ClassVar
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Var
 
 from jaxrnn.typing import Carry, SplitCell, Step
 from jaxrnn.unroll.parts import is_float
 
+Columns = tuple[int, int]
+"""From the first to before the last."""
 
-class Signals(abc.ABC):
-    """How drive [*B, D] and pull [*B, P] are joined into the signal that `update` sees.
+_Of = Literal["drive", "pull"]
+
+
+class Piece(NamedTuple):
+    """Columns of the drive, of the pull, or of both: their sum."""
+
+    drive: Columns | None
+    pull: Columns | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Signals:
+    """How drive [*B, D] and pull [*B, P] are joined into the signals that `update` sees.
 
     Attributes:
-      arrays: how many arrays a signal is.
+      pieces: what each of the signals is.
+      constant: the columns of the pull that weights alone make, the same at all steps; no signals.
     """
 
-    arrays: ClassVar[int]
+    pieces: tuple[Piece, ...]
+    constant: tuple[Columns, ...] = ()
 
-    @abc.abstractmethod
-    def join(self, drive: Any, pull: Any) -> Any:
-        """Return the signal."""
+    @property
+    def is_sum(self) -> bool:
+        """Whether all that counts is drive + pull, column by column."""
+        every = all(piece.drive and piece.pull for piece in self.pieces)
+        return every and _in_order(self.pieces, "drive") == _in_order(self.pieces, "pull")
 
-    @abc.abstractmethod
-    def update(self, cell: SplitCell, carry: Carry, signal: Any) -> Carry:
-        """Return the next carry."""
+    @property
+    def is_drive(self) -> bool:
+        """Whether there is no pull."""
+        return not self.constant and not any(piece.pull for piece in self.pieces)
 
-    @abc.abstractmethod
-    def parts(self, d_signal: Any) -> tuple[Any, Any]:
-        """Return the cotangents of drive and pull that belong to a signal's."""
+    def join(self, drive: Any, pull: Any) -> tuple[Any, ...]:
+        """Return the signals."""
+
+        def joined(piece: Piece) -> Any:
+            parts = [_cut(a, at) for a, at in ((drive, piece.drive), (pull, piece.pull)) if at]
+            return functools.reduce(jnp.add, parts)
+
+        return tuple(map(joined, self.pieces))
+
+    def constants(self, pull: Any) -> tuple[Any, ...]:
+        """Return what is the same at all steps."""
+        return tuple(_cut(pull, columns) for columns in self.constant)
+
+    def update(
+        self, cell: SplitCell, carry: Carry, signals: Sequence[Any], constants: Sequence[Any]
+    ) -> Carry:
+        """Return the next carry: of a sum nothing else counts, so that one part may be all of it."""
+        drive = self._side_by_side("drive", signals)
+        pairs = zip(self.pieces, signals, strict=True)
+        rest = [jnp.zeros_like(signal) if piece.drive else signal for piece, signal in pairs]
+        return cell.update(carry, drive, self._whole(self._side_by_side("pull", rest), constants))
+
+    def parts(self, d_signals: Sequence[Any]) -> tuple[Any, ...]:
+        """Return the cotangents of the drive and of the pull but for what is constant; one for equal ones."""
+        drive = self._side_by_side("drive", d_signals)
+        return (drive,) if self.is_sum else (drive, self._side_by_side("pull", d_signals))
+
+    def pull(self, parts: Sequence[Any]) -> Any:
+        """Return the cotangent of the whole pull, zero where it is constant."""
+        shape = parts[-1].shape[:-1]
+        nothing = [jnp.zeros((*shape, b - a), parts[-1].dtype) for a, b in self.constant]
+        return self._whole(parts[-1], nothing)
+
+    def _side_by_side(self, of: _Of, signals: Sequence[Any]) -> Any:
+        arrays = [signals[i] for i in _in_order(self.pieces, of)]
+        return jnp.concatenate(arrays, axis=-1) if arrays else signals[0][..., :0]
+
+    def _whole(self, pull: Any, constants: Sequence[Any]) -> Any:
+        """Put constant columns between those of a pull."""
+        arrays, first, before = [], 0, 0
+        for (begin, end), constant in zip(self.constant, constants, strict=True):
+            until = first + begin - before
+            arrays += [_cut(pull, (first, until)), constant]
+            first, before = until, end
+        return jnp.concatenate([*arrays, pull[..., first:]], axis=-1) if arrays else pull
 
 
-@dataclasses.dataclass(frozen=True)
-class Sum(Signals):
-    """The signal is drive + pull."""
-
-    arrays: ClassVar[int] = 1
-
-    def join(self, drive: Any, pull: Any) -> Any:
-        """Return drive + pull."""
-        return drive + pull
-
-    def update(self, cell: SplitCell, carry: Carry, signal: Any) -> Carry:
-        """Return the next carry: nothing but the sum counts, so one part may be all of it."""
-        return cell.update(carry, signal, jnp.zeros_like(signal))
-
-    def parts(self, d_signal: Any) -> tuple[Any, Any]:
-        """Return the same for both."""
-        return d_signal, d_signal
+def _in_order(pieces: Sequence[Piece], of: _Of) -> list[int]:
+    """Return which pieces the drive or the pull consists of, from its first column to its last."""
+    columns = {i: getattr(piece, of) for i, piece in enumerate(pieces) if getattr(piece, of)}
+    return sorted(columns, key=lambda i: columns[i])
 
 
-@dataclasses.dataclass(frozen=True)
-class Drive(Signals):
-    """The signal is the drive: no weights meet the carry, and the pull is empty."""
-
-    arrays: ClassVar[int] = 1
-
-    def join(self, drive: Any, pull: Any) -> Any:
-        """Return the drive."""
-        del pull
-        return drive
-
-    def update(self, cell: SplitCell, carry: Carry, signal: Any) -> Carry:
-        """Return the next carry."""
-        return cell.update(carry, signal, signal[..., :0])
-
-    def parts(self, d_signal: Any) -> tuple[Any, Any]:
-        """Return all for the drive, and nothing for the pull."""
-        return d_signal, d_signal[..., :0]
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair(Signals):
-    """The signal is the pair of drive and pull."""
-
-    arrays: ClassVar[int] = 2
-
-    def join(self, drive: Any, pull: Any) -> Any:
-        """Return (drive, pull)."""
-        return drive, pull
-
-    def update(self, cell: SplitCell, carry: Carry, signal: Any) -> Carry:
-        """Return the next carry."""
-        return cell.update(carry, *signal)
-
-    def parts(self, d_signal: Any) -> tuple[Any, Any]:
-        """Return each its own."""
-        return d_signal
+def _cut(array: Any, columns: Columns) -> Any:
+    return array[..., slice(*columns)]
 
 
 def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
@@ -123,12 +139,58 @@ def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
     weights = others[: len(jax.tree.leaves(cell))]
     if any(_readers(program.jaxpr, weight) for weight in weights):
         return None
-    if not pull.shape[-1]:
-        return Drive()
-    return Sum() if _sums(program.jaxpr, drive_var, pull_var) else Pair()
+    pieces = list(_pieces(program.jaxpr, drive_var, pull_var))
+    constant = _constant(cell, carry)
+    apart = {piece for piece in pieces if piece.drive is None and piece.pull in constant}
+    live = tuple(piece for piece in pieces if piece not in apart)
+    return (
+        Signals(live, tuple(sorted(piece.pull for piece in apart if piece.pull))) if live else None
+    )
 
 
-def _sums(program: Any, drive: Any, pull: Any) -> bool:
+def _constant(cell: SplitCell, carry: Carry) -> set[Columns]:
+    """Return the columns of the pull that `mix` puts beside others and that do not depend on the carry."""
+    program = jax.make_jaxpr(lambda cell, carry: cell.mix(carry))(cell, carry).jaxpr
+    varying = set(program.invars[len(jax.tree.leaves(cell)) :])
+    for eqn in program.eqns:
+        if not varying.isdisjoint(v for v in eqn.invars if isinstance(v, Var)):
+            varying.update(eqn.outvars)
+    (pull,) = program.outvars
+    maker = next((eqn for eqn in program.eqns if pull in eqn.outvars), None)
+    axis = len(pull.aval.shape) - 1
+    if maker is None or maker.primitive.name != "concatenate" or maker.params["dimension"] != axis:
+        return set()
+    return {columns for columns, var in _beside(maker.invars).items() if var not in varying}
+
+
+def _pieces(program: Any, drive: Any, pull: Any) -> Iterator[Piece]:
+    of_pull = _split(program, pull)
+    for columns, var in _split(program, drive).items():
+        added = [other for other, its in of_pull.items() if _are_added(program, var, its)]
+        yield Piece(columns, *added or [None])
+        for other in added:
+            del of_pull[other]
+    yield from (Piece(None, other) for other in of_pull)
+
+
+def _split(program: Any, var: Any) -> dict[Columns, Any]:
+    """Return what a variable is split into before anything else reads it, by columns."""
+    (reader, *others) = _readers(program, var) or [program]
+    axis = len(var.aval.shape) - 1
+    is_split = reader is not program and reader.primitive.name == "split"
+    if others or not is_split or reader.params["axis"] != axis:
+        return _beside([var])
+    return _beside(reader.outvars)
+
+
+def _beside(variables: Sequence[Any]) -> dict[Columns, Any]:
+    """Return variables that stand side by side, by their columns; none that is empty."""
+    ends = [0, *itertools.accumulate(var.aval.shape[-1] for var in variables)]
+    found = zip(itertools.pairwise(ends), variables, strict=True)
+    return {columns: var for columns, var in found if columns[1] > columns[0]}
+
+
+def _are_added(program: Any, drive: Any, pull: Any) -> bool:
     """Tell whether one addition is the only reader of both variables."""
     readers = {id(reader): reader for var in (drive, pull) for reader in _readers(program, var)}
     (first, *others) = readers.values() or (program,)

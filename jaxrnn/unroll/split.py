@@ -12,24 +12,26 @@ import jax.numpy as jnp
 
 from jaxrnn.typing import Carry, SplitCell
 from jaxrnn.unroll.parts import Block, Cotangents, Parts, Results, vjp_by
-from jaxrnn.unroll.signals import Drive, Signals
+from jaxrnn.unroll.signals import Signals
 
 
 class SplitParts(Parts):
     """The parts of a split cell; its weights are the cell."""
 
     def __init__(self, cell: SplitCell, carry: Carry, x: Any, signals: Signals):
-        drive = jax.eval_shape(cell.project, x)
+        drive, pull = jax.eval_shape(cell.project, x), jax.eval_shape(cell.mix, carry)
+        joined = jax.eval_shape(signals.join, drive, pull)
         leaves = jax.tree.leaves(carry)
         self._signals = signals
+        self._carry = jax.tree.map(jax.typeof, carry)
         self.rows = math.prod(drive.shape[:-1])
-        self.numbers = signals.arrays * drive.size
+        self.numbers = sum(signal.size for signal in joined)
         self.bytes = self.numbers * drive.dtype.itemsize
         self.widest = drive.shape[-1]
         self.width = max([1, *(leaf.shape[-1] for leaf in leaves)])
         self.features = x.shape[-1]
-        self.slices = signals.arrays * (self.widest // self.width) + len(leaves)
-        self.drives_alone = isinstance(signals, Drive)
+        self.slices = sum(signal.shape[-1] for signal in joined) // self.width + len(leaves)
+        self.drives_alone = signals.is_drive
         self._asked: tuple[Any, ...] = ()  # as `by` says
 
     def weights(self, held: SplitCell) -> SplitCell:
@@ -54,23 +56,30 @@ class SplitParts(Parts):
 
     def step(self, weights: Any, carry: Carry, drive: Any) -> tuple[Results, Any]:
         """Take one step; return its signal too."""
-        signal = self._signals.join(drive, weights.mix(carry))
-        return Results(self._signals.update(weights, carry, signal), None), signal
+        pull = weights.mix(carry)
+        signal = self._signals.join(drive, pull)
+        constants = self._signals.constants(pull)
+        return Results(self._signals.update(weights, carry, signal, constants), None), signal
 
     def outputs(self, weights: Any, carries: Carry, ys: Any) -> Any:
         """Return the outputs [T, *B, Y]."""
         del ys
         return weights.readout(carries)
 
-    def read(self, weights: Any) -> tuple[()]:
-        """Return nothing: `update` is free of weights."""
-        del weights
-        return ()
+    def read(self, weights: Any) -> tuple[Any, ...]:
+        """Return the columns of the pull that weights alone make."""
+        if not self._signals.constant:
+            return ()
+        anywhere = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), self._carry)
+        return self._signals.constants(weights.mix(anywhere))
 
-    def with_read(self, d_weights: Any, d_read: Any) -> Any:
-        """Return the cotangents as they are."""
-        del d_read
-        return d_weights
+    def with_read(self, weights: Any, d_weights: Any, d_read: Any) -> Any:
+        """Add cotangents of what `read` returned to those of the weights."""
+        if not d_read:
+            return d_weights
+        _, back = vjp_by(self._asked[:1], self.read, weights)
+        (found,) = back(d_read)
+        return jax.tree.map(jnp.add, d_weights, found)
 
     def turned(self, weights: Any) -> Any:
         """Return the cell with its matrices transposed; twice, and it is itself again."""
@@ -87,9 +96,9 @@ class SplitParts(Parts):
             signals = jax.tree.map(lambda a: a.reshape(*xs.shape[:-1], a.shape[-1]), joined)
 
         def back(d_signals):
-            d_drives, d_pulls = self._signals.parts(_rows(d_signals))
-            d_by_project, d_xs = project_back(d_drives)
-            (d_by_mix,) = mix_back(d_pulls)
+            parts = _rows(d_signals)
+            d_by_project, d_xs = project_back(parts[0])
+            (d_by_mix,) = mix_back(self._signals.pull(parts))
             return jax.tree.map(jnp.add, d_by_project, d_by_mix), d_xs
 
         return Block(signals, (), back)
@@ -100,13 +109,13 @@ class SplitParts(Parts):
         """Go back through one step."""
         del fixed
         update = functools.partial(self._signals.update, weights)
-        _, update_back = jax.vjp(update, start, signal)
-        d_start, d_signal = update_back(cotangents.carry)
+        _, update_back = jax.vjp(update, start, signal, self.read(weights))
+        d_start, d_signal, d_read = update_back(cotangents.carry)
         mixing = weights if turned is None else self.turned(turned)
         _, pull_back = jax.vjp(mixing.mix, start)
-        _, d_pull = self._signals.parts(d_signal)
-        (d_mixed,) = pull_back(d_pull)
-        return Cotangents(jax.tree.map(jnp.add, d_start, d_mixed), d_signal, ())
+        parts = self._signals.parts(d_signal)  # of drive and pull, or one for both
+        (d_mixed,) = pull_back(self._signals.pull(parts))
+        return Cotangents(jax.tree.map(jnp.add, d_start, d_mixed), parts, d_read)
 
 
 def _rows(tree: Any) -> Any:

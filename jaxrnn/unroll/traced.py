@@ -197,8 +197,9 @@ class TracedParts(Parts):
         values = self._values(weights)
         return [values[p] for p in self._read]
 
-    def with_read(self, d_weights: Any, d_read: Any) -> list[Any]:
+    def with_read(self, weights: Any, d_weights: Any, d_read: Any) -> list[Any]:
         """Add cotangents of what `read` returned to those of the weights."""
+        del weights
         found = dict(zip(self._read, d_read, strict=True))
         pairs = zip(self._shared, d_weights, strict=True)
         return [d + found[p] if p in found else d for p, d in pairs]
