@@ -269,16 +269,19 @@ def test_an_ensemble_differentiates_under_vmap(x64):
 # Blocked.
 
 
-def test_blocked_has_second_derivatives_by_forward_over_reverse(x64):
-    cell, xs, carry = example("lstm", "float64")
+@pytest.mark.parametrize(
+    ("name", "weight"), [("lstm", "bias"), ("lstm-peephole", "peepholes"), ("gru", "kernel")]
+)
+def test_blocked_has_second_derivatives_by_forward_over_reverse(name, weight, x64):
+    cell, xs, carry = example(name, "float64")
 
     def hessian(method):
-        def loss(bias, xs):
+        def loss(value, xs):
             changed = jax.tree.map(lambda a: a, cell)
-            changed.bias[...] = bias
+            getattr(changed, weight)[...] = value
             return jnp.sum(unroll(changed, xs, carry=carry, method=method).outputs ** 2)
 
-        return jax.jit(jax.hessian(loss, argnums=(0, 1)))(cell.bias[...], xs)
+        return jax.jit(jax.hessian(loss, argnums=(0, 1)))(getattr(cell, weight)[...], xs)
 
     assert_close(hessian(Blocked(block=3)), hessian(Scan()), 1e-10)
 
