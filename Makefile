@@ -63,10 +63,10 @@ notebooks: $(READY) ## Execute every notebook
 	$(BIN)/pytest --nbmake notebooks/*.ipynb $(ARGS)
 
 bench: $(READY) ## Measure speed against Flax, and PyTorch and Keras if installed (minutes; run nothing beside it)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-full: $(READY) ## Measure everything; write docs/speed.md, the README's table and figure (an hour)
-	$(BIN)/python -m benchmarks --full
+	$(BIN)/python -m benchmarks --full $(ARGS)
 
 bench-gpu: $(READY) ## Measure against cuDNN on a GPU (needs a jax and a PyTorch that see it); writes benchmarks/results
 	$(BIN)/python -m benchmarks.gpu

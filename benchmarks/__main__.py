@@ -10,12 +10,14 @@ import argparse
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.cases import CELLS, GRID, LARGEST, QUICK, UNSEEN
+from benchmarks.cells import LONG, SHAPES
 from benchmarks.measure import LARGE_PAGES, large_pages_on_request
 from benchmarks.page import page
 from benchmarks.worker import results
@@ -34,14 +36,24 @@ def main() -> None:
     what.add_argument(
         "--render", action="store_true", help="page, table and figure from kept results"
     )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="PART",
+        help="some parts: with --full, the others stay as they are",
+    )
     chosen = parser.parse_args()
     if chosen.render:
-        _render(json.loads(_RESULTS.read_text()))
+        _render(_kept())
     else:
-        _measure(full=chosen.full)
+        _measure(full=chosen.full, only=chosen.only)
 
 
-def _measure(*, full: bool) -> None:
+def _kept() -> dict[str, Any]:
+    return json.loads(_RESULTS.read_text())
+
+
+def _measure(*, full: bool, only: list[str] | None) -> None:
     cores = len(os.sched_getaffinity(0))
     (about,) = results("measure.about", 1)
     print(json.dumps(about["environment"], indent=1))
@@ -50,7 +62,7 @@ def _measure(*, full: bool) -> None:
     parts = {"speed": _speed("the grid" if full else "part of the grid", cores, full)}
     parts |= {
         "foreign": _foreign(full),
-        "cells": _cells(),
+        "cells": _cells(full),
         "lyapunov": _lyapunov(),
         "jacobians": _jacobians(),
         "large": _large(cores),
@@ -60,12 +72,16 @@ def _measure(*, full: bool) -> None:
     if full:
         parts |= {"unseen": _speed("unseen shapes", cores, full)}
         parts |= {"memory": _memory(), "methods": _methods(cores)}
+        parts |= {"memory_of_cells": _memory_of_cells()}
         if large_pages_on_request():
             parts |= {"pages": _pages(), "jacobians_large_pages": _jacobians(LARGE_PAGES)}
-    found: dict[str, Any] = {"about": about}
-    for name, rows in parts.items():
+    if unknown := set(only or ()) - set(parts):
+        sys.exit(f"benchmarks: no part {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    found: dict[str, Any] = _kept() if full and only else {"machines": {}}
+    for name in only or parts:
+        found["machines"][name] = about
         found[name] = []
-        for row in rows:
+        for row in parts[name]:
             found[name].append(row)
             if full:  # after every row: a run that is broken off leaves what it has
                 _RESULTS.parent.mkdir(exist_ok=True)
@@ -117,10 +133,19 @@ def _foreign(full: bool) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _cells() -> Iterator[dict[str, Any]]:
+def _cells(full: bool) -> Iterator[dict[str, Any]]:
     print("\nevery cell, forward and backward, one core: seconds, and how many times the default's")
-    for row in results("cells.cells", 1):
-        print(f"{row['cell']:17}{row['method']:9}{_seconds(row)}", flush=True)
+    for row in results("cells.cells", 1, shapes=SHAPES if full else SHAPES[:1]):
+        shape = ", ".join(map(str, row["shape"]))
+        print(f"{row['cell']:17}{shape:20}{row['method']:9}{_seconds(row)}", flush=True)
+        yield row
+
+
+def _memory_of_cells() -> Iterator[dict[str, Any]]:
+    print("\ntemporary memory of the gradient of every cell's last carry, long sequences, MB")
+    for row in results("cells.memory", 1, shape=LONG):
+        sizes = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in row["temporaries"].items())
+        print(f"{row['cell']:17}{sizes}", flush=True)
         yield row
 
 

@@ -6,8 +6,6 @@ memory is what the compiled programs ask for.
 
 from __future__ import annotations
 
-import functools
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +15,8 @@ import numpy as np
 from flax import nnx
 
 import jaxrnn
-from benchmarks.timing import processor, quartiles, take_turns, turn
+from benchmarks.compiled import compiled
+from benchmarks.timing import quartiles, take_turns
 
 CELLS = {
     "SimpleCell": nnx.SimpleCell,
@@ -53,16 +52,11 @@ def _row(make: Any, steps: int, batch: int, features: int, units: int) -> dict[s
             outputs, back = jax.vjp(forward, weights, xs)
             return outputs, back(cotangent)
 
-        began = time.perf_counter()
-        program = jax.jit(both).lower(weights, xs, cotangent).compile()
-        compiling[name] = time.perf_counter() - began
-        analysed = program.memory_analysis()
-        memory[name] = None if analysed is None else analysed.temp_size_in_bytes
-        run = functools.partial(program, weights, xs, cotangent)
-        turns[name] = functools.partial(turn, lambda run=run: jax.block_until_ready(run()))
+        made = compiled(both, weights, xs, cotangent)
+        compiling[name], memory[name] = made.seconds, made.temporaries
+        turns[name] = made.taking_turns(weights, xs, cotangent)
     times = take_turns(turns)
     return {
-        "processor": processor(),
         "turns": len(times["unroll"]),
         "seconds": {label: quartiles(values) for label, values in times.items()},
         "compile_seconds": compiling,

@@ -19,6 +19,8 @@ from flax import nnx
 import jaxrnn
 from benchmarks import rivals
 from benchmarks.cases import Case, Work
+from benchmarks.compiled import compiled
+from benchmarks.products import product_rate
 from benchmarks.timing import processor, quartiles, take_turns, turn
 from jaxrnn import Associative, Blocked, Newton, Remat, Scan
 from jaxrnn.training import environment
@@ -32,14 +34,7 @@ def about(cores: int) -> Iterator[dict[str, Any]]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = None
-    yield {"environment": found, "product_rate": _product_rate()}
-
-
-def _product_rate() -> float:
-    matrix = jnp.ones((1024, 1024))
-    product = jax.jit(jnp.matmul)
-    run = {"product": lambda: turn(lambda: jax.block_until_ready(product(matrix, matrix)))}
-    return 2 * 1024**3 / float(np.median(take_turns(run)["product"]))
+    yield {"environment": found, "product_rate": product_rate()}
 
 
 def speed(
@@ -48,7 +43,7 @@ def speed(
     """Time every case: seconds of each rival, and the ratios to `unroll` of the turns taken together."""
     if cores > 1:
         jaxrnn.devices.use_cores(cores)
-    rate = _product_rate()
+    rate = product_rate()
     for cell in cells:
         for shape in shapes:
             for work in works:
@@ -124,20 +119,19 @@ def memory(cores: int, cell: str, shape: list[int], method: str) -> Iterator[dic
         value, back = jax.vjp(loss, weights)
         return back(jnp.ones_like(value))
 
-    program = jax.jit(gradient).lower(weights, xs).compile()
-    analysed = program.memory_analysis()
+    made = compiled(gradient, weights, xs)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        jax.block_until_ready(program(weights, xs))
+        jax.block_until_ready(made.program(weights, xs))
         times.append(time.perf_counter() - began)
     yield {
         "cell": cell,
         "shape": shape,
         "method": method,
         "cores": cores,
-        "temporaries": None if analysed is None else analysed.temp_size_in_bytes,
+        "temporaries": made.temporaries,
         "grown": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before),
         "seconds": float(np.median(times)),
     }

@@ -19,14 +19,13 @@ and warm where nothing else is said, and numbers float32."""
 _SHAPES = """## Layers, shape by shape
 
 Forward and backward, from given cotangents of all outputs to the gradients of weights and inputs. *Of peak*:
-the rate of the layer's products over that of one product of 1024³ on as many cores; on one it is {rate:.0f}
-GFLOP/s here."""
+the rate of the layer's products over that of one product of 1024³ on as many cores."""
 
 _FOREIGN = """## Flax's cells, as they are
 
 `unroll` takes any step apart by its traced program, so a cell that knows nothing of this package gains too:
 the time of `nnx.RNN` over that of `unroll`, both with the same cell of Flax's, and what either program asks
-for beside its arguments and results. Forward and backward, one core; on {processor}."""
+for beside its arguments and results. Forward and backward, one core."""
 
 _DRAWN = """## Shapes that were drawn at random
 
@@ -45,15 +44,18 @@ What paid, by profiles of single operations: products over time and batch at onc
 carry; the recurrent matrix turned once before the backward loop, since XLA's CPU backend multiplies by a
 transposed one more slowly; kept arrays indexed in place rather than cut into blocks; one feature as no
 product at all; input products inside the loop where a step has rows enough; signals kept only where they are
-few or dear, since fresh pages cost time too; the drive of the next step fetched ahead as one copy, without
-which no gate is vectorised, and in the backward sweep the signal too, where a step reads eight slices or
-more, as an sLSTM's does; for an LSTM the copy costs more than it brings.
+few or dear, since fresh pages cost time too; of drive and recurrent product one array, their sum, column by
+column where gates see no more, and none of what is the same at all steps, such as peepholes of the new state;
+the drive of the next step fetched ahead as one copy, without which no gate is vectorised, and in the backward
+sweep the signal too, where a step reads eight slices or more, as an sLSTM's does; for an LSTM the copy costs
+more than it brings.
 
-What did not: gates packed into one tanh; a derivative of the gates written by hand; vectors of 512 bits; one
-product for input and recurrent weights' gradients together; carries read a step back from where they are
-kept; signals written over the drives. Cotangents written over the signals they belong to save 2 %, as long
-as XLA sees that nothing else reads these: for an orthogonal cell or
-an IndRNN it does not, and copies the whole array at every step."""
+What did not: zeros beside drive and product, so that all signals of a GRU are one sum; neighbouring sums as
+one array; an LSTM's sum as four; gates packed into one tanh; a derivative of the gates written by hand;
+vectors of 512 bits; one product for input and recurrent weights' gradients together; carries read a step back
+from where they are kept; signals written over the drives. Cotangents written over the signals they belong to
+save 2 %, as long as XLA sees that nothing else reads these: for an orthogonal cell or an IndRNN it does not,
+and copies the whole array at every step."""
 
 
 _PAGES = """## With large pages
@@ -71,16 +73,29 @@ pages, and the time of `unroll` itself, which other processes measured, minutes 
 dash where that is the default. Where nothing else is said on this page, pages are small."""
 
 
+_CELLS = """## Every cell
+
+The figures of the engine, cell by cell: the gradient of all outputs by the cell's default method on one core,
+as ratios to the plain scan and to the same cell inside `nnx.RNN`, geometric means over the shapes below, in
+parentheses the worst. *At most*: what `nnx.RNN` takes over the time that the cell's matrix products alone
+would take at the rate of one product of 1024³, which is all that anyone could gain on it without fewer
+operations. *Of peak*: our share of that rate at the largest H. *Compile time* and *memory* are ours over
+those of `nnx.RNN`: what the programs ask for beside arguments and results, for the gradient of the last carry
+over {long}."""
+
+_CELLS_BY_SHAPE = """By shape, with `Associative` where the step is linear in its carry."""
+
+
 def page(results: dict[str, Any]) -> str:
     """Write the results of ``make bench-full`` as Markdown."""
-    rate = results["about"]["product_rate"] / 1e9
     parts = [
-        _HEAD.format(about=about_line(results["about"]["environment"])),
-        *results["about"].get("remarks", []),
-        _SHAPES.format(rate=rate),
+        _HEAD.format(about=about_line(results["machines"]["speed"])),
+        *_machines(results["machines"]),
+        *results.get("remarks", []),
+        _SHAPES,
         table([_speed(row) for row in results["speed"] if row["work"] == _BOTH]),
         _limit([r for r in results["speed"] if r["work"] == _BOTH and r["cores"] == 1]),
-        _FOREIGN.format(processor=_processors(results["foreign"])),
+        _FOREIGN,
         table([_foreign(row) for row in results["foreign"]]),
         _DRAWN,
         table([_speed(row) for row in results["unseen"] if row["work"] == _BOTH]),
@@ -97,11 +112,7 @@ def page(results: dict[str, Any]) -> str:
             table([_times(row) for row in results["methods"] if row["step"] == step])
             for step in dict.fromkeys(row["step"] for row in results["methods"])
         ],
-        "## Every cell\n\nThe gradient of all outputs by the cell's default method, against the plain scan, "
-        "the same cell inside `nnx.RNN` and, where the step is linear in its carry, `Associative`. Where "
-        "the default is the plain scan, the two are one program, and what differs is the measurement. On "
-        f"{_processors(results['cells'])}.",
-        table([_cell(row) for row in results["cells"]]),
+        *_every_cell(results),
         "## Lyapunov exponents\n\nOf the map h ← tanh(J h), float64, one core, against lyapax, against XLA's "
         "products of state and directions with the weights alone, and these at the rate of one of 1024³.",
         table([_lyapunov(row) for row in results["lyapunov"]]),
@@ -147,8 +158,35 @@ def _foreign(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _processors(rows: list[dict[str, Any]]) -> str:
-    return " and ".join(sorted({row["processor"] for row in rows}))
+_PARTS = {
+    "speed": "layers",
+    "foreign": "Flax's cells",
+    "unseen": "shapes drawn at random",
+    "pages": "large pages",
+    "memory": "memory",
+    "methods": "methods against length",
+    "cells": "every cell",
+    "memory_of_cells": "the memory of every cell",
+    "lyapunov": "Lyapunov exponents",
+    "large": "large systems",
+    "jacobians": "step Jacobians",
+    "jacobians_large_pages": "Jacobians in large pages",
+    "fixed_points": "fixed points",
+    "ensembles": "ensembles",
+}
+
+
+def _machines(machines: dict[str, Any]) -> list[str]:
+    """Say what was measured on another machine than the layers, or with other versions."""
+    others: dict[str, list[str]] = {}
+    for part, about in machines.items():
+        if about_line(about) != about_line(machines["speed"]):
+            others.setdefault(about_line(about), []).append(_PARTS[part])
+    return [
+        f"**On another machine**, {line.removesuffix('.')}: {', '.join(parts)}. Ratios of one machine say "
+        "little of another."
+        for line, parts in others.items()
+    ]
 
 
 def _in_large_pages(results: dict[str, Any]) -> list[str]:
@@ -237,12 +275,55 @@ def _times(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _every_cell(results: dict[str, Any]) -> list[str]:
+    rows = results["cells"]
+    memory = {row["cell"]: row["temporaries"] for row in results["memory_of_cells"]}
+    steps, batch, features, units = results["memory_of_cells"][0]["shape"]
+    named = dict.fromkeys(row["cell"] for row in rows)
+    figures = [_figures([r for r in rows if r["cell"] == name], memory[name]) for name in named]
+    long = f"{steps:,} steps of {batch} sequences, {features} features and {units} units"
+    return [
+        _CELLS.format(long=long),
+        table(figures),
+        _CELLS_BY_SHAPE,
+        table(list(map(_cell, rows))),
+    ]
+
+
+def _figures(rows: list[dict[str, Any]], memory: dict[str, int]) -> dict[str, str]:
+    """Return the figures of the engine for one cell: what is asked of a layer, over its shapes."""
+
+    def gains(rival: str) -> str:
+        medians = [row["ratios"][rival][1] for row in rows]
+        return f"{geometric_mean(medians):.2f} ({min(medians):.2f})"
+
+    most = [row["seconds"]["nnx.RNN"][1] / row["products_at_full_rate"] for row in rows]
+    wide = max(rows, key=lambda row: row["shape"][-1])
+    compiling = [r["compile_seconds"]["default"] / r["compile_seconds"]["nnx.RNN"] for r in rows]
+    flax = memory["nnx.RNN"]
+    return {
+        "cell": rows[0]["cell"],
+        "Scan": gains("Scan"),
+        "nnx.RNN": gains("nnx.RNN"),
+        "at most": f"{geometric_mean(most):.2f}",
+        "of peak": f"{_of_peak(wide):.0%}",
+        "compile time": f"{geometric_mean(compiling):.2f} ({max(compiling):.2f})",
+        "memory": f"{memory['default'] / flax:.2f}",
+        "memory, Remat": f"{memory['Remat'] / flax:.3f}",
+    }
+
+
+def _of_peak(row: dict[str, Any]) -> float:
+    return row["products_at_full_rate"] / row["seconds"]["default"][1]
+
+
 def _cell(row: dict[str, Any]) -> dict[str, str]:
     return {
         "cell": row["cell"],
         "T, B, F, H": ", ".join(map(str, row["shape"])),
         "default": row["method"],
         "ms": f"{1e3 * row['seconds']['default'][1]:.2f}",
+        "of peak": f"{_of_peak(row):.0%}",
         **{name: spread(row["ratios"].get(name)) for name in ("Scan", "nnx.RNN", "Associative")},
     }
 

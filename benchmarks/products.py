@@ -16,8 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.cases import Case
+from benchmarks.compiled import compiled
+from benchmarks.timing import take_turns
 
 _LOOP_ROWS = 8
+
+
+def product_rate() -> float:
+    """Measure the rate of one large matrix product, 1024³ in float32, in operations a second."""
+    matrix = jnp.ones((1024, 1024))
+    run = {"product": compiled(jnp.matmul, matrix, matrix).taking_turns(matrix, matrix)}
+    return 2 * 1024**3 / float(np.median(take_turns(run)["product"]))
 
 
 def products(case: Case) -> tuple[Callable[..., Any], tuple[Any, ...]]:

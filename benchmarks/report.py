@@ -70,11 +70,17 @@ def _mean_and_worst(quartiles: list[list[float]]) -> str:
     return f"{geometric_mean(medians):.2f} ({min(medians):.2f})" if medians else "–"
 
 
+def machine(about: dict[str, Any]) -> str:
+    """Name a processor and its speed: what `measure.about` found."""
+    return f"{about['environment']['processor']}, {about['product_rate'] / 1e9:.0f} GFLOP/s a core"
+
+
 def about_line(about: dict[str, Any]) -> str:
     """Say on what was measured, with what."""
-    rivals = {k: about[k] for k in ("torch", "keras") if about[k]}
-    versions = ", ".join(f"{k} {v}" for k, v in sorted({**about["versions"], **rivals}.items()))
-    return f"{about['processor']}, {about['machine']}, {versions}."
+    found = about["environment"]
+    rivals = {k: found[k] for k in ("torch", "keras") if found[k]}
+    versions = ", ".join(f"{k} {v}" for k, v in sorted({**found["versions"], **rivals}.items()))
+    return f"{machine(about)}, {found['machine']}, {versions}."
 
 
 def into_readme(results: dict[str, Any], readme: Path) -> None:
@@ -85,9 +91,9 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
         f"{MARKERS[0]}\n"
         f"How many times as long as `unroll` each rival takes: geometric mean over {shapes} shapes (in "
         "parentheses the worst); above 1, `unroll` is the faster. float32, one machine: "
-        f"{about_line(results['about']['environment'])} Paired runs, medians, compile time apart; written by "
+        f"{about_line(results['machines']['speed'])} Paired runs, medians, compile time apart; written by "
         "`make bench-full`. Shape by shape, with every cell and analysis: [docs/speed.md](docs/speed.md).\n\n"
-        f"{summary(rows)}\n\n{_foreign(results['foreign'])}\n\n{_worst_cases(results)}\n{MARKERS[1]}"
+        f"{summary(rows)}\n\n{_foreign(results)}\n\n{_worst_cases(results)}\n{MARKERS[1]}"
     )
     pattern = re.escape(MARKERS[0]) + ".*" + re.escape(MARKERS[1])
     old = readme.read_text()
@@ -97,8 +103,9 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
     readme.write_text(new)
 
 
-def _foreign(rows: list[dict[str, Any]]) -> str:
+def _foreign(results: dict[str, Any]) -> str:
     """Say what Flax's own cells gain inside `unroll`."""
+    rows = results["foreign"]
     gains = []
     for cell in dict.fromkeys(row["cell"] for row in rows):
         ratios = [row["ratio"] for row in rows if row["cell"] == cell]
@@ -107,7 +114,7 @@ def _foreign(rows: list[dict[str, Any]]) -> str:
     return (
         "**Flax's own cells, unchanged:** inside `nnx.RNN` they take, forward and backward on one core, "
         f"{', '.join(gains)} times as long as inside `unroll` (geometric mean over {shapes} shapes, in "
-        f"parentheses the worst; on {rows[0]['processor']})."
+        f"parentheses the worst; on {machine(results['machines']['foreign'])})."
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +23,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jaxrnn
 from benchmarks import pytorch
 from benchmarks.cases import Case
+from benchmarks.compiled import compiled
 from benchmarks.products import products
-from benchmarks.timing import turn
 from jaxrnn import Blocked
 from jaxrnn.unroll import Method
 
@@ -85,14 +84,8 @@ def _compiled(
 
 
 def _warm(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Built:
-    began = time.perf_counter()
-    program = jax.jit(function).lower(*arguments).compile()
-    seconds = time.perf_counter() - began
-
-    def run() -> object:
-        return jax.block_until_ready(program(*arguments))
-
-    return functools.partial(turn, run), seconds
+    made = compiled(function, *arguments)
+    return made.taking_turns(*arguments), made.seconds
 
 
 def _cell(case: Case) -> Any:

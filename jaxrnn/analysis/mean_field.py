@@ -13,7 +13,7 @@ A small difference grows, and a gradient that flows back grows, by χ a step in 
 Lyapunov exponent is ½ ln χ; χ = 1 is the edge of chaos; below it copies converge (c* = 1), above it they
 settle at c* < 1. With ρ = 0, and in a network without input, c* is also the autocorrelation at every lag. The
 spectrum of one step Jacobian fills a disc of radius √χ; the mean of all exponents is ln g − ½ + E ln |φ'|.
-The network x' = W φ(x) + … has the same numbers.
+The network x' = W φ(x) + … has the same numbers. `jaxrnn.analysis.order_parameters` computes them.
 
 Sompolinsky, Crisanti & Sommers 1988; Molgedey, Schuchhardt & Schuster 1992 (the driven network, discrete
 time); Poole et al. 2016 and Schoenholz et al. 2017 (correlation map and depth scales); Pennington, Schoenholz
@@ -29,27 +29,21 @@ trained are not Gaussian.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from scipy.optimize import brentq, minimize_scalar
 
 from jaxrnn import checks
-from jaxrnn.analysis.bounds import Activation, check_elementwise, slope_bound, slopes, values
-from jaxrnn.analysis.gaussian import mean, pair_mean
+from jaxrnn.analysis.bounds import Activation, check_elementwise
+from jaxrnn.analysis.order_parameters import Ensemble, root
 
 CONVERGED = "converged"
 DIVERGES = "variance diverges"
 NO_EDGE = "no edge within the bracket"
 DIVERGES_FIRST = "variance diverges before the edge"
 
-_FARTHEST = 128.0  # |ln q| beyond which a variance counts as infinite, or as 0
 _SETTINGS = ("gain", "bias_variance", "input_variance", "input_correlation")
 _UNKNOWN = dict.fromkeys(
     (
@@ -64,8 +58,6 @@ _UNKNOWN = dict.fromkeys(
     math.nan,
 )
 _AT_EDGE = 1e-6  # |ln χ| up to which a gain is at the edge, and not at a jump over it
-_ROUNDING = 2e-14  # of a variance: a smaller change by the weights may be rounding
-_STILL = 1e-150  # a deviation that stands for 0 from above: φ' may jump at 0 itself
 
 
 @jax.tree_util.register_dataclass
@@ -175,23 +167,19 @@ def mean_field(
     variance = net.variance()
     if not math.isfinite(variance):
         return MeanField(**settings, variance=math.inf, **_UNKNOWN, status=DIVERGES)
-    deviation = math.sqrt(variance) or _STILL
     chi = net.chi(variance)
     correlation = net.correlation(variance, chi)
     copies_apart = correlation < 1 and variance > 0
     return MeanField(
         **settings,
         variance=variance,
-        mean_square=mean(lambda z: values(activation, math.sqrt(variance) * z) ** 2),
+        mean_square=net.mean_square(variance),
         chi=chi,
-        fourth=net.gain**4 * mean(lambda z: _slopes_at(activation, deviation, z) ** 4),
-        norm=net.gain * _largest_singular_value(activation, deviation),
-        mean_exponent=math.log(net.gain) - 0.5 + _mean_log_slope(activation, deviation),
+        fourth=net.fourth(variance),
+        norm=net.norm(variance),
+        mean_exponent=net.mean_exponent(variance),
         correlation=correlation,
-        correlation_slope=net.gain**2
-        * pair_mean(functools.partial(slopes, activation), deviation, correlation)
-        if copies_apart
-        else chi,
+        correlation_slope=net.correlation_slope(correlation, variance) if copies_apart else chi,
         status=CONVERGED,
     )
 
@@ -273,7 +261,7 @@ def edge_of_chaos(
 
     if not log_chi(low) < 0 < log_chi(high):
         return _no_edge(NO_EDGE)
-    gain = _root(log_chi, low, high)
+    gain = root(log_chi, low, high)
     if not abs(log_chi(gain)) < _AT_EDGE:
         return _no_edge(DIVERGES_FIRST)
     return mean_field(activation, gain, bias_variance=bias_variance, input_variance=input_variance)
@@ -282,146 +270,6 @@ def edge_of_chaos(
 def _no_edge(status: str) -> MeanField:
     settings = dict.fromkeys(_SETTINGS, math.nan)
     return MeanField(**settings, variance=math.nan, **_UNKNOWN, status=status)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Network:
-    """The maps of one ensemble of networks."""
-
-    activation: Activation
-    gain: float
-    bias_variance: float
-    input_variance: float
-    input_correlation: float
-
-    def variance(self) -> float:
-        """Return q*: a crossing within the first stride from 1, the way the variance moves, that shows one.
-
-        Strides double in ln q, and only the sign at their ends is looked at: two crossings within one cancel,
-        and of three any may be found.
-        """
-        at_one = self._growth(0.0)
-        if at_one == 0:
-            return 1.0
-        direction = math.copysign(1.0, at_one)
-        here, there = 0.0, direction
-        while not (growth := direction * self._growth(there)) < 0:
-            here, there = there if growth > 0 else here, 2 * there
-            if abs(there) > _FARTHEST:
-                return math.inf if direction > 0 else 0.0
-        return math.exp(_root(self._growth, here, there))
-
-    def _growth(self, log: float) -> float:
-        """Return by how much of itself a variance, given by its logarithm, grows in one step."""
-        variance = math.exp(log)
-        deviation = math.sqrt(variance)
-        square = mean(lambda z: values(self.activation, deviation * z) ** 2)
-        by_weights = self.gain**2 * square / variance - 1
-        # What biases and inputs add, however little, would drown in the rounding of a critical ReLU's.
-        added = (self.bias_variance + self.input_variance) / variance
-        return added if abs(by_weights) < _ROUNDING else by_weights + added
-
-    def chi(self, variance: float) -> float:
-        """Return χ at a variance."""
-        deviation = math.sqrt(variance) or _STILL
-        return self.gain**2 * mean(lambda z: _slopes_at(self.activation, deviation, z) ** 2)
-
-    def map_correlation(self, correlation: float, variance: float) -> float:
-        """Return c'."""
-        pair = pair_mean(
-            functools.partial(values, self.activation), math.sqrt(variance), correlation
-        )
-        shared = self.bias_variance + self.input_correlation * self.input_variance
-        return min((self.gain**2 * pair + shared) / variance, 1.0)
-
-    def correlation(self, variance: float, chi: float) -> float:
-        """Return c*, the stable fixed point.
-
-        The map is a power series in c whose coefficients are not negative, except for the inputs' part of the
-        constant term. It is convex on [0, 1], and crosses the diagonal there once below 1 at most.
-        """
-        if variance == 0:
-            return 1.0 if chi <= 1 + _ROUNDING else math.nan
-        if self.input_correlation == 1 and chi <= 1:
-            return 1.0
-        change = lambda c: self.map_correlation(c, variance) - c  # noqa: E731
-        at_zero = change(0.0)
-        if abs(at_zero) < 1e-13:
-            return 0.0
-        side = math.copysign(1.0, at_zero)
-        gap = 0.5
-        while side * change(side * (1 - gap)) >= 0:
-            gap /= 2
-            if gap < 1e-12:
-                return side
-        return _root(change, 0.0, side * (1 - gap))
-
-
-def _slopes_at(activation: Activation, deviation: float, z: Any) -> Any:
-    """Return φ' at `deviation` times z; 0 where it vanishes with a deviation that stands for 0."""
-    found = slopes(activation, deviation * z)
-    if deviation > _STILL:
-        return found
-    farther = slopes(activation, math.sqrt(deviation) * z)
-    return np.where(np.abs(found) > np.abs(farther) / 2, found, 0.0)
-
-
-def _largest_singular_value(activation: Activation, deviation: float) -> float:
-    """Return ‖diag(φ') W‖ for g = 1, the edge of a generalised Marchenko–Pastur law.
-
-    σ² = min over 0 < u < 1/γ² of 1/u + E φ'²/(1 − u φ'²) (Silverstein & Choi 1995, for a square W), with γ
-    the largest slope that occurs.
-    """
-    if deviation > _STILL:
-        steepest = slope_bound(activation)
-    else:
-        steepest = float(np.abs(_slopes_at(activation, _STILL, np.asarray([-1.0, 1.0]))).max())
-    if steepest == 0 or not math.isfinite(steepest):
-        return steepest
-
-    def square(share: float) -> float:
-        relative = lambda z: (_slopes_at(activation, deviation, z) / steepest) ** 2  # noqa: E731
-        return 1 / share + mean(lambda z: relative(z) / (1 - share * relative(z)))
-
-    found: Any = minimize_scalar(
-        square, bounds=(1e-6, 1 - 1e-9), method="bounded", options={"xatol": 1e-9}
-    )
-    return steepest * math.sqrt(float(found.fun))
-
-
-# E ln |φ'|: where φ saturates, φ' = 1 − φ² and φ (1 − φ) lose their digits, then vanish.
-
-_LOG_SLOPES: dict[str, Callable[[Any], Any]] = {
-    "tanh": lambda a: math.log(4.0) - 2 * np.abs(a) - 2 * np.log1p(np.exp(-2 * np.abs(a))),
-    "logistic": lambda a: -np.abs(a) - 2 * np.log1p(np.exp(-np.abs(a))),
-}
-
-
-def _mean_log_slope(activation: Activation, deviation: float) -> float:
-    exact = _LOG_SLOPES.get(_only_operation(activation))
-    if exact is not None:
-        return mean(lambda z: exact(deviation * z))
-    sizes = np.abs(_slopes_at(activation, deviation, np.linspace(-7.0, 7.0, 20001)))
-    if (sizes == 0).mean() > 1e-4:  # more than a crossing of zero
-        fades = ((sizes > 0) & (sizes < 1e-9 * sizes.max())).any()
-        return math.nan if fades else -math.inf
-    least = np.finfo(np.float64).tiny
-    return mean(lambda z: np.log(np.maximum(np.abs(slopes(activation, deviation * z)), least)))
-
-
-def _only_operation(activation: Activation) -> str:
-    """Return the name of the one operation that φ consists of, or nothing."""
-    program = jax.make_jaxpr(activation)(jnp.float32(1)).jaxpr
-    while len(program.eqns) == 1 and hasattr(program.eqns[0].params.get("jaxpr"), "jaxpr"):
-        program = program.eqns[0].params["jaxpr"].jaxpr
-    if len(program.eqns) != 1 or program.eqns[0].invars != program.invars:
-        return ""
-    return program.eqns[0].primitive.name
-
-
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
-    root: Any = brentq(function, low, high, xtol=1e-13, maxiter=500)
-    return float(root)
 
 
 def _log(x: float) -> float:
@@ -439,7 +287,7 @@ def _checked(
     bias_variance: Any,
     input_variance: Any,
     input_correlation: Any,
-) -> _Network:
+) -> Ensemble:
     """Return the ensemble, its settings Python's numbers: NumPy's of low precision would spread theirs."""
     check_elementwise(activation)
     gain = checks.number("gain", gain)
@@ -449,7 +297,7 @@ def _checked(
     checks.positive("gain", gain)
     checks.not_negative("bias_variance", bias_variance)
     checks.not_negative("input_variance", input_variance)
-    return _Network(activation, gain, bias_variance, input_variance, input_correlation)
+    return Ensemble(activation, gain, bias_variance, input_variance, input_correlation)
 
 
 def _checked_correlation(argument: str, value: Any) -> float:
