@@ -286,6 +286,24 @@ def test_blocked_has_second_derivatives_by_forward_over_reverse(name, weight, x6
     assert_close(hessian(Blocked(block=3)), hessian(Scan()), 1e-10)
 
 
+@pytest.mark.parametrize("name", ["lstm", "mgu", "minlstm"])
+def test_what_was_differentiated_before_changes_no_gradient(name, x64):
+    """JAX keeps what it has traced: by the inputs, then by the weights, then by the inputs again."""
+    cell, xs, _ = example(name, "float64")
+    xs = jnp.concatenate([xs, xs, xs])  # a length of its own: nothing is traced before
+    pair = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), cell)
+
+    def by_inputs(method):
+        def loss(cell, xs):
+            return jnp.sum(unroll(cell, xs, method=method).outputs ** 2)
+
+        jax.grad(loss, argnums=1)(cell, xs)
+        jax.vmap(jax.grad(loss), in_axes=(0, None))(pair, xs)
+        return jax.grad(lambda xs: jnp.sum(jax.vmap(loss, in_axes=(0, None))(pair, xs)))(xs)
+
+    assert_close(by_inputs(Blocked()), by_inputs(Scan()), 1e-10)
+
+
 @pytest.mark.slow
 def test_blocked_works_in_bfloat16():
     cell, xs, carry = jax.tree.map(lambda a: a.astype(jnp.bfloat16), example("gru", "float32"))

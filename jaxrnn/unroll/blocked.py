@@ -58,6 +58,8 @@ _AHEAD_SLICES = 8
 _KEPT_BYTES = 2**24
 _KEPT_INTENSITY = 288
 
+_BITS = 16  # flags that a dimension of an array's shape holds
+
 _OTHERS = (
     "without inputs or weights that it multiplies by, with effects such as to print, or with numbers other "
     "than real floats"
@@ -178,30 +180,34 @@ class _Plan:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("weights", "initial", "carry", "frames", "carries", "signals"),
-    meta_fields=("parts",),
+    data_fields=("weights", "initial", "carry", "frames", "carries", "signals", "asked"),
+    meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
 class _Kept:
     """What the forward pass leaves for the backward pass.
 
     Attributes:
-      parts: of the step, as far as they are differentiated.
       weights: of the step.
       initial: the carry that a reset goes back to.
       carry: before the first step.
       frames: inputs and masks.
       carries: behind every step.
       signals: of every step; None if they are not kept.
+      asked: by what is differentiated, as `_marked` has it.
     """
 
-    parts: Parts
     weights: Any
     initial: Carry
     carry: Carry
     frames: Frames
     carries: Carry
     signals: Any
+    asked: jax.Array
+
+    def parts(self, plan: _Plan) -> Parts:
+        """Return the parts of the step, as far as they are differentiated."""
+        return plan.parts.by(*_unmarked(self.asked, (self.weights, self.carry, self.frames.x)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -221,14 +227,32 @@ def _asked(weights: Any, initial: Carry, carry: Carry, frames: Frames) -> tuple[
     return by_weights, jax.tree.map(operator.or_, by_initial, by_carry), by_x
 
 
+def _marked(flags: Any) -> jax.Array:
+    """Write flags into the shape of an array without numbers.
+
+    The way back has to know them as it is traced. Of what the way there leaves JAX keeps one structure,
+    whatever is asked for, the last: flags that were part of it would be those of another derivative.
+    """
+    bits = jax.tree.leaves(flags)
+    words = [bits[i : i + _BITS] for i in range(0, len(bits), _BITS)]
+    return jnp.zeros((0, *(sum(bit << i for i, bit in enumerate(word)) for word in words)))
+
+
+def _unmarked(array: jax.Array, like: Any) -> Any:
+    """Read flags from a shape, one for each leaf of a tree."""
+    structure = jax.tree.structure(like)
+    places = [divmod(i, _BITS) for i in range(structure.num_leaves)]
+    return structure.unflatten([bool(array.shape[1 + word] >> i & 1) for word, i in places])
+
+
 def _forward_rule(plan: _Plan, *arguments: Any) -> tuple[Any, Any]:
     values: Any = custom_vjp_primal_tree_values(arguments)
     weights, initial, carry, frames = values
     if plan.is_whole_drive:
         return jax.vjp(functools.partial(_without_weights, plan, frames), *values[:3], frames.x)
     results, signals = _forward(plan, weights, initial, carry, frames)
-    parts = plan.parts.by(*_asked(*arguments))
-    return results, _Kept(parts, weights, initial, carry, frames, results[1], signals)
+    asked = _marked(_asked(*arguments))
+    return results, _Kept(weights, initial, carry, frames, results[1], signals, asked)
 
 
 def _backward_rule(plan: _Plan, kept: Any, cotangents: Any) -> tuple[Any, Carry, Carry, Frames]:
@@ -371,7 +395,7 @@ def _sweep(
     Returns:
       The state before the block, and the cotangents of the block's inputs.
     """
-    weights, parts = kept.weights, kept.parts
+    weights, parts = kept.weights, kept.parts(plan)
     d_carry, d_initial, d_weights = state
     frames = window(kept.frames, first, size)
     starts = _starts(kept, frames.reset, first, size)
