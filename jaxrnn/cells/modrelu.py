@@ -23,7 +23,8 @@ def modrelu(
 ) -> tuple[Float[Array, "*B H"], ...]:
     """Return modReLU of a real number (one part) or a complex one (real and imaginary part).
 
-    At zero, where z has no direction, the value is 0 and the derivative that of z, or of 0 · z where b < 0.
+    At zero, where z has no direction, the value for a finite b is 0 and the derivative that of z, or of 0 · z
+    where b < 0.
     """
     directions, size = _polar(parts)
     dead = (bias < 0) & (size <= -bias)  # NaN is neither, and shows

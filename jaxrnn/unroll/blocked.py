@@ -37,7 +37,7 @@ from jax.custom_derivatives import SymbolicZero, custom_vjp_primal_tree_values
 
 from jaxrnn import checks
 from jaxrnn.steps import in_forward_mode, varying_alike
-from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.typing import Carry, SplitCell, Step, at_least_float32
 from jaxrnn.unroll.blocks import at, even, joined, segments, window
 from jaxrnn.unroll.parts import Parts, Results
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
@@ -73,7 +73,7 @@ class Blocked(Method):
     Args:
       block: steps in a block; the last may be shorter. By default so many that their signals fill about
         2 MB, or all, where all fill no more than 8 MB; a size that divides the number of steps is preferred.
-      keep_signals: keep the signals [T, *B, P] for the backward pass, rather than compute them again from
+      keep_signals: keep the signals of all steps for the backward pass, rather than compute them again from
         the carries; by default whichever is likely to be faster.
     """
 
@@ -418,9 +418,12 @@ def _sweep(
             d_start = where(reset, nothing, d_start)
         if valid is not None:  # where the carry was held, so is its cotangent
             d_start = _sum(d_start, where(valid, nothing, d_carry))
-        return (d_start, d_initial, _sum(d_read, found.read)), found.signal
+        d_read = jax.tree.map(lambda total, d: total + d.astype(total.dtype), d_read, found.read)
+        return (d_start, d_initial, d_read), found.signal
 
-    d_read = jax.tree.map(jnp.zeros_like, parts.read(weights))
+    read = parts.read(weights)
+    # Added up step by step, in half precision they would drown.
+    d_read = jax.tree.map(lambda a: jnp.zeros_like(a, at_least_float32(a.dtype)), read)
     steps = jnp.arange(size, dtype=jnp.int32)
     rest = (steps, starts, block.fixed, frames.valid, frames.reset)
     ahead = plan.many_rows and plan.many_slices
@@ -428,6 +431,7 @@ def _sweep(
     (d_carry, d_initial, d_read), d_signals = _over_signals(
         step, state, source, offset, size, rest, ahead=ahead, reverse=True
     )
+    d_read = jax.tree.map(lambda d, a: d.astype(a.dtype), d_read, read)
     d_block, d_x = block.back(d_signals)
     d_weights = _sum(d_weights, parts.with_read(weights, d_block, d_read))
     return (d_carry, d_initial, d_weights), seen(d_x, frames.valid)

@@ -71,7 +71,8 @@ class Block(NamedTuple):
     Attributes:
       signals: of its steps [n, *B, …].
       fixed: what the steps read of their input that has no cotangent, such as indices [n, *B, …].
-      back: from the cotangents of the signals to those of the weights and of the inputs [n, *B, F].
+      back: from what the steps back found (`Cotangents.signal`) to the cotangents of the weights and of the
+        inputs [n, *B, F].
     """
 
     signals: Any
@@ -84,7 +85,7 @@ class Cotangents(NamedTuple):
 
     Attributes:
       carry: cotangents of the carry before the step.
-      signal: of its signals.
+      signal: of its signals, or of what they are joined from.
       read: of what the step reads of the weights beside its products, as `Parts.read` has it.
     """
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Var
+from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 
 from jaxrnn.typing import Carry, SplitCell, Step
 from jaxrnn.unroll.parts import is_float
@@ -43,10 +43,12 @@ class Signals:
     Attributes:
       pieces: what each of the signals is.
       constant: the columns of the pull that weights alone make, the same at all steps; no signals.
+      made: from the cell's leaves to these.
     """
 
     pieces: tuple[Piece, ...]
     constant: tuple[Columns, ...] = ()
+    made: Callable[..., list[Any]] | None = dataclasses.field(default=None, compare=False)
 
     @property
     def is_sum(self) -> bool:
@@ -68,9 +70,9 @@ class Signals:
 
         return tuple(map(joined, self.pieces))
 
-    def constants(self, pull: Any) -> tuple[Any, ...]:
+    def constants(self, cell: SplitCell) -> tuple[Any, ...]:
         """Return what is the same at all steps."""
-        return tuple(_cut(pull, columns) for columns in self.constant)
+        return () if self.made is None else tuple(self.made(*jax.tree.leaves(cell)))
 
     def update(
         self, cell: SplitCell, carry: Carry, signals: Sequence[Any], constants: Sequence[Any]
@@ -81,16 +83,17 @@ class Signals:
         rest = [jnp.zeros_like(signal) if piece.drive else signal for piece, signal in pairs]
         return cell.update(carry, drive, self._whole(self._side_by_side("pull", rest), constants))
 
-    def parts(self, d_signals: Sequence[Any]) -> tuple[Any, ...]:
-        """Return the cotangents of the drive and of the pull but for what is constant; one for equal ones."""
+    def cotangents(self, d_signals: Sequence[Any]) -> tuple[Any, ...]:
+        """Return those of the drive and of the pull but for what is constant; one where they are equal."""
         drive = self._side_by_side("drive", d_signals)
         return (drive,) if self.is_sum else (drive, self._side_by_side("pull", d_signals))
 
-    def pull(self, parts: Sequence[Any]) -> Any:
-        """Return the cotangent of the whole pull, zero where it is constant."""
-        shape = parts[-1].shape[:-1]
-        nothing = [jnp.zeros((*shape, b - a), parts[-1].dtype) for a, b in self.constant]
-        return self._whole(parts[-1], nothing)
+    def cotangent_of_pull(self, cotangents: Sequence[Any]) -> Any:
+        """Return that of the whole pull, zero where it is constant."""
+        d_pull = cotangents[-1]
+        widths = [end - begin for begin, end in self.constant]
+        nothing = [jnp.zeros((*d_pull.shape[:-1], width), d_pull.dtype) for width in widths]
+        return self._whole(d_pull, nothing)
 
     def _side_by_side(self, of: _Of, signals: Sequence[Any]) -> Any:
         arrays = [signals[i] for i in _in_order(self.pieces, of)]
@@ -139,28 +142,46 @@ def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
     weights = others[: len(jax.tree.leaves(cell))]
     if any(_readers(program.jaxpr, weight) for weight in weights):
         return None
-    pieces = list(_pieces(program.jaxpr, drive_var, pull_var))
-    constant = _constant(cell, carry)
-    apart = {piece for piece in pieces if piece.drive is None and piece.pull in constant}
-    live = tuple(piece for piece in pieces if piece not in apart)
-    return (
-        Signals(live, tuple(sorted(piece.pull for piece in apart if piece.pull))) if live else None
+    pieces = tuple(_pieces(program.jaxpr, drive_var, pull_var))
+    sides = [any(piece.drive for piece in pieces), any(piece.pull for piece in pieces)]
+    if not any(sides) or (drive.dtype != pull.dtype and not all(sides)):
+        return None
+    return _without_constants(
+        pieces, jax.make_jaxpr(lambda cell, carry: cell.mix(carry))(cell, carry), len(weights)
     )
 
 
-def _constant(cell: SplitCell, carry: Carry) -> set[Columns]:
-    """Return the columns of the pull that `mix` puts beside others and that do not depend on the carry."""
-    program = jax.make_jaxpr(lambda cell, carry: cell.mix(carry))(cell, carry).jaxpr
-    varying = set(program.invars[len(jax.tree.leaves(cell)) :])
+def _without_constants(pieces: tuple[Piece, ...], mix: ClosedJaxpr, weights: int) -> Signals:
+    """Take out the pieces of the pull that `mix` puts beside others and that do not depend on the carry.
+
+    Args:
+      pieces: all of them.
+      mix: the program of `mix`, of the cell's leaves and the carry's.
+      weights: how many leaves the cell has.
+    """
+    program, (pull,) = mix.jaxpr, mix.jaxpr.outvars
+    varying, settled = {*program.invars[weights:], *program.constvars}, []
     for eqn in program.eqns:
-        if not varying.isdisjoint(v for v in eqn.invars if isinstance(v, Var)):
+        if varying.isdisjoint(v for v in eqn.invars if isinstance(v, Var)):
+            settled.append(eqn)
+        else:
             varying.update(eqn.outvars)
-    (pull,) = program.outvars
     maker = next((eqn for eqn in program.eqns if pull in eqn.outvars), None)
     axis = len(pull.aval.shape) - 1
     if maker is None or maker.primitive.name != "concatenate" or maker.params["dimension"] != axis:
-        return set()
-    return {columns for columns, var in _beside(maker.invars).items() if var not in varying}
+        return Signals(pieces)
+    fixed = {columns: v for columns, v in _beside(maker.invars).items() if v not in varying}
+    live = tuple(piece for piece in pieces if piece.drive or piece.pull not in fixed)
+    if len(live) == len(pieces) or not any(piece.pull for piece in live):
+        return Signals(pieces)
+    constant = tuple(sorted(piece.pull for piece in pieces if piece.pull and piece not in live))
+    alone = program.replace(
+        constvars=[],
+        invars=program.invars[:weights],
+        outvars=[fixed[columns] for columns in constant],
+        eqns=settled,
+    )
+    return Signals(live, constant, jaxpr_as_fun(ClosedJaxpr(alone, ())))
 
 
 def _pieces(program: Any, drive: Any, pull: Any) -> Iterator[Piece]:

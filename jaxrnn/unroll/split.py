@@ -23,7 +23,6 @@ class SplitParts(Parts):
         joined = jax.eval_shape(signals.join, drive, pull)
         leaves = jax.tree.leaves(carry)
         self._signals = signals
-        self._carry = jax.tree.map(jax.typeof, carry)
         self.rows = math.prod(drive.shape[:-1])
         self.numbers = sum(signal.size for signal in joined)
         self.bytes = self.numbers * drive.dtype.itemsize
@@ -56,10 +55,9 @@ class SplitParts(Parts):
 
     def step(self, weights: Any, carry: Carry, drive: Any) -> tuple[Results, Any]:
         """Take one step; return its signal too."""
-        pull = weights.mix(carry)
-        signal = self._signals.join(drive, pull)
-        constants = self._signals.constants(pull)
-        return Results(self._signals.update(weights, carry, signal, constants), None), signal
+        signal = self._signals.join(drive, weights.mix(carry))
+        moved = self._signals.update(weights, carry, signal, self.read(weights))
+        return Results(moved, None), signal
 
     def outputs(self, weights: Any, carries: Carry, ys: Any) -> Any:
         """Return the outputs [T, *B, Y]."""
@@ -68,10 +66,7 @@ class SplitParts(Parts):
 
     def read(self, weights: Any) -> tuple[Any, ...]:
         """Return the columns of the pull that weights alone make."""
-        if not self._signals.constant:
-            return ()
-        anywhere = jax.tree.map(lambda form: jnp.zeros(form.shape, form.dtype), self._carry)
-        return self._signals.constants(weights.mix(anywhere))
+        return self._signals.constants(weights)
 
     def with_read(self, weights: Any, d_weights: Any, d_read: Any) -> Any:
         """Add cotangents of what `read` returned to those of the weights."""
@@ -96,9 +91,9 @@ class SplitParts(Parts):
             signals = jax.tree.map(lambda a: a.reshape(*xs.shape[:-1], a.shape[-1]), joined)
 
         def back(d_signals):
-            parts = _rows(d_signals)
-            d_by_project, d_xs = project_back(parts[0])
-            (d_by_mix,) = mix_back(self._signals.pull(parts))
+            found = _rows(d_signals)
+            d_by_project, d_xs = project_back(found[0])
+            (d_by_mix,) = mix_back(self._signals.cotangent_of_pull(found))
             return jax.tree.map(jnp.add, d_by_project, d_by_mix), d_xs
 
         return Block(signals, (), back)
@@ -113,9 +108,9 @@ class SplitParts(Parts):
         d_start, d_signal, d_read = update_back(cotangents.carry)
         mixing = weights if turned is None else self.turned(turned)
         _, pull_back = jax.vjp(mixing.mix, start)
-        parts = self._signals.parts(d_signal)  # of drive and pull, or one for both
-        (d_mixed,) = pull_back(self._signals.pull(parts))
-        return Cotangents(jax.tree.map(jnp.add, d_start, d_mixed), parts, d_read)
+        found = self._signals.cotangents(d_signal)
+        (d_mixed,) = pull_back(self._signals.cotangent_of_pull(found))
+        return Cotangents(jax.tree.map(jnp.add, d_start, d_mixed), found, d_read)
 
 
 def _rows(tree: Any) -> Any:
