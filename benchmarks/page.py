@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.cases import CELLS
-from benchmarks.report import RIVALS, about_line, geometric_mean, spread
+from benchmarks.report import RIVALS, about_line, geometric_mean, mean_and_worst, spread
 from benchmarks.tables import table
 
 _BOTH = "forward+backward"
@@ -292,19 +292,13 @@ def _every_cell(results: dict[str, Any]) -> list[str]:
 
 def _figures(rows: list[dict[str, Any]], memory: dict[str, int]) -> dict[str, str]:
     """Return the figures of the engine for one cell: what is asked of a layer, over its shapes."""
-
-    def gains(rival: str) -> str:
-        medians = [row["ratios"][rival][1] for row in rows]
-        return f"{geometric_mean(medians):.2f} ({min(medians):.2f})"
-
     most = [row["seconds"]["nnx.RNN"][1] / row["products_at_full_rate"] for row in rows]
     wide = max(rows, key=lambda row: row["shape"][-1])
     compiling = [r["compile_seconds"]["default"] / r["compile_seconds"]["nnx.RNN"] for r in rows]
     flax = memory["nnx.RNN"]
     return {
         "cell": rows[0]["cell"],
-        "Scan": gains("Scan"),
-        "nnx.RNN": gains("nnx.RNN"),
+        **{n: mean_and_worst([r["ratios"][n] for r in rows]) for n in ("Scan", "nnx.RNN")},
         "at most": f"{geometric_mean(most):.2f}",
         "of peak": f"{_of_peak(wide):.0%}",
         "compile time": f"{geometric_mean(compiling):.2f} ({max(compiling):.2f})",

@@ -60,12 +60,13 @@ def summary(rows: list[dict[str, Any]]) -> str:
         some = [r for r in rows if (r["cores"], r["work"], r["cell"]) == kind]
         ratios = {name: [r["ratios"][name] for r in some if name in r["ratios"]] for name in RIVALS}
         cores, work, cell = kind
-        means = {name: _mean_and_worst(each) for name, each in ratios.items()}
+        means = {name: mean_and_worst(each) for name, each in ratios.items()}
         lines.append({"cell": cell, "work": work, "cores": str(cores), **means})
     return table(lines)
 
 
-def _mean_and_worst(quartiles: list[list[float]]) -> str:
+def mean_and_worst(quartiles: list[list[float]]) -> str:
+    """Write the geometric mean of ratios' medians, and the least of these; a dash for nothing."""
     medians = [middle for _, middle, _ in quartiles]
     return f"{geometric_mean(medians):.2f} ({min(medians):.2f})" if medians else "–"
 
@@ -109,7 +110,7 @@ def _foreign(results: dict[str, Any]) -> str:
     gains = []
     for cell in dict.fromkeys(row["cell"] for row in rows):
         ratios = [row["ratio"] for row in rows if row["cell"] == cell]
-        gains.append(f"{_mean_and_worst(ratios)} with `nnx.{cell}`")
+        gains.append(f"{mean_and_worst(ratios)} with `nnx.{cell}`")
     shapes = len({tuple(row["shape"]) for row in rows})
     return (
         "**Flax's own cells, unchanged:** inside `nnx.RNN` they take, forward and backward on one core, "

@@ -286,63 +286,6 @@ def test_blocked_has_second_derivatives_by_forward_over_reverse(name, weight, x6
     assert_close(hessian(Blocked(block=3)), hessian(Scan()), 1e-10)
 
 
-def mix_normed(self, carry):
-    """Not differentiable where the carry is 0; the constant beside it is."""
-    size = jnp.sqrt(jnp.sum(carry[1] ** 2, axis=-1, keepdims=True))
-    mixed = carry[1] / size @ self.recurrent_kernel[...]
-    return jnp.concatenate([mixed, jnp.broadcast_to(self.bias[...], mixed.shape)], axis=-1)
-
-
-def gated(self, carry, drive, pull):
-    a, b = jnp.split(pull, 2, axis=-1)
-    return carry[1], jnp.tanh(drive + a) * b + 1
-
-
-def test_constants_are_made_without_the_rest_of_mix(x64):
-    cell = changed_cell(update=gated, mix=mix_normed)
-    cell.bias[...] = draw((H,), jnp.float64, 5)
-    xs, carry = draw((T, B, F), jnp.float64, 1), (draw((B, H), jnp.float64, 2),) * 2
-    actual = loss_and_gradients(cell, xs, carry, Blocked(3))
-    assert_close(actual, loss_and_gradients(cell, xs, carry, Scan()), 1e-10)
-
-
-def test_constants_alone_and_empty_drives_are_no_signals_apart(x64):
-    """Where no column is left of the pull, or the drive is empty and of another dtype."""
-    values = jnp.linspace(0.25, 0.5, H, dtype=jnp.float32)
-    constant: Any = changed_cell(
-        update=lambda self, carry, drive, pull: (carry[1], jnp.tanh(drive) * pull),
-        mix=lambda self, carry: jnp.broadcast_to(values, carry[1].shape),
-    )
-    empty: Any = changed_cell(
-        project=lambda self, x: x[..., :0].astype(jnp.float32),
-        mix=mix_one,
-        update=lambda self, carry, drive, pull: (carry[1], jnp.tanh(pull)),
-    )
-    xs, carry = draw((T, B, F), jnp.float64, 1), (draw((B, H), jnp.float64, 2),) * 2
-    with jax.numpy_dtype_promotion("standard"):
-        for cell in (constant, empty):
-            actual = loss_and_gradients(cell, xs, carry, Blocked(3))
-            assert_close(actual, loss_and_gradients(cell, xs, carry, Scan()), 1e-10)
-
-
-def test_cotangents_of_constants_are_added_up_in_float32():
-    """In bfloat16 a sum of so many steps would stand still."""
-    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), example("lstm-peephole", "float32")[0])
-    half.peepholes[...] = jnp.full_like(half.peepholes[...], 0.1)
-    xs = draw((2000, B, F), jnp.float32, 1)
-
-    def by_peepholes(cell, xs):
-        return jax.grad(lambda cell: jnp.sum(unroll(cell, xs).outputs.astype(jnp.float32)))(
-            cell
-        ).peepholes[...]
-
-    exact = by_peepholes(jax.tree.map(lambda a: a.astype(jnp.float32), half), xs)
-    found = by_peepholes(half, xs.astype(jnp.bfloat16)).astype(jnp.float32)
-    of_new_state = slice(2 * H, None)
-    error = jnp.linalg.norm((found - exact)[of_new_state]) / jnp.linalg.norm(exact[of_new_state])
-    assert error < 0.05
-
-
 @pytest.mark.parametrize("name", ["lstm", "mgu", "minlstm"])
 def test_what_was_differentiated_before_changes_no_gradient(name, x64):
     """JAX keeps what it has traced: by the inputs, then by the weights, then by the inputs again."""
@@ -519,6 +462,63 @@ def test_signals_of_any_columns_are_put_together_again(update, mix, pieces, cons
     assert (len(signals.pieces), len(signals.constant)) == (pieces, constants)
     actual = loss_and_gradients(cell, xs, carry, Blocked(3, keep), **OPTIONS["all"])
     assert_close(actual, loss_and_gradients(cell, xs, carry, Scan(), **OPTIONS["all"]), 1e-10)
+
+
+def mix_normed(self, carry):
+    """Not differentiable where the carry is 0; the constant beside it is."""
+    size = jnp.sqrt(jnp.sum(carry[1] ** 2, axis=-1, keepdims=True))
+    mixed = carry[1] / size @ self.recurrent_kernel[...]
+    return jnp.concatenate([mixed, jnp.broadcast_to(self.bias[...], mixed.shape)], axis=-1)
+
+
+def gated(self, carry, drive, pull):
+    a, b = jnp.split(pull, 2, axis=-1)
+    return carry[1], jnp.tanh(drive + a) * b + 1
+
+
+def test_constants_are_made_without_the_rest_of_mix(x64):
+    cell = changed_cell(update=gated, mix=mix_normed)
+    cell.bias[...] = draw((H,), jnp.float64, 5)
+    xs, carry = draw((T, B, F), jnp.float64, 1), (draw((B, H), jnp.float64, 2),) * 2
+    actual = loss_and_gradients(cell, xs, carry, Blocked(3))
+    assert_close(actual, loss_and_gradients(cell, xs, carry, Scan()), 1e-10)
+
+
+def test_constants_alone_and_empty_drives_are_no_signals_apart(x64):
+    """Where no column is left of the pull, or the drive is empty and of another dtype."""
+    values = jnp.linspace(0.25, 0.5, H, dtype=jnp.float32)
+    constant: Any = changed_cell(
+        update=lambda self, carry, drive, pull: (carry[1], jnp.tanh(drive) * pull),
+        mix=lambda self, carry: jnp.broadcast_to(values, carry[1].shape),
+    )
+    empty: Any = changed_cell(
+        project=lambda self, x: x[..., :0].astype(jnp.float32),
+        mix=mix_one,
+        update=lambda self, carry, drive, pull: (carry[1], jnp.tanh(pull)),
+    )
+    xs, carry = draw((T, B, F), jnp.float64, 1), (draw((B, H), jnp.float64, 2),) * 2
+    with jax.numpy_dtype_promotion("standard"):
+        for cell in (constant, empty):
+            actual = loss_and_gradients(cell, xs, carry, Blocked(3))
+            assert_close(actual, loss_and_gradients(cell, xs, carry, Scan()), 1e-10)
+
+
+def test_cotangents_of_constants_are_added_up_in_float32():
+    """In bfloat16 a sum of so many steps would stand still."""
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), example("lstm-peephole", "float32")[0])
+    half.peepholes[...] = jnp.full_like(half.peepholes[...], 0.1)
+    xs = draw((2000, B, F), jnp.float32, 1)
+
+    def by_peepholes(cell, xs):
+        return jax.grad(lambda cell: jnp.sum(unroll(cell, xs).outputs.astype(jnp.float32)))(
+            cell
+        ).peepholes[...]
+
+    exact = by_peepholes(jax.tree.map(lambda a: a.astype(jnp.float32), half), xs)
+    found = by_peepholes(half, xs.astype(jnp.bfloat16)).astype(jnp.float32)
+    of_new_state = slice(2 * H, None)
+    error = jnp.linalg.norm((found - exact)[of_new_state]) / jnp.linalg.norm(exact[of_new_state])
+    assert error < 0.05
 
 
 @settings(deadline=None, derandomize=True)

@@ -59,7 +59,7 @@ class Signals:
     @property
     def is_drive(self) -> bool:
         """Whether there is no pull."""
-        return not self.constant and not any(piece.pull for piece in self.pieces)
+        return not any(piece.pull for piece in self.pieces)
 
     def join(self, drive: Any, pull: Any) -> tuple[Any, ...]:
         """Return the signals."""
