@@ -40,7 +40,7 @@ def begin(
         checks.refuse("cell", f"the class {cell.__name__}", "a cell of it, or any other step")
     steps = _length(xs, length)
     if carry is None:
-        carry = _initial_carry(cell, xs)
+        carry = own_carry(cell, xs, "carry")
     weights = cell if isinstance(cell, nnx.Module) else None
     _, carry, _ = varying_alike(weights, carry, xs)
     if not jax.tree.leaves(carry):
@@ -227,22 +227,34 @@ def _length(xs: Any, length: int | None) -> int:
     return steps
 
 
-def _initial_carry(cell: Step, xs: Any) -> Carry:
+def own_carry(cell: Step, xs: Any, argument: str) -> Carry:
+    """Return the carry of the cell's ``initialize_carry``, for inputs [T, *B, F].
+
+    Raises:
+      InputError: it cannot be asked for; `argument` names what must be given then.
+    """
     if not hasattr(cell, "initialize_carry"):
-        checks.refuse("carry", "None", "an initial carry: a plain function has no initialize_carry")
+        checks.refuse(
+            argument, "None", "an initial carry: a plain function has no initialize_carry"
+        )
     if not hasattr(xs, "shape"):
-        checks.refuse("carry", "None", "an initial carry, where xs is not one array [T, *B, F]")
+        checks.refuse(argument, "None", "an initial carry, where xs is not one array [T, *B, F]")
     # Flax's own cells insist on a random stream even where the carry is zeros.
     return cell.initialize_carry(xs.shape[1:], nnx.Rngs(0))  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def batch_axes(cell: Step, xs: Any, carry: Carry) -> tuple[int, ...]:
-    """Return *B: a cell says how many axes of its input are features, otherwise the carry shows it."""
+    """Return *B: a cell says how many axes of its input are features, otherwise the carry shows it.
+
+    Of several leaves the first that has batch axes counts: others may be shared by all sequences.
+    """
     leaves = jax.tree.leaves(xs)
     if not leaves or not hasattr(cell, "num_feature_axes"):
-        return jnp.shape(jax.tree.leaves(carry)[0])[:-1]
-    features = cell.num_feature_axes  # pyright: ignore[reportFunctionMemberAccess]
-    return leaves[0].shape[1 : max(leaves[0].ndim - features, 1)]
+        axes = [jnp.shape(leaf)[:-1] for leaf in jax.tree.leaves(carry)]
+    else:
+        features = cell.num_feature_axes  # pyright: ignore[reportFunctionMemberAccess]
+        axes = [leaf.shape[1 : max(leaf.ndim - features, 1)] for leaf in leaves]
+    return next(filter(None, axes), ())
 
 
 def _check_step(cell: Step, carry: Carry, xs: Any) -> None:

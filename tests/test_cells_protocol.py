@@ -178,7 +178,9 @@ def test_padding_and_resets_are_those_of_the_loop(name, x64):
     resets[[2, 3, 0, 4], [1, 1, 2, 2]] = True
     cell = make(name, jnp.float64)
     xs, carry = inputs(name, cell, jnp.float64, batch=(3,))
-    done = jaxrnn.unroll(cell, xs, carry=carry, seq_lengths=lengths, resets=resets)
+    done = jaxrnn.unroll(
+        cell, xs, carry=carry, reset_carry=carry, seq_lengths=lengths, resets=resets
+    )
     expected = numpy_run(name, params(cell), xs, leaves(carry), lengths=lengths, resets=resets)
     assert_is_the_numpy_run(done, expected, "float64")
 

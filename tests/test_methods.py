@@ -82,7 +82,9 @@ def loss_and_gradients(cell, xs, carry, method, reverse=False, **options):
     """All that `unroll` returns enters the loss, each in a way of its own."""
 
     def loss(cell, xs, carry):
-        done = unroll(cell, xs, carry=carry, method=method, reverse=reverse, **options)
+        done = unroll(
+            cell, xs, carry=carry, reset_carry=carry, method=method, reverse=reverse, **options
+        )
         every = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(done.carries))
         last = sum(jnp.sum(leaf**3) for leaf in jax.tree.leaves(done.carry))
         return jnp.sum(jnp.sin(done.outputs)) + every + last, done.outputs
@@ -243,7 +245,9 @@ def test_forward_mode_where_there_is_one(method, x64):
     direction = draw(xs.shape, jnp.float64, 8)
 
     def tangent(method):
-        run = functools.partial(unroll, cell, carry=carry, method=method, **OPTIONS["all"])
+        run = functools.partial(
+            unroll, cell, carry=carry, reset_carry=carry, method=method, **OPTIONS["all"]
+        )
         return jax.jvp(lambda xs: run(xs).outputs, (xs,), (direction,))[1]
 
     assert_close(tangent(method), tangent(Scan()), 1e-10)
@@ -634,7 +638,7 @@ def test_pieces_of_a_stream_give_the_whole(x64):
 def test_a_reset_in_a_later_piece_goes_back_to_where_the_stream_began(x64):
     cell, xs, carry = example("lstm", "float64")
     for first in (carry, None):
-        whole = unroll(cell, xs, carry=first, resets=RESETS)
+        whole = unroll(cell, xs, carry=first, reset_carry=first, resets=RESETS)
         stream = Stateful(cell, first)
         pieces = [stream(xs[a:b], resets=RESETS[a:b]).outputs for a, b in ((0, 2), (2, 7))]
         assert RESETS[2:].any()

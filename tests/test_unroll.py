@@ -98,7 +98,9 @@ def in_numpy(options) -> dict[str, Any]:
 def test_every_option_follows_the_numpy_loop(options, reverse):
     cell, xs = make("lstm"), draw(T, B, F, seed=1)
     carry = initial(cell, (B,))
-    done = jaxrnn.unroll(cell, xs, carry=carry, reverse=reverse, **OPTIONS[options])
+    done = jaxrnn.unroll(
+        cell, xs, carry=carry, reset_carry=carry, reverse=reverse, **OPTIONS[options]
+    )
     assert_is_the_numpy_run(
         done,
         numpy_run("lstm", params(cell), xs, carry, reverse=reverse, **in_numpy(OPTIONS[options])),
@@ -115,7 +117,7 @@ def test_any_number_of_batch_axes(batch):
         "mask": random.random((T, *batch)) < 0.7,
         "resets": random.random((T, *batch)) < 0.3,
     }
-    done = jaxrnn.unroll(cell, xs, carry=carry, reverse=True, **options)
+    done = jaxrnn.unroll(cell, xs, carry=carry, reset_carry=carry, reverse=True, **options)
     assert done.outputs.shape == (T, *batch, H)
     assert_is_the_numpy_run(
         done, numpy_run("gru", params(cell), xs, carry, reverse=True, **in_numpy(options))
@@ -170,7 +172,10 @@ def test_length_zero_returns_the_initial_carry_and_padding_reads_zero(reverse):
 @functools.partial(jax.jit, static_argnames="reverse")
 @functools.partial(jax.value_and_grad, argnums=(0, 1, 2))
 def loss_and_gradients(cell, xs, carry, options, reverse):
-    return jnp.sum(jaxrnn.unroll(cell, xs, carry=carry, reverse=reverse, **options).outputs ** 2)
+    return jnp.sum(
+        jaxrnn.unroll(cell, xs, carry=carry, reset_carry=carry, reverse=reverse, **options).outputs
+        ** 2
+    )
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -205,7 +210,9 @@ def test_forward_mode_equals_a_complex_step():
     cell, xs = make("lstm"), draw(T, B, F, seed=1)
     carry, direction = initial(cell, (B,)), draw(T, B, F, seed=3)
     _, tangent = jax.jvp(
-        lambda xs: jaxrnn.unroll(cell, xs, carry=carry, **OPTIONS["all"]).outputs,
+        lambda xs: (
+            jaxrnn.unroll(cell, xs, carry=carry, reset_carry=carry, **OPTIONS["all"]).outputs
+        ),
         (xs,),
         (direction,),
     )
@@ -348,7 +355,9 @@ def test_an_autonomous_system_may_have_lengths():
 def test_unrolling_the_compiled_loop_changes_nothing(steps):
     cell, xs = make("lstm"), draw(T, B, F, seed=1)
     carry = initial(cell, (B,))
-    done = jaxrnn.unroll(cell, xs, carry=carry, method=Scan(unroll=steps), **OPTIONS["all"])
+    done = jaxrnn.unroll(
+        cell, xs, carry=carry, reset_carry=carry, method=Scan(unroll=steps), **OPTIONS["all"]
+    )
     assert_is_the_numpy_run(
         done, numpy_run("lstm", params(cell), xs, carry, **in_numpy(OPTIONS["all"]))
     )

@@ -61,30 +61,32 @@ class Bidirectional(nnx.Module):
         self,
         inputs: Any,
         *,
-        initial_carry: tuple[Carry, Carry] | None = None,
+        initial_carry: tuple[Carry, Carry] | Any = None,
+        reset_carry: tuple[Carry, Carry] | Any = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         dropout_key: Key | None = None,
         **options: Any,
     ) -> Any:
-        """Read the inputs from both ends; `options` (lengths, mask, resets) are those of `RNN`."""
+        """Read the inputs from both ends; `options` (lengths, mask, resets) are those of `RNN`.
+
+        `initial_carry` and `reset_carry` are pairs, the forward carry first.
+        """
         options["time_major"] = self.time_major if time_major is None else time_major
-        starts = (None, None) if initial_carry is None else initial_carry
-        if not isinstance(starts, tuple | list) or len(starts) != 2:
-            expected = "a pair of carries, the forward one first"
-            checks.refuse("initial_carry", checks.describe(initial_carry), expected)
         (first, ahead), (last, back) = (
             rnn(
                 inputs,
                 initial_carry=start,
+                reset_carry=again,
                 return_carry=True,
                 reverse=reverse,
                 dropout_key=key,
                 **options,
             )
-            for rnn, start, reverse, key in zip(
+            for rnn, start, again, reverse, key in zip(
                 (self.forward_rnn, self.backward_rnn),
-                starts,
+                _pair("initial_carry", initial_carry),
+                _pair("reset_carry", reset_carry),
                 (False, True),
                 keys(dropout_key, 2),
                 strict=True,
@@ -93,6 +95,29 @@ class Bidirectional(nnx.Module):
         outputs = jax.tree.map(self.merge_fn, ahead, back)
         wanted = self.return_carry if return_carry is None else return_carry
         return ((first, last), outputs) if wanted else outputs
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Number of trailing axes of an input that are features."""
+        return self.forward_rnn.num_feature_axes
+
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+    ) -> tuple[Carry, Carry]:
+        """Return where both directions start, for inputs of one step [*B, F]; as `RNN.initialize_carry`."""
+        both = (self.forward_rnn, self.backward_rnn)
+        ahead, back = (rnn.initialize_carry(input_shape, rngs) for rnn in both)
+        return ahead, back
+
+
+def _pair(argument: str, carries: Any) -> tuple[Carry, Carry]:
+    """Return a pair of carries, or of None for None."""
+    if carries is None:
+        return None, None
+    if not isinstance(carries, tuple | list) or len(carries) != 2:
+        expected = "a pair of carries, the forward one first"
+        checks.refuse(argument, checks.describe(carries), expected)
+    return tuple(carries)
 
 
 def side_by_side(ahead: Any, back: Any) -> Any:

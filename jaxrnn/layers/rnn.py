@@ -113,6 +113,7 @@ class RNN(nnx.Module):
         seq_lengths: Lengths | Any = None,
         mask: Bool[Array, "..."] | Any = None,
         resets: Bool[Array, "..."] | Any = None,
+        reset_carry: Carry | None = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -122,10 +123,12 @@ class RNN(nnx.Module):
 
         Args:
           inputs: sequences [*B, T, F].
-          initial_carry: where to start, leaves [*B, H].
+          initial_carry: where to start, leaves [*B, H]; by default `initialize_carry`.
           seq_lengths: valid steps of each sequence [*B].
           mask: False where a step is padding [*B, T].
           resets: True where a new episode begins [*B, T].
+          reset_carry: where a reset goes back to, leaves [*B, H]; by default `initialize_carry`, also where
+            `initial_carry` is given.
           return_carry: in place of the layer's own setting; so `time_major` and `reverse`.
           time_major: inputs, outputs, mask and resets have time first.
           reverse: read backwards.
@@ -135,7 +138,7 @@ class RNN(nnx.Module):
           Outputs [*B, T, H], or the last carry and the outputs.
         """
         time_major = self.time_major if time_major is None else time_major
-        features = getattr(self.cell, "num_feature_axes", 1)  # Flax's convolutional cells have more
+        features = self.num_feature_axes
         axis = time_axis(inputs, time_major, features)
         done = self.unrolled(
             jnp.moveaxis(inputs, axis, 0),
@@ -143,6 +146,7 @@ class RNN(nnx.Module):
             seq_lengths=seq_lengths,
             mask=time_first("mask", mask, inputs, axis, features),
             resets=time_first("resets", resets, inputs, axis, features),
+            reset_carry=reset_carry,
             reverse=reverse,
             dropout_key=dropout_key,
         )
@@ -155,15 +159,19 @@ class RNN(nnx.Module):
         xs: Any,
         *,
         initial_carry: Carry | None = None,
+        reset_carry: Carry | None = None,
         reverse: bool | None = None,
         dropout_key: Key | None = None,
         **options: Any,
     ) -> Unrolled:
         """Return all that `unroll` returns, every carry included; `xs` [T, *B, F], time first."""
-        if initial_carry is None:
-            initial_carry = self._initial_carry(xs)
+        start = self.initialize_carry(xs.shape[1:])
+        initial_carry = start if initial_carry is None else initial_carry
+        if reset_carry is None and options.get("resets") is not None:
+            reset_carry = start
         reverse = self.reverse if reverse is None else reverse
-        settings = {"reverse": reverse, "method": self.method, **options}
+        settings = {"reverse": reverse, "method": self.method, "reset_carry": reset_carry}
+        settings |= options
         for_inputs, for_units = keys(dropout_key, 2)
         xs = dropped(for_inputs, self.dropout, xs, xs[0] if self.variational else xs)
         if self.zoneout:
@@ -175,11 +183,23 @@ class RNN(nnx.Module):
             masks = steps_mask(for_units, self.recurrent_dropout, initial_carry, len(xs))
             return unroll(DroppedEachStep(self.cell), (xs, masks), carry=initial_carry, **settings)
         masks = units_mask(for_units, self.recurrent_dropout, initial_carry)
+        settings["reset_carry"] = None if reset_carry is None else (reset_carry, masks)
         done = unroll(Dropped(self.cell), xs, carry=(initial_carry, masks), **settings)
         return dataclasses.replace(done, carry=done.carry[0], carries=done.carries[0])
 
-    def _initial_carry(self, xs: Any) -> Carry:
-        start = self.cell.initialize_carry(xs.shape[1:], nnx.Rngs(0))
+    @property
+    def num_feature_axes(self) -> int:
+        """Number of trailing axes of an input that are features; convolutional cells have several."""
+        return getattr(self.cell, "num_feature_axes", 1)
+
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+    ) -> Carry:
+        """Return where sequences start, leaves [*B, H], for inputs of one step [*B, F].
+
+        That is the learnt carry, and in leaves that have none the cell's own; `rngs` is the cell's.
+        """
+        start = self.cell.initialize_carry(input_shape, rngs or nnx.Rngs(0))
         if not len(self.carry):
             return start
         leaves, structure = jax.tree.flatten(start)

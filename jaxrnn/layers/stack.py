@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -69,30 +71,37 @@ class Stack(nnx.Module):
         self,
         inputs: Float[Any, "..."] | Any,
         *,
-        initial_carry: Sequence[Carry] | None = None,
+        initial_carry: Sequence[Carry] | Any = None,
         seq_lengths: Lengths | Any = None,
         mask: Bool[Array, "..."] | Any = None,
         resets: Bool[Array, "..."] | Any = None,
+        reset_carry: Sequence[Carry] | Any = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         dropout_key: Key | None = None,
     ) -> Any:
-        """Carry the inputs up through the layers; arguments as in `RNN`, one initial carry a layer."""
+        """Carry the inputs up through the layers.
+
+        Arguments as in `RNN`, but for `initial_carry` and `reset_carry`: one carry for each layer.
+        """
         time_major = self.time_major if time_major is None else time_major
         options = {"mask": mask, "resets": resets, "time_major": time_major}
-        starts = [None] * len(self.layers) if initial_carry is None else initial_carry
-        if not isinstance(starts, Sequence) or len(starts) != len(self.layers):
-            expected = f"one carry for each of {len(self.layers)} layers"
-            checks.refuse("initial_carry", checks.describe(initial_carry), expected)
-        valid = _valid(inputs, seq_lengths, mask, time_major)
+        valid = _valid(inputs, seq_lengths, mask, time_major, self.num_feature_axes)
         # What stands in the padding goes no further: a norm of NaN would spoil the norm's gradient.
         xs, carries = seen(inputs, valid), []
-        each = zip(self.layers, starts, keys(dropout_key, len(self.layers)), strict=True)
-        for i, (layer, start, key) in enumerate(each):
+        each = zip(
+            self.layers,
+            self._by_layer("initial_carry", initial_carry),
+            self._by_layer("reset_carry", reset_carry),
+            keys(dropout_key, len(self.layers)),
+            strict=True,
+        )
+        for i, (layer, start, again, key) in enumerate(each):
             below = self.norms[i](xs) if len(self.norms) else xs
             carry, above = layer(
                 below,
                 initial_carry=start,
+                reset_carry=again,
                 seq_lengths=seq_lengths,
                 return_carry=True,
                 dropout_key=key,
@@ -109,11 +118,37 @@ class Stack(nnx.Module):
         wanted = self.return_carry if return_carry is None else return_carry
         return (tuple(carries), xs) if wanted else xs
 
+    def initialize_carry(
+        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+    ) -> tuple[Carry, ...]:
+        """Return where each layer starts, for inputs of one step [*B, F]; as `RNN.initialize_carry`."""
+        starts = []
+        below = jax.ShapeDtypeStruct((1, *input_shape), jax.tree.leaves(self)[0].dtype)
+        for layer in self.layers:
+            starts.append(layer.initialize_carry(below.shape[1:], rngs))
+            read = functools.partial(layer, time_major=True, return_carry=False)
+            below = jax.eval_shape(read, below)
+        return tuple(starts)
 
-def _valid(inputs: Any, seq_lengths: Any, mask: Any, time_major: bool) -> Any:
+    @property
+    def num_feature_axes(self) -> int:
+        """Number of trailing axes of an input that are features."""
+        return self.layers[0].num_feature_axes
+
+    def _by_layer(self, argument: str, carries: Any) -> Sequence[Carry | None]:
+        """Return one carry for each layer, or one None."""
+        if carries is None:
+            return [None] * len(self.layers)
+        if not isinstance(carries, Sequence) or len(carries) != len(self.layers):
+            expected = f"one carry for each of {len(self.layers)} layers"
+            checks.refuse(argument, checks.describe(carries), expected)
+        return carries
+
+
+def _valid(inputs: Any, seq_lengths: Any, mask: Any, time_major: bool, features: int) -> Any:
     """Return the validity of each step in the layout of the inputs, [*B, T] or [T, *B]; None if all are."""
-    axis = time_axis(inputs, time_major)
-    steps, *batch = jnp.moveaxis(inputs, axis, 0).shape[:-1]
-    mask = time_first("mask", mask, inputs, axis)
+    axis = time_axis(inputs, time_major, features)
+    steps, *batch = jnp.moveaxis(inputs, axis, 0).shape[: jnp.ndim(inputs) - features]
+    mask = time_first("mask", mask, inputs, axis, features)
     valid = padding_mask(seq_lengths, mask, steps, tuple(batch))
     return None if valid is None else jnp.moveaxis(valid, 0, axis)

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import checks
 from jaxrnn.cells import initializers
@@ -109,12 +109,15 @@ class LanguageModel(nnx.Module):
         *,
         carry: Carry | None = None,
         seq_lengths: Lengths | Any = None,
+        resets: Bool[Array, "T *B"] | Any = None,
+        reset_carry: Carry | None = None,
         dropout_key: Key | None = None,
     ) -> tuple[Carry, Float[Array, "T *B V"]]:
         """Read on from `carry`; return the carry after each sequence's last valid token, and the logits.
 
         To train on one long text piece by piece (truncated BPTT), hand the carry on, through
-        ``jax.lax.stop_gradient``.
+        ``jax.lax.stop_gradient``. Where `resets` [T, *B] is True a new text begins: the body starts anew
+        there, from `reset_carry` or by default from its own start.
         """
         checks.sequences("tokens", tokens)
         valid = padding_mask(seq_lengths, None, tokens.shape[0], tokens.shape[1:])
@@ -122,6 +125,8 @@ class LanguageModel(nnx.Module):
             self.embedding(seen(tokens, valid)),
             initial_carry=carry,
             seq_lengths=seq_lengths,
+            resets=resets,
+            reset_carry=reset_carry,
             dropout_key=dropout_key,
             time_major=True,
             return_carry=True,

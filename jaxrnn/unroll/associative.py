@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.blocks import at
-from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
+from jaxrnn.unroll.record import Frames, Method, Unrolled, restarted, seen, where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Associative(Method):
             for i, all_states in zip(group, states, strict=True):
                 start = jnp.concatenate([starts[i][None], all_states[:-1]])
                 if frames.reset is not None:
-                    start = where(frames.reset, jnp.broadcast_to(anew[i], start.shape), start)
+                    again = jnp.broadcast_to(anew[i], start.shape)
+                    start = restarted(frames.reset, again, start)
                 before[i], after[i] = start, all_states
         carries = jax.tree.unflatten(tree, after)
         _, outputs = jax.vmap(cell, axis_size=length)(jax.tree.unflatten(tree, before), xs)
@@ -101,7 +102,7 @@ def _with_frames(maps: _Maps, anew: list[Any], frames: Frames) -> _Maps:
         spread = [jnp.broadcast_to(leaf, zero.shape) for leaf in anew]
         again = _plus(_applied(matrix, spread), gain)
         nothing = [[zero] * len(gain) for _ in gain]
-        matrix, gain = where(frames.reset, (nothing, again), (matrix, gain))
+        matrix, gain = restarted(frames.reset, (nothing, again), (matrix, gain))
     if frames.valid is not None:
         identity = [[zero + float(i == j) for j in range(len(gain))] for i in range(len(gain))]
         matrix, gain = where(frames.valid, (matrix, gain), (identity, [zero] * len(gain)))

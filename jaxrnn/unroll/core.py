@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool
 
 from jaxrnn import checks
-from jaxrnn.steps import begin, compiled, in_forward_mode, varying_alike
+from jaxrnn.steps import begin, compiled, in_forward_mode, own_carry, varying_alike
 from jaxrnn.typing import Carry, Lengths, Step
 from jaxrnn.unroll.blocked import default_method
 from jaxrnn.unroll.record import Frames, Method, Unrolled
@@ -46,7 +46,7 @@ def unroll(
       length: number of steps; needed only when `xs` is None.
       seq_lengths: valid steps of each sequence [*B], 0 to T; the rest is padding on the right.
       mask: False where a step is padding, anywhere in the sequence [T, *B].
-      resets: True where a new episode begins [T, *B]: its first step starts from the initial carry. With
+      resets: True where a new episode begins [T, *B]: its first step starts from `reset_carry`. With
         `reverse` an episode is read from its last step, and that one does. A reset that falls on padding
         takes effect at the next valid step, in the order of reading.
       reverse: read from the last step to the first; results stay in the order of `xs`.
@@ -54,14 +54,17 @@ def unroll(
         and in forward mode (``jax.jvp``, ``jax.jacfwd``). ``Unrolled.method`` says which one ran. Forward
         mode around a ``jax.jit``, ``lax.scan`` or ``jax.checkpoint`` that hides the call from it, and
         ``jax.linearize``, need ``method=Scan()``.
-      reset_carry: where a reset goes back to, leaves [*B, H]; by default the initial carry, which is not
-        the right place where `carry` is the end of an earlier piece.
+      reset_carry: where a reset goes back to, leaves [*B, H]; by default the cell's own
+        ``initialize_carry``, whatever `carry` is: that may be the end of an earlier piece. A step without
+        ``initialize_carry`` goes back to `carry`.
 
     Returns:
       An `Unrolled` with outputs [T, *B, Y], the last carry and all carries [T, *B, H]. At padded steps
       the carry is held and the output is zero; a sequence of length 0 returns its initial carry. What
       stands in the padding, NaN included, changes neither values nor gradients: the cell sees zeros
-      there, and must be differentiable at zero.
+      there, and must be differentiable at zero. Leaves of inputs, carry or outputs that do not begin with
+      the batch axes, such as a time step [T] or a counter without axes, are shared by all sequences:
+      lengths, masks and resets leave them as they are.
 
     Raises:
       InputError: an argument whose shape, dtype or range does not fit; the message names it.
@@ -80,6 +83,8 @@ def unroll(
     if isinstance(method, Method) and not method.any_mask:
         _refuse_masks(method, seq_lengths, mask, resets, reverse)
     carry, steps, batch = begin(cell, xs, carry, length)
+    if not (hasattr(cell, "num_feature_axes") and hasattr(xs, "shape")):
+        batch = _batch_of_flags(batch, carry, seq_lengths, mask, resets)
     valid = padding_mask(seq_lengths, mask, steps, batch)
     fresh = _flags("resets", resets, steps, batch)
     if reverse and fresh is not None:  # read backwards, an episode starts at its last step
@@ -88,6 +93,8 @@ def unroll(
         fresh = _at_valid_steps(fresh, valid, reverse)
     frames = Frames(xs, valid, fresh)
     initial = carry if reset_carry is None else reset_carry
+    if reset_carry is None and resets is not None and hasattr(cell, "initialize_carry"):
+        initial = own_carry(cell, xs, "reset_carry")
     checks.alike("reset_carry", initial, carry, "leaves as those of the carry")
     if isinstance(cell, nnx.Module):
         cell, carry, frames, initial = varying_alike(cell, carry, frames, initial)
@@ -111,6 +118,22 @@ def _run(
         return method(cell, carry, frames, initial=initial, length=length)
     done = method(cell, carry, _flipped(frames), initial=initial, length=length)
     return dataclasses.replace(done, outputs=_flipped(done.outputs), carries=_flipped(done.carries))
+
+
+def _batch_of_flags(
+    batch: tuple[int, ...], carry: Carry, seq_lengths: Any, mask: Any, resets: Any
+) -> tuple[int, ...]:
+    """Return the batch axes of lengths or flags if the carry can have them, otherwise `batch`.
+
+    No step but a cell says which axes of its carry are batch. [B, H, H] may be a matrix of one sequence each,
+    and a leaf without axes one number for all.
+    """
+    flags = [np.shape(each)[1:] for each in (mask, resets) if each is not None]
+    shapes = [jnp.shape(leaf)[:-1] for leaf in jax.tree.leaves(carry)]
+    for axes in flags if seq_lengths is None else [np.shape(seq_lengths), *flags]:
+        if any(shape[: len(axes)] == axes if axes else not shape for shape in shapes):
+            return axes
+    return batch
 
 
 def _flipped(tree: Any) -> Any:

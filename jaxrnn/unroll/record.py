@@ -19,7 +19,7 @@ class Frames(NamedTuple):
     Attributes:
       x: inputs [T, *B, F].
       valid: False where a step is padding: the carry is held and the output is zero.
-      reset: True where a step starts from the initial carry.
+      reset: True where a step starts from the carry that resets go back to.
     """
 
     x: Any
@@ -88,20 +88,39 @@ class Unrolled:
 
 
 def where(condition: Shaped[Array, "..."], chosen: Any, other: Any) -> Any:
-    """Select between two trees by a condition [*B] over the leading axes of their leaves."""
+    """Select between two trees by a condition [*B] over the leading axes of their leaves.
+
+    A leaf that does not begin with these axes, such as a time step or a counter that all sequences share, has
+    no part that belongs to one sequence: there all of `chosen` is taken.
+    """
 
     def select(a, b):
-        trailing = jnp.ndim(a) - jnp.ndim(condition)
+        if jnp.shape(a)[: condition.ndim] != condition.shape:
+            return a
+        trailing = jnp.ndim(a) - condition.ndim
         return jnp.where(condition.reshape(condition.shape + (1,) * trailing), a, b)
 
     return jax.tree.map(select, chosen, other)
 
 
+def restarted(reset: Bool[Array, "..."], initial: Any, carry: Any) -> Any:
+    """Return `initial` where `reset` is True, and `carry` elsewhere and in leaves without batch axes."""
+    return where(~reset, carry, initial)
+
+
 def seen(tree: Any, valid: Any) -> Any:
-    """Return a tree with zeros wherever a step is padding; as it is, where `valid` is None."""
+    """Return a tree with zeros wherever a step is padding; as it is, where `valid` is None.
+
+    Random keys, which have no zero and can be no NaN, and leaves without batch axes stay as they are.
+    """
     if valid is None:
         return tree
-    return where(valid, tree, jax.tree.map(jnp.zeros_like, tree))
+
+    def kept(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf if is_key else where(valid, leaf, jnp.zeros_like(leaf))
+
+    return jax.tree.map(lambda leaf: kept(jnp.asarray(leaf)), tree)
 
 
 def framed_step(cell: Step, initial: Carry) -> Step:
@@ -112,7 +131,7 @@ def framed_step(cell: Step, initial: Carry) -> Step:
     """
 
     def step(carry: Carry, frame: Frames) -> tuple[Carry, Any]:
-        start = carry if frame.reset is None else where(frame.reset, initial, carry)
+        start = carry if frame.reset is None else restarted(frame.reset, initial, carry)
         moved, y = cell(start, seen(frame.x, frame.valid))
         if frame.valid is not None:
             moved = where(frame.valid, moved, carry)

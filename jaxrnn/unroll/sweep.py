@@ -19,7 +19,7 @@ from jaxrnn.steps import varying_alike
 from jaxrnn.typing import Carry, at_least_float32
 from jaxrnn.unroll.blocks import at, joined, segments, window
 from jaxrnn.unroll.parts import Parts, Results
-from jaxrnn.unroll.record import Frames, seen, where
+from jaxrnn.unroll.record import Frames, restarted, seen, where
 
 _BITS = 16  # flags that a dimension of an array's shape holds
 
@@ -167,7 +167,7 @@ def _stepper(plan: Plan, weights: Any, initial: Carry) -> Any:
 
     def step(carry, now):
         drive, valid, reset = now
-        start = carry if reset is None else where(reset, initial, carry)
+        start = carry if reset is None else restarted(reset, initial, carry)
         (moved, y), signal = plan.parts.step(weights, start, drive)
         if valid is not None:
             moved = where(valid, moved, carry)
@@ -290,8 +290,8 @@ def _sweep(
         found = parts.back(weights, turned, start, signal, fixed, cotangents)
         d_start = found.carry
         if reset is not None:
-            d_initial = _sum(d_initial, where(reset, d_start, nothing))
-            d_start = where(reset, nothing, d_start)
+            d_initial = _sum(d_initial, restarted(reset, d_start, nothing))
+            d_start = restarted(reset, nothing, d_start)
         if valid is not None:  # where the carry was held, so is its cotangent
             d_start = _sum(d_start, where(valid, nothing, d_carry))
         d_read = jax.tree.map(lambda total, d: total + d.astype(total.dtype), d_read, found.read)
@@ -325,7 +325,7 @@ def _starts(kept: _Kept, reset: Any, first: Any, size: int) -> Carry:
     if reset is None:
         return starts
     initial = jax.tree.map(lambda i, s: jnp.broadcast_to(i, s.shape), kept.initial, starts)
-    return where(reset, initial, starts)
+    return restarted(reset, initial, starts)
 
 
 def _sum(a: Any, b: Any) -> Any:
