@@ -15,9 +15,9 @@ Sussillo 2018, FixedPointFinder).
 Weakness: no local search can promise that it found them all. More candidates and more noise find more;
 how often each point was found (`multiplicity`) says how likely one is to have missed another. Katz & Reggia
 (2017, "Using directional fibers to locate fixed points of recurrent neural networks") follow curves instead
-and find many that no trajectory comes near. And float32 cannot tell a very slow point from a fixed one: where
-gates are shut, F(s) − s is below its rounding over whole regions, and every candidate there counts as
-converged. Such points have eigenvalues next to 1 and are `marginal`; float64, cell and candidates, decides.
+and find many that no trajectory comes near. Where gates are shut, F(s) − s is small over whole regions that
+hold no fixed point; `jaxrnn.analysis.roots` says how these are told from fixed points, and where they cannot
+be, with gates shut to the last bit.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def fixed_points(
       method: `LevenbergMarquardt` (the default) or `Descent`, with their settings.
       tolerance: the largest entry of F(s) − s that counts as zero, relative to the largest entry of s, or
         to 1 where that is smaller; by default 100 times the resolution of the dtype. The search goes on
-        below it for as long as that helps.
+        below it for as long as that helps. A state counts as a fixed point only if, in addition, the
+        linearised equation has a solution within `distinct` of it; ``Outcome.NO_POINT_NEAR`` otherwise.
       slow: keep points that are not fixed but have q at most this, as slow points; by default none.
       distinct: points all of whose entries differ by at most this are one; by default the square root of
         the dtype's resolution, times the largest entry of all points where that exceeds 1.
@@ -184,7 +185,9 @@ def periodic_points(
         bound = functools.partial(function.bound(cell), x, like, period=period)
         return by_batches(bound, states, batch)
 
-    ends = search(cell, x, like, starts, settings.method, tolerance, batch, period)
+    ends = search(
+        cell, x, like, starts, settings.method, tolerance, batch, period, settings.distinct
+    )
     ends = _slow_told(ends, settings.slow)
     reached = np.flatnonzero(ends.outcomes <= Outcome.SLOW_POINT)
     near = reached[_near(ends.states[reached], starts, settings.outlier)]
@@ -279,8 +282,8 @@ def _slow_told(ends: Ends, slow: float | None) -> Ends:
     """Name those that ended slow enough."""
     if slow is None:
         return ends
-    minima = np.isin(ends.outcomes, (Outcome.MINIMUM, Outcome.UNFINISHED))
-    is_slow = minima & (ends.speeds <= slow)
+    not_fixed = (Outcome.MINIMUM, Outcome.UNFINISHED, Outcome.NO_POINT_NEAR)
+    is_slow = np.isin(ends.outcomes, not_fixed) & (ends.speeds <= slow)
     return ends._replace(outcomes=np.where(is_slow, Outcome.SLOW_POINT, ends.outcomes))
 
 

@@ -129,7 +129,7 @@ class LevenbergMarquardt(Search):
     def advance(self, power, state, residual, memory):
         """Try one step; keep it if q falls."""
         slope = power.jacobian(state) - jnp.eye(state.size, dtype=state.dtype)
-        move = _damped_step(slope, residual, memory)
+        move = regularised_step(slope, residual, memory * jnp.linalg.norm(residual))
         there = state + move
         left = power.residual(there)
         speed = half_square(residual)
@@ -147,14 +147,14 @@ class LevenbergMarquardt(Search):
         return state, residual, damping, at_minimum
 
 
-def _damped_step(
-    slope: Inexact[Array, "S S"], residual: Inexact[Array, "S"], damping: Inexact[Array, ""]
+def regularised_step(
+    slope: Inexact[Array, "S S"], residual: Inexact[Array, "S"], shift: Inexact[Array, ""] | float
 ) -> Inexact[Array, "S"]:
-    """Return −(AᵀA + λI)⁻¹ Aᵀr, λ no less than the rounding of AᵀA."""
+    """Return −(AᵀA + λI)⁻¹ Aᵀr, λ the given one and the rounding of AᵀA."""
     gram = slope.T @ slope
     rounding = 4 * float(jnp.finfo(gram.dtype).eps) * jnp.max(jnp.diagonal(gram))
-    shift = damping * jnp.linalg.norm(residual) + rounding
-    factor = jnp.linalg.cholesky(gram + shift * jnp.eye(len(gram), dtype=gram.dtype))
+    diagonal = (shift + rounding) * jnp.eye(len(gram), dtype=gram.dtype)
+    factor = jnp.linalg.cholesky(gram + diagonal)
     return -jax.scipy.linalg.cho_solve((factor, True), slope.T @ residual)
 
 

@@ -8,6 +8,18 @@ Zeros of q are the fixed points of F^p; its other minima are slow points, past w
 
 Candidates do not know of each other, so they advance together, in batches that bound the memory. After every
 round those that have settled are taken out and the rest closed up, so that nobody waits for the slowest.
+
+A small residual alone does not make a root. Where gates saturate, r and A = ∂r/∂s become small together, over
+whole regions, and the solution of the linearised equation lies far away. So a candidate counts as a root only
+where some δ that is too short to matter solves r + A δ = 0 to rounding. The δ tried is the regularised one,
+
+    δ = −(AᵀA + λI)⁻¹ Aᵀr ,        √λ = (rounding of r) / (length that does not matter) ,
+
+which leaves alone what is rounding in a direction where A is singular, as along a line of fixed points. What
+has not come near enough yet, as at a multiple root, goes on by Newton's method.
+
+Weakness: where F(s) equals s to the last bit, and A is zero, nothing tells a saturated region from true fixed
+points. Such points are kept, and have eigenvalues next to 1.
 """
 
 from __future__ import annotations
@@ -24,12 +36,19 @@ from jaxtyping import Array, Inexact, Int, Shaped
 
 from jaxrnn import checks
 from jaxrnn.analysis.lapack import eigenvalues, in_float64
-from jaxrnn.analysis.least_squares import Power, Search, half_square
+from jaxrnn.analysis.least_squares import Power, Search, half_square, regularised_step
 from jaxrnn.steps import compiled
 from jaxrnn.typing import Carry, Step
 
 _ROUNDS = 16
 """Rounds in which the most iterations are spent: as often are the settled candidates taken out."""
+
+_NEWTON_STEPS = 30
+"""Newton's method halves the distance from a double root, and takes a third of it from a triple one: as many
+steps reduce it by the square root of float64's resolution, or half of that."""
+
+_RESIDUAL_ROUNDINGS = 8
+"""Roundings that an entry of r is made of: of the products in F, of its activations, of the difference."""
 
 _CACHE_BYTES = 2**22
 _ACCELERATOR_BYTES = 2**26
@@ -50,6 +69,8 @@ class Outcome(enum.IntEnum):
     """The iterations ran out."""
     NON_FINITE = 4
     """The map leaves the range of floats."""
+    NO_POINT_NEAR = 5
+    """The residual is zero to the tolerance, but the map is so flat there that no fixed point is near."""
 
 
 class Place(NamedTuple):
@@ -95,6 +116,7 @@ def search(
     tolerance: float,
     batch: Batch,
     period: int = 1,
+    distinct: float | None = None,
 ) -> Ends:
     """Go down q from every start.
 
@@ -107,6 +129,8 @@ def search(
       tolerance: the largest entry of r that counts as zero, relative to the largest of s, or to 1.
       batch: how many candidates advance at once.
       period: p.
+      distinct: the distance, relative to the largest entry of s or to 1, up to which two states are the same
+        point; by default the square root of the resolution.
     """
     settings = {"method": method, "period": period}
     set_out = functools.partial(_set_out.bound(cell), x, like, **settings)
@@ -121,7 +145,34 @@ def search(
         moved = by_batches(functools.partial(go_on, limit), _taken(places, going), batch)
         _put(places, going, moved)
         going = going[~moved.settled]
-    return _ends(places, tolerance)
+    ends = _ends(places, tolerance)
+    near = float(np.finfo(ends.states.dtype).eps) ** 0.5 if distinct is None else distinct
+    confirm = functools.partial(_confirm.bound(cell), x, like, tolerance, near, period=period)
+    return _confirmed(ends, tolerance, functools.partial(by_batches, confirm, batch=batch))
+
+
+def _confirmed(ends: Ends, tolerance: float, confirm: Callable[[Any], Any]) -> Ends:
+    """Move roots that are not exact enough on by Newton's method, and name those that are no roots.
+
+    Newton's method may go as far as a triple root can be from where r falls below the tolerance. Further
+    away it would walk out of a saturated region, where r falls on and on.
+    """
+    states, speeds, outcomes = ends.states.copy(), ends.speeds.copy(), ends.outcomes.copy()
+    going = np.flatnonzero(outcomes == Outcome.FIXED_POINT)
+    outcomes[going] = Outcome.NO_POINT_NEAR
+    here = states[going]
+    reach = 2 * tolerance ** (1 / 3) * np.abs(here).max(axis=-1).clip(1.0)
+    for _ in range(_NEWTON_STEPS):
+        if not len(going):
+            break
+        speed, is_point, onward = confirm(here)
+        found = going[is_point]
+        far = ~(np.abs(onward - ends.states[going]).max(axis=-1) <= reach)  # or NaN
+        states[found], speeds[found] = here[is_point], speed[is_point]
+        outcomes[found] = Outcome.FIXED_POINT
+        rest = ~is_point & ~far
+        going, here, reach = going[rest], onward[rest], reach[rest]
+    return ends._replace(states=states, speeds=speeds, outcomes=outcomes)
 
 
 class Batch(NamedTuple):
@@ -242,6 +293,32 @@ def _ends(places: Place, tolerance: float) -> Ends:
         Outcome.UNFINISHED,
     )
     return Ends(places.state, speeds, places.iterations, outcomes)
+
+
+@compiled
+def _confirm(
+    cell: Step, x: Any, like: Carry, tolerance: Any, near: Any, states: Any, *, period: int
+) -> tuple[Any, Any, Any]:
+    """Return q, whether there is a root within rounding, and where Newton's method goes [N, S]."""
+    power = Power(cell, x, like, period)
+    limits = jnp.finfo(states.dtype)
+
+    def one(state):
+        residual = power.residual(state)
+        own = jnp.eye(state.size, dtype=state.dtype)
+        slope = power.jacobian(state) - own
+        size = abs(state).max()
+        length = near * size.clip(1.0)
+        rounding = _RESIDUAL_ROUNDINGS * float(limits.eps) * size.clip(length)
+        move = regularised_step(slope, residual, ((rounding / length) ** 2).clip(limits.tiny))
+        short = abs(move).max() <= length
+        solved = abs(residual + slope @ move).max() <= rounding
+        is_point = is_root(state, residual, tolerance) & short & solved
+        # The second factorisation waits for the first (`lapack`): it asks for its result.
+        onward = state - jnp.linalg.solve(jnp.where(is_point, own, slope), residual)
+        return half_square(residual), is_point, onward
+
+    return jax.vmap(one)(states)
 
 
 @compiled

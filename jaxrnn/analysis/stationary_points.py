@@ -140,4 +140,5 @@ _WORDS = {
     Outcome.MINIMUM: "a minimum of q above the tolerance",
     Outcome.UNFINISHED: "ran out of iterations",
     Outcome.NON_FINITE: "left the range of floats",
+    Outcome.NO_POINT_NEAR: "in a flat region with no fixed point near",
 }

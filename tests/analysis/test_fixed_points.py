@@ -197,6 +197,49 @@ def test_both_precisions_reach_their_rounding(dtype):
     assert np.sqrt(2 * np.asarray(found.speeds)).max() < 100 * np.finfo(dtype).eps
 
 
+@pytest.mark.parametrize("kind", [jaxrnn.GRUCell, jaxrnn.MGUCell])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_saturated_gates_make_no_points_in_float32(kind, scale):
+    """A state of these cells is a mean of states below 1 and of the last one: no fixed point is beyond 1."""
+    cell = kind(3, 12, rngs=nnx.Rngs(0))
+    start = drawn(60, 12, dtype=jnp.float32, scale=scale)
+    found = fixed_points(cell, jnp.zeros(3), start, outlier=np.inf)
+    np.testing.assert_allclose(found.states, np.zeros((1, 12)), rtol=0, atol=1e-6)
+    flat = int(np.sum(found.outcomes == Outcome.NO_POINT_NEAR))
+    assert flat > 0
+    assert int(found.converged.sum()) + flat == 60
+    np.testing.assert_array_equal(np.asarray(found.ends_in) == -1, ~np.asarray(found.converged))
+    assert f"{flat} in a flat region with no fixed point near" in found.text
+
+
+def test_multiple_root_is_followed_until_it_is_reached(dtype):
+    """s − s³/3, as tanh begins: F(s) − s is below the tolerance far from the triple root 0."""
+    start = jnp.linspace(-1.0, 1.0, 8, dtype=dtype)[:, None]
+    found = fixed_points(lambda s, x: (s - s**3 / 3, s), None, start)
+    assert found.converged.all()
+    # Where s³/3 is no more than eight roundings of s, floats cannot tell.
+    assert np.abs(found.states).max() < np.sqrt(24 * np.finfo(dtype).eps)
+    assert found.marginal.all()
+
+
+def test_line_of_fixed_points_stays_in_float32():
+    along = np.array([0.6, 0.8])
+    projection = jnp.asarray(np.outer(along, along), jnp.float32)
+    start = drawn(20, 2, dtype=jnp.float32)
+    found = fixed_points(lambda s, x: (projection @ s, s), None, start)
+    assert found.converged.all()
+    assert len(found) == 20
+    ends = np.asarray(found.states)[np.asarray(found.ends_in)]
+    np.testing.assert_allclose(ends @ [-0.8, 0.6], 0, atol=1e-5)
+
+
+def test_loose_tolerance_gives_the_same_points(x64):
+    """Where the search may stop early, the points are exact all the same."""
+    found = fixed_points(uncoupled, None, drawn(40, 1), tolerance=1e-3)
+    root = positive_root(2.0)
+    np.testing.assert_allclose(np.sort(found.states[:, 0]), [-root, 0, root], rtol=0, atol=1e-7)
+
+
 @pytest.mark.slow
 def test_ghost_of_a_saddle_node_is_a_slow_point(x64):
     """s' = s + ε + s² has no fixed point, but q has its least value ε²/2 at 0."""
@@ -475,6 +518,16 @@ def test_trained_flip_flop_has_eight_memories_and_saddles_between_them():
     still = jnp.zeros(3)
     found = fixed_points(model.cell, still, candidates)
     assert int(found.stable.sum()) == 8
+    with jax.enable_x64(True):
+        doubled = [
+            jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), each)
+            for each in (model.cell, still, candidates)
+        ]
+        exact = fixed_points(*doubled)
+        assert len(found) == len(exact) <= 27
+        order, exact_order = (np.lexsort(np.round(f.states, 3).T) for f in (found, exact))
+        apart = np.asarray(found.states)[order] - np.asarray(exact.states)[exact_order]
+        np.testing.assert_allclose(apart, 0, atol=1e-4)
     corners = np.asarray(model.readout(found.states[found.stable]))
     np.testing.assert_allclose(np.abs(corners), 1.0, atol=0.2)
     assert len(np.unique(np.sign(corners), axis=0)) == 8

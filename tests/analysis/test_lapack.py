@@ -101,10 +101,12 @@ def searches(cell, xs, carry):
     set_out = functools.partial(roots._set_out.bound(cell), xs[0, 0], like, **settings)
     places = jax.eval_shape(set_out, jnp.ones((6, 8)))
     go_on = functools.partial(roots._go_on.bound(cell), xs[0, 0], like, 1e-5, **settings)
+    confirm = functools.partial(roots._confirm.bound(cell), xs[0, 0], like, 1e-5, 1e-4, period=1)
     path = lambda mu: jnp.broadcast_to(mu, xs.shape[2:])  # noqa: E731
     corrected = functools.partial(continuation._corrected.bound(cell), like, path=path)
     return {
         "search": (go_on, jnp.asarray(3, jnp.int32), places),
+        "confirmation": (confirm, jnp.ones((6, 8))),
         "correction": (corrected, jnp.ones(9), jnp.ones(9), 1e-5),
     }
 
