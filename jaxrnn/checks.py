@@ -22,6 +22,12 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+_NAMED = 8
+"""How many entries of a list or tuple an error names: as many as the leaves of any carry of ours."""
+
+_LENGTH = 200
+"""How many characters of a value an error quotes."""
+
 
 class InputError(ValueError):
     """An argument, file or setting that cannot be used as given."""
@@ -34,15 +40,20 @@ def refuse(argument: str, got: object, expected: str) -> NoReturn:
 
 def describe(x: Any) -> str:
     """Say what an argument is: dtype and shape of an array, a module's class, otherwise type and value."""
-    if hasattr(x, "shape") and hasattr(x, "dtype"):
+    if isinstance(getattr(x, "shape", None), tuple) and hasattr(x, "dtype"):
         return f"{x.dtype}{list(x.shape)}"
+    if isinstance(x, list | tuple) and len(x) > _NAMED:
+        return f"a {type(x).__name__} of {len(x)} entries, the first {describe(x[0])}"
     if isinstance(x, list):
         return "[" + ", ".join(map(describe, x)) + "]"
     if isinstance(x, tuple):
         return "(" + ", ".join(map(describe, x)) + (",)" if len(x) == 1 else ")")
-    if isinstance(x, nnx.Module):
+    if isinstance(x, nnx.Module | nnx.Rngs):
         return f"{type(x).__module__.split('.')[0]}.{type(x).__name__}"
-    return f"{type(x).__name__} {x!r}"
+    if isinstance(x, type):
+        return f"the class {x.__name__}"
+    text = repr(x)
+    return f"{type(x).__name__} {text if len(text) <= _LENGTH else text[:_LENGTH] + '…'}"
 
 
 def concrete(x: Any) -> bool:

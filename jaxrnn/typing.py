@@ -41,12 +41,12 @@ a **DerivedWeight** of its cell: `unroll` and the analyses compute it once for a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 ArrayLike = jax.Array | np.ndarray
 """An array of JAX's or of NumPy's."""
@@ -54,19 +54,23 @@ ArrayLike = jax.Array | np.ndarray
 Carry = Any
 """A pytree of arrays [*B, H]: what a cell hands to its next step."""
 
-Step = Callable[[Any, Any], tuple[Any, Any]]
+Step = Annotated[
+    Callable[[Any, Any], tuple[Any, Any]], "a cell, or a function (carry, x) -> (carry, y)"
+]
 """``(carry, x) -> (carry, y)``."""
 
-Key = jax.Array
+Key = Annotated[PRNGKeyArray, "a random key, such as jax.random.key(0)"]
 """A typed random key, as made by ``jax.random.key``."""
 
 Lengths = Int[Array, "*B"]
 """Valid steps of each sequence, 0 to T."""
 
-Loss = Callable[[Any], Any]
+Loss = Annotated[Callable[[Any], Any], "a function of the outputs"]
 """Outputs [T, *B, Y] -> a scalar, or one value per sequence [*B]."""
 
-Initializer = Callable[..., Shaped[Array, "..."]]
+Initializer = Annotated[
+    Callable[..., Shaped[Array, "..."]], "an initialiser, such as jax.nn.initializers.normal()"
+]
 """``(key, shape, dtype) -> Array``, as in ``jax.nn.initializers``."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -308,6 +309,108 @@ def test_of_equals_top_k_keeps_k():
     assert len(np.unique(drawn)) == 2
 
 
+TEMPERATURES = [0, 0.0, np.float32(0), jnp.float32(0), 1e-300, 1e-38, 1e-30, 1e-9]
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.5}])
+def test_a_temperature_near_zero_draws_the_most_probable(temperature, options):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 9)), jnp.float32) * 100
+    drawn = sample(logits, jax.random.key(1), temperature, **options)
+    np.testing.assert_array_equal(drawn, np.argmax(logits, axis=-1))
+    traced = jax.jit(lambda t: sample(logits, jax.random.key(1), t, **options))(float(temperature))
+    np.testing.assert_array_equal(traced, drawn)
+
+
+def test_of_equals_temperature_zero_takes_the_first():
+    assert sample(jnp.array([0.0, 2.0, 2.0]), jax.random.key(0), temperature=0) == 1
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_a_temperature_may_be_an_array_without_axes(dtype):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(50, 9)), dtype)
+    drawn = [
+        sample(logits, jax.random.key(1), temperature)
+        for temperature in (0.7, np.float64(0.7), np.array(0.7), jnp.float32(0.7))
+    ]
+    assert len({tuple(each.tolist()) for each in drawn}) == 1
+    prompt, model = draw_tokens(4), make(dtype=jnp.float32)
+    written = [
+        generate(model, prompt, 5, key=jax.random.key(0), temperature=t).tokens.tolist()
+        for t in (0.7, jnp.float32(0.7))
+    ]
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.05, 1), (0.39, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.95, 4), (1.0, 4)]
+)
+def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p, kept):
+    shares = np.array([0.1, 0.4, 0.3, 0.2])  # 0.4, then 0.7, then 0.9
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(shares, jnp.float32)), (4000, 4))
+    drawn = np.asarray(sample(logits, jax.random.key(0), top_p=top_p))
+    allowed = np.argsort(-shares)[:kept]
+    assert set(drawn) == set(allowed)
+    expected = shares[allowed] / shares[allowed].sum() * len(drawn)
+    counts = np.bincount(drawn, minlength=4)[allowed]
+    assert kept == 1 or scipy.stats.chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_top_p_counts_among_the_top_k_at_the_temperature():
+    """Squared, 0.4 : 0.3 : 0.2 becomes 16 : 9 : 4; of the first two, 16 are 64 %."""
+    logits = jnp.broadcast_to(jnp.log(jnp.array([0.1, 0.4, 0.3, 0.2])), (500, 4))
+    for top_p, kept in ((0.63, {1}), (0.65, {1, 2})):
+        drawn = sample(logits, jax.random.key(0), temperature=0.5, top_k=2, top_p=top_p)
+        assert set(np.asarray(drawn).tolist()) == kept
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("stack", [False, True])
+def test_a_sequence_ends_with_the_end_token(stack):
+    """Until then it is what is written without one, and from then on nothing is read."""
+    model, prompt = decided(make(stack=stack)), draw_tokens(4, 12)
+    write = functools.partial(generate, model, prompt, temperature=0.0, key=None)
+    free = np.asarray(write(9).tokens)
+    end = int(free[3, 0])
+    found = write(9, end=end)
+    for b in range(12):
+        places = np.flatnonzero(free[:, b] == end)
+        length = places[0] + 1 if len(places) else 9
+        assert int(found.lengths[b]) == length
+        np.testing.assert_array_equal(found.tokens[:length, b], free[:length, b])
+        assert np.all(np.asarray(found.tokens)[length:, b] == end)
+        alone = generate(model, prompt[:, b], int(length), key=None, temperature=0)
+        jax.tree.map(lambda leaf, one, b=b: assert_close(leaf[b], one), found.carry, alone.carry)
+    assert len(np.unique(found.lengths)) > 1
+    assert np.all(np.asarray(write(9).lengths) == 9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1}, "temperature: got -1; expected 0 or more"),
+        ({"temperature": float("nan")}, "temperature: got float nan; expected a number"),
+        ({"temperature": jnp.float32(jnp.nan)}, "temperature: got nan; expected 0 or more"),
+        ({"temperature": float("inf")}, "temperature: got inf; expected 0 or more"),
+        ({"temperature": "hot"}, "temperature: got str 'hot'; expected a number"),
+        ({"top_k": 0}, "top_k: got 0; expected a whole number from 1 to 5, the tokens"),
+        ({"top_k": 6}, "top_k: got 6; expected a whole number from 1 to 5, the tokens"),
+        ({"top_k": 2**63}, "top_k: got int 9223372036854775808; expected a whole number"),
+        ({"top_k": 1.5}, "top_k: got float 1.5; expected a whole number"),
+        ({"top_p": 0.0}, "top_p: got 0.0; expected a probability above 0"),
+        ({"top_p": 1.5}, "top_p: got 1.5; expected a probability above 0"),
+        ({"key": 0}, "key: got int 0; expected a random key, such as jax.random.key"),
+        ({"key": nnx.Rngs(0)}, "key: got flax.Rngs; expected a random key"),
+        ({"logits": [1.0, 2.0]}, "logits: got [float 1.0, float 2.0]; expected an array of fl"),
+        ({"logits": jnp.array([1.0, jnp.nan])}, "logits: got NaN; expected numbers"),
+        ({"logits": jnp.array([1, 2])}, "logits: got int32[2]; expected an array of floats"),
+    ],
+)
+def test_sampling_refuses(options, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        sample(**{"logits": jnp.zeros(5), "key": jax.random.key(0), **options})
+
+
 def test_new_weights_do_not_compile_again(caplog):
     prompt = draw_tokens(4, B)
     models = [make(dtype=jnp.float32, seed=seed) for seed in (0, 1)]
@@ -437,13 +540,13 @@ PROMPT = np.zeros((2, B), np.int32)
         (lambda: generate(small(), PROMPT, 1, key=None, temperature=-1.0), "temperature: got -1.0"),
         (
             lambda: generate(small(), PROMPT, 1, key=None, temperature=float("nan")),
-            "temperature: got nan",
+            "temperature: got float nan",
         ),
         (lambda: generate(small(), PROMPT, 1, key=None), "key: got None; expected a random key"),
         (lambda: generate(small(), PROMPT, 1, key=jax.random.key(0), top_k=0), "top_k: got 0"),
         (
             lambda: generate(small(), PROMPT, 1, key=jax.random.key(0), top_k=V + 1),
-            "top_k: got 8; expected at most the 7 tokens",
+            "top_k: got 8; expected a whole number from 1 to 7, the tokens",
         ),
         (
             lambda: generate(small(), PROMPT, 1, key=None, temperature=0, seq_lengths=[0, 1, 2]),

@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
 from jaxrnn.layers import RNN, Stack
@@ -33,7 +34,7 @@ from jaxrnn.models.embeddings import Embedding, check_embedding, checked_tokens
 from jaxrnn.models.encoder import last_step
 from jaxrnn.models.readouts import cross_entropy
 from jaxrnn.steps import compiled
-from jaxrnn.typing import ArrayLike, Carry, Key, Lengths
+from jaxrnn.typing import ArrayLike, Carry, Key, Lengths, at_least_float32
 from jaxrnn.unroll import padding_mask
 from jaxrnn.unroll.record import seen
 
@@ -162,15 +163,19 @@ class Generated:
     """Tokens that a language model wrote.
 
     Attributes:
-      tokens: [steps, *B], without the prompt.
-      carry: the carry before the last of these tokens is read. To go on:
-        ``generate(model, generated.tokens[-1:], more, carry=generated.carry, key=...)``.
+      tokens: [steps, *B], without the prompt; after an end token only end tokens.
+      carry: the carry before the last of these tokens is read, of a sequence that has ended before its end
+        token is read. To go on: ``generate(model, generated.tokens[-1:], more, carry=generated.carry,
+        key=...)``.
+      lengths: number of tokens [*B], the end token among them; `steps` where none came.
     """
 
     tokens: Int[Array, "T *B"]
     carry: Carry
+    lengths: Int[Array, "*B"]
 
 
+@checked
 def generate(
     model: LanguageModel,
     prompt: Int[ArrayLike, "T *B"] | Any,
@@ -179,10 +184,12 @@ def generate(
     key: Key | None,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
+    end: int | None = None,
     carry: Carry | None = None,
     seq_lengths: Lengths | Any = None,
 ) -> Generated:
-    """Write on from a prompt: read it once, then one step a token, in one compiled loop.
+    """Continue a prompt: read it once, then take one step a token, in one compiled loop.
 
     Args:
       model: the language model.
@@ -191,30 +198,31 @@ def generate(
       key: draws the tokens; may be None at temperature 0, where nothing is drawn.
       temperature: what the logits are divided by; 0 takes the most probable token (the first of equals).
       top_k: draw from the k most probable tokens alone (Fan et al. 2018).
+      top_p: draw from the most probable tokens alone that together have this probability (Holtzman et al.
+        2020); `sample` has the details.
+      end: the token after which a sequence ends.
       carry: the body's carry before the prompt; by default that of a beginning.
       seq_lengths: valid tokens of each prompt [*B], 1 to T.
 
     Returns:
-      The tokens, and the carry from which to go on.
+      The tokens, how many of each sequence count, and the carry from which to go on.
 
     Raises:
       InputError: an argument out of its range; the message names it.
     """
+    vocabulary = model.embedding.tokens
     checks.count("steps", steps)
-    if not 0 <= temperature < math.inf:
-        checks.refuse("temperature", temperature, "0 or more")
+    _check_sampling(vocabulary, temperature, top_k, top_p)
     if key is None and temperature > 0:
         checks.refuse("key", "None", "a random key, or temperature=0")
-    if top_k is not None:
-        checks.count("top_k", top_k)
-        if top_k > model.embedding.tokens:
-            checks.refuse("top_k", top_k, f"at most the {model.embedding.tokens} tokens")
+    if end is not None:
+        checks.within("end", end, 0, vocabulary - 1, ", a token")
     checks.sequences("prompt", prompt)
     if prompt.shape[0] < 1:
         checks.refuse("prompt", checks.describe(prompt), "at least 1 token, [T, *B]")
-    prompt, lengths = _checked_prompt(prompt, seq_lengths, model.embedding.tokens)
-    settings = {"steps": steps, "top_k": top_k, "greedy": temperature == 0}
-    return _generate(model, prompt, lengths, carry, key, temperature, **settings)
+    prompt, lengths = _checked_prompt(prompt, seq_lengths, vocabulary)
+    settings = {"steps": steps, "top_k": top_k, "end": end, "greedy": temperature == 0}
+    return _generate(model, prompt, lengths, carry, key, temperature, top_p, **settings)
 
 
 def _checked_prompt(prompt: Any, seq_lengths: Any, vocabulary: int) -> tuple[Any, Any]:
@@ -237,36 +245,61 @@ def _generate(
     carry: Any,
     key: Any,
     temperature: Any,
+    top_p: Any,
     *,
     steps: int,
     top_k: int | None,
+    end: int | None,
     greedy: bool,
 ) -> Generated:
     keys = None if greedy else jax.random.split(key, steps)
 
     def pick(logits, key):
-        return jnp.argmax(logits, -1) if greedy else sample(logits, key, temperature, top_k)
+        if greedy:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return _draw(logits, key, temperature, top_k, top_p)
+
+    def ended(token):
+        return jnp.zeros(token.shape, bool) if end is None else token == end
 
     def write(state, key):
         carry, token = state
-        carry, logits = model.read(token[None], carry=carry)
-        token = pick(logits[0], key)
+        # A sequence that has ended reads nothing more: a sequence of length 0 keeps its carry.
+        reads = None if end is None else 1 - ended(token).astype(jnp.int32)
+        carry, logits = model.read(token[None], carry=carry, seq_lengths=reads)
+        token = jnp.where(ended(token), token, pick(logits[0], key))
         return (carry, token), token
 
     carry, logits = model.read(prompt, carry=carry, seq_lengths=lengths)
     first = pick(last_step(logits, lengths), None if keys is None else keys[0])
     rest = None if keys is None else keys[1:]
     (carry, _), tokens = jax.lax.scan(write, (carry, first), rest, length=steps - 1)
-    return Generated(jnp.concatenate([first[None], tokens]), carry)
+    tokens = jnp.concatenate([first[None], tokens])
+    written = 1 + jnp.sum(~ended(tokens[:-1]), axis=0, dtype=jnp.int32)
+    return Generated(tokens, carry, written)
 
 
+@checked
 def sample(
-    logits: Float[Array, "*B V"],
+    logits: Float[ArrayLike, "*B V"],
     key: Key,
-    temperature: float | Float[Array, ""] = 1.0,
+    temperature: float | Float[ArrayLike, ""] = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
 ) -> Int[Array, "*B"]:
-    """Draw tokens with p ∝ exp(logits / temperature), among the `top_k` most probable where it is given.
+    """Draw tokens with p ∝ exp(logits / temperature).
+
+    Args:
+      logits: unnormalised log-probabilities [*B, V].
+      key: draws the tokens.
+      temperature: 0 takes the most probable token, the first of equals.
+      top_k: draw from the k most probable tokens alone (Fan et al. 2018).
+      top_p: draw from the fewest tokens alone whose probability is at least this in sum, at the given
+        temperature and among the `top_k` (Holtzman et al. 2020, "The curious case of neural text
+        degeneration"); the most probable token is always among them.
+
+    Raises:
+      InputError: an argument out of its range; the message names it.
 
     Example:
       >>> import jax
@@ -275,8 +308,37 @@ def sample(
       >>> sample(jnp.array([0.0, 3.0, 2.0]), jax.random.key(0), top_k=1).item()
       1
     """
-    if top_k is None:
-        return jax.random.categorical(key, logits / temperature)
-    kept, tokens = jax.lax.top_k(logits, top_k)
-    chosen = jax.random.categorical(key, kept / temperature)
+    _check_sampling(logits.shape[-1], temperature, top_k, top_p)
+    if checks.concrete(logits) and np.isnan(np.asarray(logits)).any():
+        checks.refuse("logits", "NaN", "numbers; -inf for a token that must not come")
+    return _draw(jnp.asarray(logits), key, temperature, top_k, top_p)
+
+
+def _check_sampling(vocabulary: int, temperature: Any, top_k: Any, top_p: Any) -> None:
+    """Refuse what the probabilities of `vocabulary` tokens cannot be changed by."""
+    if checks.concrete(temperature) and not 0 <= temperature < math.inf:
+        checks.refuse("temperature", temperature, "0 or more")
+    if top_k is not None:
+        checks.within("top_k", top_k, 1, vocabulary, ", the tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        checks.refuse("top_p", top_p, "a probability above 0, at most 1")
+
+
+def _draw(logits: Any, key: Any, temperature: Any, top_k: int | None, top_p: Any) -> Any:
+    """Draw tokens as `sample` does, arguments unchecked."""
+    tokens = None
+    if top_k is not None or top_p is not None:
+        logits, tokens = jax.lax.top_k(logits, top_k or logits.shape[-1])
+    # Relative to the largest, no quotient overflows upwards, however small the temperature.
+    below = logits - jnp.max(logits, axis=-1, keepdims=True)
+    temperature = jnp.asarray(temperature).astype(below.dtype)
+    scaled = jnp.where(below < 0, below / temperature, 0)
+    if top_p is not None:
+        shares = jax.nn.softmax(scaled.astype(at_least_float32(scaled.dtype)))
+        before = jnp.cumsum(shares, axis=-1) - shares
+        scaled = jnp.where(before < top_p, scaled, -jnp.inf)
+    drawn, best = jax.random.categorical(key, scaled), jnp.argmax(logits, axis=-1)
+    chosen = jnp.where(temperature == 0, best.astype(jnp.int32), drawn.astype(jnp.int32))
+    if tokens is None:
+        return chosen
     return jnp.take_along_axis(tokens, chosen[..., None], axis=-1)[..., 0]
