@@ -193,11 +193,23 @@ class Diagnosis:
         return judge(self.flow.log_transported[0], self.flow.log_transported)
 
     @property
+    def doubts(self) -> list[str]:
+        """The certificates that are off by more than rounding, in words; none where all is well."""
+        most = _rounding(self.spectrum.singular_values.dtype)
+        named = dataclasses.asdict(self.certificates).items()
+        return [
+            f"the certificate {name} is off by {difference:.0e}"
+            for name, difference in named
+            if difference > most
+        ]
+
+    @property
     def text(self) -> str:
-        """A short account of the diagnosis."""
+        """A short account of the diagnosis; certificates that are bad stand at its head."""
         verdict = self.verdict
         sample = _sample(verdict.count, is_interval=not verdict.lost and verdict.lag > 0)
-        lines = [("", f"{verdict.sentence} ({sample})"), *self._account()]
+        doubt = [("", f"do not trust this: {', '.join(self.doubts)}")] if self.doubts else []
+        lines = [*doubt, ("", f"{verdict.sentence} ({sample})"), *self._account()]
         return "\n".join(f"{name:20}{text}" if name else text for name, text in lines)
 
     def _account(self) -> Iterator[tuple[str, str]]:
@@ -314,7 +326,7 @@ def diagnose(
         contributions=contributions,
         exponents=exponents,
     )
-    if certificates.jacobian > float(jnp.finfo(steps.dtype).eps) ** 0.5:
+    if certificates.jacobian > _rounding(steps.dtype):
         got = f"Jacobians that are off by {certificates.jacobian:.0e}"
         checks.refuse("cell", got, "an update that works unit by unit, as a SplitCell promises")
     return Diagnosis(
@@ -333,6 +345,11 @@ PARTS = (
     "bounds",
 )
 """Names of the parts, in order; a cell without inputs or parameters has no use for two of them."""
+
+
+def _rounding(dtype: Any) -> float:
+    """Return what a certificate may be off by: half the digits, which no identity here loses to rounding."""
+    return float(jnp.finfo(dtype).eps) ** 0.5
 
 
 def _floats(tree: Any) -> bool:

@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 
 from jaxrnn import checks, plot
 from jaxrnn.cells import CELLS
+from jaxrnn.experiments.figures import save_figure
 from jaxrnn.experiments.networks import NetworkConfig
 from jaxrnn.experiments.probe import Probe, probe
 from jaxrnn.experiments.runs import RunConfig, train
 from jaxrnn.models import matched_width
-from jaxrnn.report import Report
+from jaxrnn.report import Report, plain
 from jaxrnn.tasks import Task, load_task
 from jaxrnn.training import FitConfig, FitResult, ProgressBar, RunFolder, environment, holds_run
 
@@ -121,9 +122,7 @@ def _write_report(task: Task, findings: list[Finding], folder: RunFolder) -> Pat
     report.heading("Figures")
     for name, caption, draw in _FIGURES:
         with plot.house_style():
-            figure = draw(findings, task)
-            figure.savefig(folder.figures / f"{name}.png")
-            plt.close(figure)
+            save_figure(draw(findings, task), folder.figures / f"{name}.png")
         report.figure(f"figures/{name}.png", caption)
     _, html = report.write(folder.path)
     return html
@@ -134,7 +133,7 @@ def _setting(task: Task, findings: list[Finding]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     trained = "; ".join(f"{finding.cell}: {_training(finding.run)}" for finding in findings)
     return (
-        f"Data: {task.source}; {len(task.train)} sequences to train, {len(task.valid)} to validate, "
+        f"Data: {plain(task.source)}; {len(task.train)} sequences to train, {len(task.valid)} to validate, "
         f"{len(task.test)} to test, {len(task.test.take(1).inputs)} steps of {task.in_features} feature "
         f"each, {task.outputs} classes; always naming the commonest training class gives {task.chance:.3f}. "
         f"Training is by Adam, its rate falling to 0 along a cosine, all seeds of a cell at once. "

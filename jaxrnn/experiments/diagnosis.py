@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+import numpy as np
 from flax import nnx
 
 from jaxrnn import checks, plot
 from jaxrnn.analysis import PARTS, Diagnosis, FlowHistory, diagnose
 from jaxrnn.cells import CELLS, make_cell
+from jaxrnn.experiments.figures import save_figure
 from jaxrnn.experiments.history import flow_history
+from jaxrnn.experiments.networks import MOST_UNITS
 from jaxrnn.experiments.runs import RunConfig, load_network
 from jaxrnn.experiments.stages import Stages
 from jaxrnn.report import Report
@@ -54,51 +60,71 @@ class Subject:
 
     @property
     def _is_run(self) -> bool:
-        return Path(self.target).is_dir()
+        return os.path.isdir(self.target)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the diagnosis depends on: a run that has been trained on is another subject."""
-        rows = list(read_metrics(self.target)) if self._is_run else []
-        return {**dataclasses.asdict(self), "step": rows[-1]["step"] if rows else 0}
-
-    @property
-    def title(self) -> str:
-        """What it is, for a heading."""
-        if not self._is_run:
-            return f"a fresh {self.target} of {self.hidden_features} units"
-        members = RunConfig.of(self.target).fit.members
-        settings = ", ".join(f"{name} {value}" for name, value in members[self.network].items())
-        return f"{self.target}, network {self.network} of {len(members)} ({settings})"
-
-    @property
-    def history(self) -> FlowHistory | None:
-        """The gradient flow through the run's training; None for a fresh cell."""
-        path = Path(self.target)
-        return flow_history(read_metrics(path)) if self._is_run else None
-
-    def diagnose(self, part: Callable[[str, Callable[[], Any]], Any]) -> Diagnosis:
-        """Diagnose it, on test sequences of its task.
+    def find(self) -> Specimen:
+        """Return the network or cell, and the sequences to run.
 
         A run's network gets the loss of its task, a fresh cell a fixed random projection.
-
-        Args:
-          part: computes a part of the diagnosis, as in `jaxrnn.analysis.diagnose`.
 
         Raises:
           InputError: no run there, no checkpoint in it, no such network or task.
         """
-        if not self._is_run:
-            task = load_task(self.task, self.data)
-            if not task.in_features:
-                checks.refuse("task", self.task, "a task on numbers, for a fresh cell to read")
-            xs = jnp.asarray(whole_sequences(task.test, self.sequences).inputs)
-            rngs = nnx.Rngs(self.seed)
-            cell = make_cell(self.target, task.in_features, self.hidden_features, rngs=rngs)
-            return diagnose(cell, xs, part=part)
+        return self._of_run() if self._is_run else self._fresh()
+
+    def _of_run(self) -> Specimen:
+        config = RunConfig.of(self.target)
         task, model = load_network(self.target, self.network)
-        seen = required(view(model, task, whole_sequences(task.test, self.sequences)))
-        return diagnose(seen.cell, seen.xs, seen.loss, part=part)
+        batch = whole_sequences(task.test, self.sequences)
+        seen = required(view(model, task, batch))
+        members = config.fit.members
+        settings = ", ".join(f"{name} {value}" for name, value in members[self.network].items())
+        name = f"{self.target}, network {self.network} of {len(members)} ({settings})"
+        history = flow_history(read_metrics(self.target))
+        return Specimen(name, seen.cell, seen.xs, seen.loss, (model, batch), history)
+
+    def _fresh(self) -> Specimen:
+        checks.within("seed", self.seed, 0, 2**31 - 1)
+        checks.within("hidden_features", self.hidden_features, 1, MOST_UNITS)
+        task = load_task(self.task, self.data)
+        if not task.in_features:
+            checks.refuse("task", self.task, "a task on numbers, for a fresh cell to read")
+        xs = jnp.asarray(whole_sequences(task.test, self.sequences).inputs)
+        rngs = nnx.Rngs(self.seed)
+        cell = make_cell(self.target, task.in_features, self.hidden_features, rngs=rngs)
+        name = f"a fresh {self.target} of {self.hidden_features} units"
+        return Specimen(name, cell, xs, None, (cell, xs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Specimen:
+    """What a subject was found to be.
+
+    Attributes:
+      name: what it is, for a heading.
+      cell: the network's cell, with its weights.
+      xs: the sequences that it runs on [T, B, F].
+      loss: of its outputs; None for a fresh cell.
+      numbers: all that the diagnosis is computed from: weights, sequences and targets.
+      history: the gradient flow through the run's training; None for a fresh cell.
+    """
+
+    name: str
+    cell: Any
+    xs: Any
+    loss: Any
+    numbers: Any
+    history: FlowHistory | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all numbers that the diagnosis is computed from."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.numbers):
+            array = np.asarray(leaf)
+            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
 
 def run_diagnosis(
@@ -109,46 +135,56 @@ def run_diagnosis(
     Args:
       subject: what to diagnose.
       out: a new folder for the report; None writes none.
-      resume: go on with a diagnosis that was broken off, part by part.
+      resume: go on with a diagnosis that was broken off, part by part; its weights and sequences must be the
+        same.
 
     Returns:
       The diagnosis, and the path of ``report.html``.
 
     Raises:
-      InputError: nothing there to diagnose, or a folder that is in use.
+      InputError: nothing there to diagnose, a folder that is in use, or one with the diagnosis of something
+        else.
     """
     if out is None and resume:
         checks.refuse(
             "resume", "True without a folder", "out, the folder of the diagnosis to go on with"
         )
     title = f"diagnosis of {subject.target}"
+    found = subject.find()
+
+    def examine(stages: Stages) -> Diagnosis:
+        return diagnose(found.cell, found.xs, found.loss, part=stages)
+
     if out is None:
         with Stages(title, len(PARTS)) as stages:
-            return subject.diagnose(stages), None
-    folder = RunFolder(out, subject.settings, resume=resume)
-    with folder.opened(), Stages(title, len(PARTS), folder.path / "parts") as stages:
-        diagnosis = subject.diagnose(stages)
-        return diagnosis, _write_report(diagnosis, subject, folder)
+            return examine(stages), None
+    fingerprint = found.fingerprint
+    settings = {**dataclasses.asdict(subject), "fingerprint": fingerprint}
+    folder = RunFolder(out, settings, resume=resume)
+    with (
+        folder.opened(),
+        Stages(title, len(PARTS), folder.path / "parts", fingerprint) as stages,
+    ):
+        diagnosis = examine(stages)
+        return diagnosis, _write_report(diagnosis, found, folder)
 
 
-def _write_report(diagnosis: Diagnosis, subject: Subject, folder: RunFolder) -> Path:
-    report = Report(f"Diagnosis of {subject.title}")
-    report.paragraph(f"```\n{diagnosis.text}\n```")
-    report.paragraph(f"```\n{diagnosis.exponents.text}\n```")
+def _write_report(diagnosis: Diagnosis, found: Specimen, folder: RunFolder) -> Path:
+    report = Report(f"Diagnosis of {found.name}")
+    report.verbatim(diagnosis.text)
+    report.verbatim(diagnosis.exponents.text)
     if diagnosis.fixed_points is not None:
-        report.paragraph(f"```\n{diagnosis.fixed_points.text}\n```")
+        report.verbatim(diagnosis.fixed_points.text)
     drawings = [(name, text, partial(draw, diagnosis)) for name, text, draw in _FIGURES]
     if diagnosis.contributions is not None:
         drawings.append((*_LAGS, partial(plot.lag_contributions, diagnosis.contributions)))
-    history = subject.history
-    if history is not None:
-        drawings.insert(1, (*_HISTORY, partial(plot.flow_history, history)))
+    if found.history is not None:
+        drawings.insert(1, (*_HISTORY, partial(plot.flow_history, found.history)))
     for name, caption, draw in drawings:
         with plot.house_style():
             figure, ax = plt.subplots(figsize=(6, 4.2))
             draw(ax)
-            figure.savefig(folder.figures / f"{name}.png")
-            plt.close(figure)
+            save_figure(figure, folder.figures / f"{name}.png")
         report.figure(f"figures/{name}.png", caption)
     _, html = report.write(folder.path)
     return html

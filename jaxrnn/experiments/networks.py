@@ -31,6 +31,11 @@ from jaxrnn.models import (
 )
 from jaxrnn.tasks import LanguageModelling, Task, Translation
 
+MOST_UNITS = 2**17
+"""Most units of a layer and numbers of an embedding: one matrix of that many squared fills 64 GiB."""
+
+_MOST_LAYERS = 1_000  # each is compiled by itself
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig:
@@ -61,8 +66,11 @@ class NetworkConfig:
     def check(self) -> None:
         """Refuse a cell that is not in the table, and sizes that are none."""
         checks.choice("cell", self.cell, CELLS)
-        for field in ("hidden_features", "layers", "embedding_features"):
-            checks.count(field, getattr(self, field))
+        for field in ("hidden_features", "embedding_features"):
+            checks.within(field, getattr(self, field), 1, MOST_UNITS)
+        checks.within("layers", self.layers, 1, _MOST_LAYERS)
+        for field in ("dropout", "recurrent_dropout", "zoneout"):
+            checks.rate(field, getattr(self, field))
 
 
 def network(config: NetworkConfig, task: Task) -> Callable[[nnx.Rngs], Any]:

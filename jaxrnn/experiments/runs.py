@@ -17,6 +17,7 @@ from jaxrnn.training import (
     FitResult,
     Penalties,
     Placement,
+    ProgressBar,
     RunFolder,
     fit,
     load_models,
@@ -68,7 +69,7 @@ class RunConfig:
                 "fit": FitConfig(**{**training, "penalties": penalties}),
             }
             return cls(**{**settings, **parts})
-        except (KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError):
             checks.refuse("run", str(folder), "the folder of one training run")
 
     def load_task(self) -> Task:
@@ -109,15 +110,17 @@ def train(
 
 
 def load_network(run: str | Path, number: int) -> tuple[Task, Any]:
-    """Return a run's task and one of its networks, from the newest checkpoint.
+    """Return a run's task and one of its networks, from the newest intact checkpoint.
+
+    Which one that is, and which are damaged, is written to standard error.
 
     Raises:
-      InputError: no run there, no checkpoint in it, or no such network.
+      InputError: no run there, no intact checkpoint of it, or no such network.
     """
     config = RunConfig.of(run)
     count = len(config.fit.members)
-    if not 0 <= number < count:
-        checks.refuse("network", number, f"0 to {count - 1}, the networks of the run")
+    checks.within("network", number, 0, count - 1, ", the networks of the run")
     task = config.load_task()
-    models = load_models(network(config.network, task), task, config.fit, Path(run))
+    say = ProgressBar(str(run), 1).say
+    models = load_models(network(config.network, task), task, config.fit, Path(run), say)
     return task, jax.tree.map(lambda leaf: leaf[number], models)

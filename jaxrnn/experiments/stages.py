@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import io
+import os
 import pickle
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
-from jaxrnn.files import replace_file
+from jaxrnn.files import open_regular, replace_file, writing
 from jaxrnn.training.progress import ProgressBar
 
 _VERSION = importlib.metadata.version("jaxrnn")
@@ -22,17 +22,19 @@ _VERSION = importlib.metadata.version("jaxrnn")
 class Stages:
     """Computes named parts once: what `diagnose` calls for its parts.
 
-    Parts lie in a folder as pickles, of which nothing is read but arrays and records of the analyses.
+    Parts lie in a folder as pickles, of which nothing is read but arrays and records of the analyses. Each
+    part names its subject, and parts of another subject are refused.
 
     Args:
       title: what is being done.
       total: number of parts.
       folder: where to keep them; None keeps nothing.
+      subject: fingerprint of what the parts are computed from.
     """
 
-    def __init__(self, title: str, total: int, folder: Path | None = None):
+    def __init__(self, title: str, total: int, folder: Path | None = None, subject: str = ""):
         self._bar = ProgressBar(title, total)
-        self._folder = folder
+        self._folder, self._subject = folder, subject
 
     def __enter__(self) -> Stages:
         self._bar.__enter__()
@@ -45,35 +47,41 @@ class Stages:
         """Return a part: the one that was kept, or else computed now.
 
         Raises:
-          InputError: what was kept cannot be read.
+          InputError: what was kept cannot be read or is of another subject, or the folder cannot be written.
         """
         file = None if self._folder is None else self._folder / f"{name.replace(' ', '_')}.pickle"
-        if file is not None and file.exists():
-            found = _read(file, name)
+        if file is not None and os.path.isfile(file):
+            found = _read(file, (_VERSION, self._subject, name))
             self._bar.advance(f"{name}: kept")
             return found
         began = time.perf_counter()
         found = jax.block_until_ready(compute())
         if file is not None:
-            _write(file, name, found)
+            _write(file, (_VERSION, self._subject, name), found)
         self._bar.advance(f"{name}: {time.perf_counter() - began:.1f} s")
         return found
 
 
-def _read(file: Path, name: str) -> Any:
+def _read(file: Path, expected: tuple[str, str, str]) -> Any:
     try:
-        written, part, found = _Records(io.BytesIO(file.read_bytes())).load()
+        with open_regular(file) as stream:
+            about, found = _Records(stream).load()
     except Exception:  # a damaged pickle can raise anything
-        written, part, found = None, None, None
-    if (written, part) != (_VERSION, name):
-        expected = f"{name!r}, written by jaxrnn {_VERSION}; delete it to compute it again"
-        checks.refuse("resume", f"{file}, which cannot be read", expected)
+        about, found = None, None
+    if about != expected:
+        version, _, name = expected
+        got = f"{file}, which cannot be read or is of another subject"
+        wanted = (
+            f"{name!r} of this subject, written by jaxrnn {version}; delete it to compute it again"
+        )
+        checks.refuse("resume", got, wanted)
     return found
 
 
-def _write(file: Path, name: str, found: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, pickle.dumps((_VERSION, name, found)))
+def _write(file: Path, about: tuple[str, str, str], found: Any) -> None:
+    with writing("out", file, "a file that can be written"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(file, pickle.dumps((about, found)))
 
 
 class _Records(pickle.Unpickler):

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from matplotlib.backend_bases import FigureCanvasBase
 
 from jaxrnn import checks, plot
+from jaxrnn.experiments.figures import save_figure
 from jaxrnn.experiments.runs import load_network
 from jaxrnn.models import beam_search
 from jaxrnn.tasks import END, Translation
@@ -96,9 +96,4 @@ def draw_attention(found: Translated, path: str | Path) -> None:
     with plot.house_style():
         figure = plot.attention(found.attention, found.source, found.target).get_figure(root=True)
         assert figure is not None
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            checks.refuse("figure", f"{path} ({error})", "a file that can be written")
-        finally:
-            plt.close(figure)
+        save_figure(figure, Path(path), "figure")

@@ -1,6 +1,8 @@
 """A report that is written once and read two ways: as Markdown beside its figures, and as one HTML file.
 
-The HTML file holds its figures inside itself, so it can be sent or opened anywhere.
+The HTML file holds its figures inside itself, so it can be sent or opened anywhere. It runs nothing: HTML in
+the text is shown as text, what comes from outside is escaped by `plain`, and a Content-Security-Policy
+forbids the page to run or load anything.
 """
 
 from __future__ import annotations
@@ -13,10 +15,15 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from jaxrnn.files import replace_file, writing
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
@@ -39,8 +46,20 @@ pre {{ padding: 0.7rem; overflow-x: auto; }}
 """
 
 
+_MARKS = re.compile(r"([\\`*_\[\]<>&|~$#!])")
+"""What Markdown or HTML may read as more than a character."""
+
+
+def plain(text: str) -> str:
+    """Return Markdown that shows a text as it is, in one line: for names and words that come from outside."""
+    return _MARKS.sub(r"\\\1", " ".join(text.split()))
+
+
 class Report:
     """A document in the making.
+
+    Titles and captions are plain text. Headings, paragraphs and table cells are Markdown: names in them that
+    come from outside go through `plain`.
 
     Args:
       title: its heading.
@@ -48,7 +67,8 @@ class Report:
 
     def __init__(self, title: str):
         self._title = title
-        self._blocks = [f"# {title}"]
+        self._blocks = [f"# {plain(title)}"]
+        self._figures: list[str] = []
 
     def heading(self, text: str) -> None:
         """Begin a section."""
@@ -58,16 +78,23 @@ class Report:
         """Add a paragraph of Markdown."""
         self._blocks.append(text)
 
+    def verbatim(self, text: str) -> None:
+        """Add lines that are shown as they are, each character as wide as the others."""
+        longest = max(map(len, re.findall("`+", text)), default=0)
+        fence = "`" * max(3, longest + 1)
+        self._blocks.append(f"{fence}\n{text}\n{fence}")
+
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Add a table; a bar inside a cell is escaped."""
+        """Add a table; a bar or a line's end inside a cell does not end the cell."""
         lines = [header, ["---"] * len(header), *rows]
-        cells = [[str(cell).replace("|", r"\|") for cell in line] for line in lines]
+        cells = [[_cell(text) for text in line] for line in lines]
         self._blocks.append("\n".join("| " + " | ".join(line) + " |" for line in cells))
 
     def figure(self, path: str, caption: str) -> None:
         """Add a figure by its path relative to the report, with a caption below it."""
-        self._blocks.append(f"![{caption}]({path})")
-        self._blocks.append(f"*{caption}*")
+        self._figures.append(path)
+        self._blocks.append(f"![{plain(caption)}]({path})")
+        self._blocks.append(f"*{plain(caption)}*")
 
     @property
     def text(self) -> str:
@@ -75,19 +102,33 @@ class Report:
         return "\n\n".join(self._blocks) + "\n"
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write ``report.md`` and ``report.html`` into a folder and return their paths."""
+        """Write ``report.md`` and ``report.html`` into a folder and return their paths.
+
+        Raises:
+          InputError: the folder cannot be written.
+        """
         text = self.text
-        body = MarkdownIt("commonmark").enable("table").render(text)
-        page = _PAGE.format(title=escape(self._title), body=_with_figures_inside(body, folder))
+        body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
         markdown, html = folder / "report.md", folder / "report.html"
-        markdown.write_text(text, encoding="utf-8")
-        html.write_text(page, encoding="utf-8")
+        with writing("out", folder, "a folder that can be written"):
+            page = _PAGE.format(
+                policy=_POLICY,
+                title=escape(self._title),
+                body=self._with_figures_inside(body, folder),
+            )
+            for path, content in ((markdown, text), (html, page)):
+                # A name of a file may hold bytes that are no text.
+                replace_file(path, content.encode("utf-8", "backslashreplace"))
         return markdown, html
 
+    def _with_figures_inside(self, body: str, folder: Path) -> str:
+        """Put the report's own figures into the page; no other file is read, whatever the text says."""
+        for path in self._figures:
+            data = base64.b64encode((folder / path).read_bytes()).decode("ascii")
+            body = body.replace(f'src="{path}"', f'src="data:image/png;base64,{data}"')
+        return body
 
-def _with_figures_inside(body: str, folder: Path) -> str:
-    def embed(match: re.Match[str]) -> str:
-        data = base64.b64encode((folder / match[1]).read_bytes()).decode("ascii")
-        return f'src="data:image/png;base64,{data}"'
 
-    return re.sub(r'src="([^":]+\.png)"', embed, body)
+def _cell(text: str) -> str:
+    """Return a table cell in one line, with its bars escaped where they are not yet."""
+    return re.sub(r"(?<!\\)\|", r"\|", " ".join(str(text).splitlines()))

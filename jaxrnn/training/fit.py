@@ -25,12 +25,13 @@ from jaxrnn import checks
 from jaxrnn.tasks import Sampler, Task
 from jaxrnn.training.checkpoints import Checkpoints
 from jaxrnn.training.config import FitConfig
-from jaxrnn.training.interruption import together
+from jaxrnn.training.interruption import Interruption, together
 from jaxrnn.training.loop import Keeper, Nowhere, Observer, Run
+from jaxrnn.training.origin import Origin
 from jaxrnn.training.placement import Placement
 from jaxrnn.training.program import Program, State
 from jaxrnn.training.progress import ProgressBar
-from jaxrnn.training.run_folder import RunFolder
+from jaxrnn.training.run_folder import RunFolder, read_config, read_metrics
 
 _ONE_DEVICE = Placement()
 
@@ -145,12 +146,14 @@ def fit(
         first = program.gather(start.members.model)
         run = Run(program, observe, title)
         if folder is None:
-            return _result(run, first, run.train(start, Nowhere()))
+            with Interruption() as interruption:
+                return _result(run, first, run.train(start, Nowhere(), interruption))
         say = ProgressBar(title, config.steps).say
-        with folder.opened():
-            with Checkpoints(folder.checkpoints, say) as checkpoints:
+        # Signals are heard until the result is written: until then there is something to save or to say.
+        with folder.opened(), Interruption() as interruption:
+            with Checkpoints(folder.checkpoints, say, origin=lambda: folder.origin) as checkpoints:
                 keeper = Keeper(folder, checkpoints)
-                state = run.train(keeper.resume(start, run), keeper)
+                state = run.train(keeper.resume(start, run), keeper, interruption)
             result = _result(run, first, state)
             folder.finish(result.summary)
             return result
@@ -177,15 +180,31 @@ def _result(run: Run, initial: Any, state: State) -> FitResult:
 
 
 def load_models(
-    make_model: Callable[[nnx.Rngs], Any], task: Task, config: FitConfig, folder: Path
+    make_model: Callable[[nnx.Rngs], Any],
+    task: Task,
+    config: FitConfig,
+    folder: Path,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Any:
-    """Return the ensemble of a run's newest checkpoint; every leaf has a leading axis of networks.
+    """Return the ensemble of a run's newest intact checkpoint; every leaf has a leading axis of networks.
+
+    Args:
+      make_model: makes one network from its random streams.
+      task: what the run learnt.
+      config: how it was trained.
+      folder: the run's folder.
+      say: is told which checkpoint was read, and of those that are damaged.
 
     Raises:
-      InputError: the folder holds no checkpoint, or one of another network.
+      InputError: the folder holds no intact checkpoint, or one of another network or another run.
     """
     state = _program(make_model, task, config, Placement()).start()
-    with Checkpoints(folder / "checkpoints") as checkpoints:
+
+    def origin() -> Origin:
+        return Origin(read_config(folder), read_metrics(folder))
+
+    checkpoints = Checkpoints(folder / "checkpoints", say, origin=origin, writing=False)
+    with checkpoints:
         found = checkpoints.restore(state)
     return _selected(found, config)
 

@@ -47,18 +47,19 @@ class Keeper:
 
     def resume(self, initial: State, run: Run) -> State:
         """Return the newest state, and give the run the history up to it."""
+        reported = [row["step"] for row in self._folder.rows()]
         if self._checkpoints.latest is None:
-            if any(row["step"] for row in self._folder.rows()):
+            if any(reported):
                 expected = "those that belong to metrics.jsonl, or a new folder"
                 checks.refuse("resume", "no checkpoints, though there are metrics", expected)
             self._folder.rewind(-1)
             return initial
-        state = self._checkpoints.restore(initial)
-        self._checkpoints.forget_after(int(state.step))
-        run.history = self._folder.rewind(int(state.step))
-        if not run.history:
+        if not reported:
             expected = "metrics.jsonl, which belongs to the checkpoints"
             checks.refuse("resume", "no metrics, though there are checkpoints", expected)
+        state = self._checkpoints.restore(initial)
+        self._checkpoints.forget_others(int(state.step))
+        run.history = self._folder.rewind(int(state.step))
         return state
 
     def report(self, row: dict[str, Any], state: State) -> None:
@@ -81,14 +82,11 @@ class Run:
         self._stretch = 1
         self.history: list[dict[str, Any]] = []
 
-    def train(self, state: State, keeper: Keeper | Nowhere) -> State:
+    def train(self, state: State, keeper: Keeper | Nowhere, interruption: Interruption) -> State:
         """Take the steps that are left."""
         if self._finished(state):
             return state
-        with (
-            ProgressBar(self._title, self._config.steps, done=int(state.step)) as progress,
-            Interruption() as interruption,
-        ):
+        with ProgressBar(self._title, self._config.steps, done=int(state.step)) as progress:
             if int(state.step):
                 progress.say(f"resumed after step {int(state.step)}")
             progress.say("compiling")
@@ -101,7 +99,7 @@ class Run:
                 state = self._report(state, keeper, **times, compile_seconds=compile_seconds)
                 compile_seconds = 0.0
                 self._tell(progress)
-                if interruption.asked and not self._finished(state):
+                if interruption.asked:
                     interruption.stop(int(state.step))
         return state
 

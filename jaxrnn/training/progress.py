@@ -38,10 +38,10 @@ class ProgressBar:
         self._began = time.monotonic()
         self._console = console or Console(file=sys.stderr, quiet=jax.process_index() != 0)
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[news]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -62,7 +62,7 @@ class ProgressBar:
 
     def say(self, text: str) -> None:
         """Write one line beside the bar."""
-        self._console.print(f"{self._title}: {text}", highlight=False, soft_wrap=True)
+        self._console.print(f"{self._title}: {text}", highlight=False, soft_wrap=True, markup=False)
 
     def move(self, done: int) -> None:
         """Set how many parts are done, for the bar alone."""

@@ -11,26 +11,36 @@
 A folder that already holds a run is never overwritten: it is refused, or, when asked, resumed. Resuming
 insists on the settings of the first time and names every one that differs. While one process writes, another
 is refused; of several processes that train together the first one writes.
+
+A folder may come from a stranger: symbolic links inside it are refused, and no file of it is trusted to have
+the right form.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import filelock
 import jax
 
 from jaxrnn import checks
-from jaxrnn.files import UNFINISHED, replace_file
+from jaxrnn.files import (
+    UNFINISHED,
+    append_line,
+    open_regular,
+    refuse_links,
+    replace_file,
+    writing,
+)
+from jaxrnn.training.origin import Origin, differences, read, written
 
 _CONFIG, _ENVIRONMENT, _METRICS = "config.json", "env.json", "metrics.jsonl"
 _RESULT, _LOCK = "result.json", "lock"
@@ -47,6 +57,9 @@ class RunFolder:
 
     Nothing is written before `open`.
 
+    Attributes:
+      origin: what the checkpoints of this run say of it.
+
     Raises:
       InputError: the folder holds a run already, or one with other settings, or cannot be written.
     """
@@ -57,21 +70,21 @@ class RunFolder:
         self.path = Path(path)
         self._config = json.loads(json.dumps(config))  # what it will be when it is read back
         self._resume = resume
+        self.origin = Origin(self._config)
         self._check()
 
     def _check(self) -> None:
         """Refuse a folder that holds what it should not, or not what it should."""
         if jax.process_index() != 0:  # the first process looks, and may have begun to write
             return
-        try:
-            settled = (self.path / _CONFIG).exists()
-            others = self.path.exists() and any(
+        settled = holds_run(self.path)
+        with writing("out", self.path, "a folder"):
+            others = os.path.lexists(self.path) and any(
                 file.suffix != UNFINISHED and file.name != _LOCK for file in self.path.iterdir()
             )
-        except OSError as error:
-            checks.refuse("out", f"{self.path} ({error.strerror})", "a folder")
         if self._resume and not settled:
             checks.refuse("resume", f"{self.path}, which holds no run", "the folder of a run")
+        refuse_links("out", self.path)
         if self._resume:
             _require_same(self.path, self._config)
         elif others:
@@ -86,36 +99,37 @@ class RunFolder:
           InputError: another process holds it, or it cannot be written.
         """
         if jax.process_index() != 0:
+            self.origin = Origin(self._config, self.rows())
             yield
             return
-        try:
+        with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             lock = filelock.FileLock(self.path / _LOCK, blocking=False)
-            lock.acquire()
-        except filelock.Timeout:
-            checks.refuse(
-                "out", f"{self.path}, into which another process writes", "a folder of its own"
-            )
-        except OSError as error:
-            self._refuse(error)
+            try:
+                lock.acquire()
+            except filelock.Timeout:
+                checks.refuse(
+                    "out", f"{self.path}, into which another process writes", "a folder of its own"
+                )
         with lock:
             self._check()  # once more: another process may have been here since
             self.open()
+            self.origin = Origin(self._config, self.rows())
             yield
 
     def open(self) -> None:
         """Make the folder and write down settings and environment; those of the first time stay."""
-        try:
+        with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
+            for left in self.path.glob(f"*{UNFINISHED}"):  # by a process that was killed
+                left.unlink()
             _write(self.path / _CONFIG, json.dumps(self._config, indent=2))
             if not (self.path / _ENVIRONMENT).exists():
                 _write(self.path / _ENVIRONMENT, json.dumps(environment(), indent=2))
             self.figures.mkdir(exist_ok=True)
-        except OSError as error:
-            self._refuse(error)
 
-    def _refuse(self, error: OSError) -> NoReturn:
-        checks.refuse("out", f"{self.path} ({error.strerror})", "a folder that can be written")
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing("out", self.path, "a folder that can be written")
 
     @property
     def figures(self) -> Path:
@@ -136,21 +150,15 @@ class RunFolder:
         """Add one line of metrics; it is on the disk when this returns."""
         if jax.process_index() != 0:
             return
-        try:
-            with self.metrics.open("a") as file:
-                file.write(_written(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            self._refuse(error)
+        with self._writing():
+            append_line(self.metrics, written(row))
+        self.origin.add(row)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write down what training came to."""
         if jax.process_index() == 0:
-            try:
-                _write(self.path / _RESULT, _written(result, indent=2))
-            except OSError as error:
-                self._refuse(error)
+            with self._writing():
+                _write(self.path / _RESULT, written(result, indent=2))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Read the metrics; a last line that was cut off by a crash is left out."""
@@ -163,49 +171,104 @@ class RunFolder:
           The rows that are left.
         """
         kept = [row for row in self.rows() if row["step"] <= step]
+        self.origin = Origin(self._config, kept)
         if jax.process_index() == 0:
-            lines = [_written(row) + "\n" for row in kept]
-            try:
+            lines = [written(row) + "\n" for row in kept]
+            with self._writing():
                 replace_file(self.metrics, "".join(lines).encode())
-            except OSError as error:
-                self._refuse(error)
         return kept
 
 
-def holds_run(path: Path) -> bool:
+def holds_run(path: str | os.PathLike[str]) -> bool:
     """Tell whether a folder holds a run that can be resumed."""
-    return (path / _CONFIG).exists()
+    return os.path.isfile(Path(path) / _CONFIG)
 
 
 def read_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """Read the metrics of a run; a last line that was cut off by a crash is left out."""
+    """Read the metrics of a run; a last line that was cut off by a crash is left out.
+
+    Raises:
+      InputError: the file cannot be read, or a line is no report; steps must rise from line to line.
+    """
     file = Path(path) / _METRICS
-    if not file.exists():
+    if not os.path.lexists(file):
         return
-    for line in file.read_text().splitlines():
-        try:
-            yield _read(line)
-        except json.JSONDecodeError:
+    lines, before = _text("metrics", file).split("\n"), -1
+    for number, line in enumerate(lines, 1):
+        last = number == len(
+            lines
+        )  # what stands behind the last line feed: nothing, or a part of a line
+        row = _report(line)
+        if last and row is None:
             return
+        if row is None or row["step"] <= before:
+            got = f"{file}, line {number}: {_shortened(line)}"
+            expected = "one report a line, an object with the whole number step, which rises"
+            checks.refuse("metrics", got, expected)
+        before = row["step"]
+        yield row
+
+
+def _report(line: str) -> dict[str, Any] | None:
+    """Return the report that a line of metrics holds; None where it holds none."""
+    try:
+        row = read(line)
+    except (
+        ValueError,
+        RecursionError,
+    ):  # no JSON, digits without end, lists within lists without end
+        return None
+    step = row.get("step") if isinstance(row, dict) else None
+    return row if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:79]}…")
 
 
 def read_result(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what a run came to; None if it has not come to its end."""
+    """Return what a run came to; None if it has not come to its end.
+
+    Raises:
+      InputError: there is a result, but it cannot be read.
+    """
     file = Path(path) / _RESULT
-    return _read(file.read_text("utf-8")) if file.exists() else None
+    return _object("result", file, read) if os.path.lexists(file) else None
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the settings of a run.
 
     Raises:
-      InputError: the folder holds no run.
+      InputError: the folder holds no run, or a symbolic link.
     """
     file = Path(path) / _CONFIG
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):  # what is no JSON, or no text, is a ValueError
+    if not holds_run(path):
         checks.refuse("run", str(path), f"a run's folder, with a readable {file.name}")
+    refuse_links("run", path)
+    return _object("run", file, json.loads)
+
+
+def _object(argument: str, file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """Read a file that holds one JSON object."""
+    try:
+        found = parse(_text(argument, file))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        checks.refuse(argument, f"{file}, which holds something else", "a JSON object")
+    return found
+
+
+def _text(argument: str, file: Path) -> str:
+    """Read a text."""
+    try:
+        with open_regular(file) as stream:
+            return stream.read().decode()
+    except OSError as error:
+        checks.refuse(argument, f"{file} ({error.strerror})", "a file that can be read")
+    except UnicodeDecodeError:
+        checks.refuse(argument, f"{file}, which is not UTF-8", "a text in UTF-8")
 
 
 def environment() -> dict[str, Any]:
@@ -230,54 +293,10 @@ def _revision() -> str | None:
 
 
 def _require_same(folder: Path, config: dict[str, Any]) -> None:
-    before, now = _flat(read_config(folder)), _flat(config)
-    changed = [
-        f"{key} was {before.get(key)!r} and is {now.get(key)!r}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    changed = differences(read_config(folder), config)
     if changed:
-        checks.refuse(
-            "resume", f"other settings ({'; '.join(changed)})", "those of the run in the folder"
-        )
-
-
-def _flat(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Name every setting by its path: ``fit.epochs``, ``runs.0.cell``."""
-    if not isinstance(settings, (dict, list)):
-        return {prefix.removesuffix("."): settings}
-    parts = settings.items() if isinstance(settings, dict) else enumerate(settings)
-    return {k: v for name, part in parts for k, v in _flat(part, f"{prefix}{name}.").items()}
+        checks.refuse("resume", f"other settings ({changed})", "those of the run in the folder")
 
 
 def _write(path: Path, text: str) -> None:
     replace_file(path, (text + "\n").encode())
-
-
-_NOT_FINITE = ("nan", "inf", "-inf")
-
-
-def _written(content: Any, **layout: Any) -> str:
-    """Return JSON that any program reads: numbers that are not finite become "nan", "inf", "-inf"."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(part) for name, part in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(part) for part in value]
-        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(plain(content), allow_nan=False, **layout)
-
-
-def _read(text: str) -> Any:
-    """Return what `_written` wrote."""
-
-    def numbers(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: numbers(part) for name, part in value.items()}
-        if isinstance(value, list):
-            return [numbers(part) for part in value]
-        return float(value) if value in _NOT_FINITE else value
-
-    return numbers(json.loads(text))
