@@ -22,7 +22,7 @@ from benchmarks.compiled import Compiled, compiled
 from benchmarks.products import product_rate
 from benchmarks.timing import quartiles, take_turns
 from jaxrnn.cells import CELLS
-from jaxrnn.steps import prepared
+from jaxrnn.typing import prepared
 from jaxrnn.unroll import Associative, Remat, Scan
 
 SHAPES = ((200, 16, 64, 128), (100, 64, 256, 256), (1000, 1, 64, 64))

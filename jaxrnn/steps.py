@@ -19,7 +19,8 @@ from jax.interpreters.ad import JVPTracer
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
-from jaxrnn.typing import ArrayLike, Carry, DerivedWeight, SplitCell, Step
+from jaxrnn.contract import parts_make_step
+from jaxrnn.typing import ArrayLike, Carry, Step, prepared
 
 
 def begin(
@@ -48,6 +49,11 @@ def begin(
     batch = batch_axes(cell, xs, carry)
     _check_step(cell, carry, xs)
     return carry, steps, batch
+
+
+def shapes_of_one(steps: Any) -> Any:
+    """Return the shapes and dtypes of one step, given arrays of all steps, leaves [T, …]."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), steps)
 
 
 def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
@@ -79,11 +85,11 @@ def carry_of(state: Inexact[Array, "*L S"], like: Carry) -> Carry:
 def readout_of(cell: Step, carry: Carry, x: Any) -> Callable[[Carry], Any] | None:
     """Return the map from a carry to the output that belongs to it, or None if there is none.
 
-    A split cell says it. A foreign step returns its output beside its carry; where the output *is* one
-    of the carry's leaves, as in every Flax cell, the traced program shows it, and the map is to pick
-    that leaf.
+    A step that is its four parts says it. Any other step returns its output beside its carry; where the
+    output *is* one of the carry's leaves, as in every Flax cell, the traced program shows it, and the map is
+    to pick that leaf.
     """
-    if isinstance(cell, SplitCell):
+    if parts_make_step(cell, carry, x):
         return cell.readout
     program, shapes = jax.make_jaxpr(cell, return_shape=True)(carry, x)
     sources = [_source(program.jaxpr, var) for var in program.jaxpr.outvars]
@@ -112,25 +118,6 @@ def _source(program: Any, var: Any) -> tuple[int, ...]:
         path = (*path, id(equation))
         program = equation.params["jaxpr"].jaxpr
         var = program.outvars[next(i for i, out in enumerate(equation.outvars) if out is var)]
-
-
-def prepared(cell: Any) -> Any:
-    """Return a step with every derived weight computed, or a list of such steps.
-
-    What `compiled` compiles gets its cell like this, so no loop computes a weight at every step.
-    """
-    if isinstance(cell, list):
-        return [prepared(each) for each in cell]
-    if not isinstance(cell, nnx.Module):
-        return cell
-    modules = {name: part for name, part in vars(cell).items() if isinstance(part, nnx.Module)}
-    if not modules:
-        return cell
-    ready = jax.tree.map(lambda leaf: leaf, cell)  # a copy
-    for name, part in modules.items():
-        derived = isinstance(part, DerivedWeight)
-        setattr(ready, name, nnx.Param(part.derive()) if derived else prepared(part))
-    return ready
 
 
 class Compiled:
@@ -259,8 +246,7 @@ def batch_axes(cell: Step, xs: Any, carry: Carry) -> tuple[int, ...]:
 
 def _check_step(cell: Step, carry: Carry, xs: Any) -> None:
     """Refuse a step that does not return the kind of carry it was given."""
-    x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), xs)
-    result = jax.eval_shape(cell, carry, x)
+    result = jax.eval_shape(cell, carry, shapes_of_one(xs))
     if not isinstance(result, tuple) or len(result) != 2:
         checks.refuse("cell", f"a step that returns {checks.describe(result)}", "(carry, y)")
     moved, _ = result

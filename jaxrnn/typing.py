@@ -30,12 +30,13 @@ Jacobian,
 
     ∂carry'/∂carry = ∂update/∂carry + ∂update/∂pull · M .
 
-A step that cannot keep the promises stays a plain `Step`. It takes the general path in every analysis;
-`unroll` finds by its traced program what of it can leave the loop.
+The names alone promise nothing: `jaxrnn.contract` reads from traced programs whether a step is its parts, and
+whether these keep their promises. A step that does not is a plain `Step`, whatever its class. It takes the
+general path in every analysis; `unroll` finds by its traced program what of it can leave the loop.
 
 A weight that is itself computed from parameters, as an orthogonal matrix is from a skew-symmetric one, is
 a **DerivedWeight** of its cell: `unroll` and the analyses compute it once for all steps
-(`jaxrnn.steps.prepared`), a loop around the cell itself, ``nnx.RNN``'s too, at every step.
+(`prepared`), a loop around the cell itself, ``nnx.RNN``'s too, at every step.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 ArrayLike = jax.Array | np.ndarray
@@ -134,6 +136,25 @@ class DerivedWeight(Protocol):
     def __getitem__(self, key: Any) -> Any:
         """Return a part of the weight, as a parameter does."""
         ...
+
+
+def prepared(cell: Any) -> Any:
+    """Return a step with every derived weight computed, or a list of such steps.
+
+    What `jaxrnn.steps.compiled` compiles gets its cell like this, so no loop computes a weight at every step.
+    """
+    if isinstance(cell, list):
+        return [prepared(each) for each in cell]
+    if not isinstance(cell, nnx.Module):
+        return cell
+    modules = {name: part for name, part in vars(cell).items() if isinstance(part, nnx.Module)}
+    if not modules:
+        return cell
+    ready = jax.tree.map(lambda leaf: leaf, cell)  # a copy
+    for name, part in modules.items():
+        derived = isinstance(part, DerivedWeight)
+        setattr(ready, name, nnx.Param(part.derive()) if derived else prepared(part))
+    return ready
 
 
 def at_least_float32(dtype: Any) -> Any:

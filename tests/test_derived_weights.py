@@ -25,8 +25,7 @@ from jaxrnn.cells.weights import (
     Phases,
     SkewSymmetric,
 )
-from jaxrnn.steps import prepared
-from jaxrnn.typing import DerivedWeight
+from jaxrnn.typing import DerivedWeight, prepared
 
 F, H, T, B = 3, 4, 5, 2
 DERIVED = {

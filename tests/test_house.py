@@ -18,7 +18,7 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("typing", "checks", "annotations", "files", "steps", "devices"),
+            ("typing", "checks", "annotations", "files", "contract", "steps", "devices"),
             ("cells", "unroll", "analysis", "tasks"),
             ("layers",),
             ("models",),

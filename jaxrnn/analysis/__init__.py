@@ -63,6 +63,7 @@ from jaxrnn.analysis.spectrum import (
 )
 from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.analysis.trajectory import Trajectory, trace
+from jaxrnn.contract import SplitWarning
 
 __all__ = [
     "PARTS",
@@ -96,6 +97,7 @@ __all__ = [
     "Pseudospectrum",
     "Rate",
     "Spectrum",
+    "SplitWarning",
     "Trajectory",
     "TrajectoryBound",
     "Verdict",

@@ -44,6 +44,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.contract import obstacle
 from jaxrnn.steps import compiled
 from jaxrnn.typing import ArrayLike, Key, SplitCell, Step
 
@@ -119,6 +120,7 @@ def gated_mean_field(
         checks.refuse(
             "cell", checks.describe(cell), "a split cell, as ElmanCell, GRUCell, LSTMCell"
         )
+    _check_split(cell)
     checks.count("units", units)
     checks.count("steps", steps)
     if memory != 0:
@@ -140,6 +142,16 @@ def gated_mean_field(
         numbers = [jnp.asarray(np.asarray(value), dtype) for value in settings.values()]
         squares, growths = _populate(cell, key, *numbers, memory=memory, steps=steps, units=units)
     return _average(np.asarray(squares, np.float64), np.asarray(growths, np.float64))
+
+
+def _check_split(cell: Any) -> None:
+    """Refuse a step that is more than its parts, or whose parts break their promises."""
+    if hasattr(cell, "in_features"):
+        x = jax.ShapeDtypeStruct((cell.in_features,), cell.dtype)
+        why = obstacle(cell, cell.initialize_carry(x.shape), x)
+        if why:
+            got = f"a {type(cell).__name__}, which {why}"
+            checks.refuse("cell", got, "a split cell, as ElmanCell, GRUCell, LSTMCell")
 
 
 def _gate_count(cell: Any) -> int:

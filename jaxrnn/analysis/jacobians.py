@@ -24,7 +24,8 @@ from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
 from jaxrnn.analysis.trajectory import Trajectory
-from jaxrnn.steps import carry_of, compiled, flat_state
+from jaxrnn.contract import is_split, mix_is_affine, obstacle
+from jaxrnn.steps import carry_of, compiled, flat_state, shapes_of_one
 from jaxrnn.typing import Carry, SplitCell, Step, weight_of_mix
 
 
@@ -32,7 +33,8 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     """Return ∂s_t/∂s_{t−1} for every step of a trajectory, [T, *B, S, S].
 
     Row i, column j holds ∂(s_t)_i/∂(s_{t−1})_j; entry 0 belongs to the first step. Split cells take the
-    structured path, every other step the general one.
+    structured path, every other step the general one. Whether a cell is split is read from its traced program
+    (`jaxrnn.contract`), so what a subclass adds to the step counts.
 
     It compiles by itself. Within a program of the caller's (``jax.jit``) it is as right and, for split cells
     of many units on a CPU, far slower: XLA then computes the slopes anew for every entry of a row.
@@ -50,7 +52,7 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
       (20, 4, 16, 16)
     """
     _check_trajectory(trajectory)
-    if isinstance(cell, SplitCell) and len(set(_widths(trajectory))) == 1:
+    if is_split(cell, *_shapes_at_one(trajectory)):
         return structured_jacobians(cell, trajectory)
     return general_jacobians(cell, trajectory)
 
@@ -79,8 +81,8 @@ def input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B 
     return _input_jacobians(cell, trajectory)
 
 
-def _widths(trajectory: Trajectory) -> list[int]:
-    return [leaf.shape[-1] for leaf in jax.tree.leaves(trajectory.before)]
+def _shapes_at_one(trajectory: Trajectory) -> tuple[Carry, Any]:
+    return shapes_of_one(trajectory.carries), shapes_of_one(trajectory.xs)
 
 
 def _check_trajectory(trajectory: Any) -> None:
@@ -191,8 +193,8 @@ def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
     """Return the step Jacobians of a split cell as their factors, where S² numbers a step are too many.
 
     Raises:
-      InputError: a cell whose step is not split, or whose carry has leaves of several widths; a trajectory
-        that holds values that are not finite.
+      InputError: a step that is not split (`jaxrnn.contract`); a trajectory that holds values that are not
+        finite.
 
     Example:
       >>> from flax import nnx
@@ -204,15 +206,16 @@ def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
       (20, 4, 1024)
     """
     _check_trajectory(trajectory)
+    expected = "a split cell (jaxrnn.typing.SplitCell); jacobians(cell, trajectory) takes any step"
     if not isinstance(cell, SplitCell):
-        expected = (
-            "a split cell (jaxrnn.typing.SplitCell); jacobians(cell, trajectory) takes any step"
-        )
         checks.refuse("cell", checks.describe(cell), expected)
-    widths = _widths(trajectory)
+    widths = [leaf.shape[-1] for leaf in jax.tree.leaves(trajectory.before)]
     if len(set(widths)) > 1:
         got = f"leaves of {' and '.join(map(str, widths))} units"
         checks.refuse("cell", got, "a carry whose leaves are of one width; jacobians takes any")
+    why = obstacle(cell, *_shapes_at_one(trajectory))
+    if why:
+        checks.refuse("cell", f"a {type(cell).__name__}, which {why}", expected)
     return factors_of(cell, trajectory)
 
 
@@ -278,13 +281,19 @@ def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H N H"]:
     The N leaves are the last one where `mix` is noted to multiply no other, or else all.
 
     Args:
-      cell: a split cell.
+      cell: a cell with a `mix`.
       zero: its carry without batch axes, leaves [H]; mix is affine, so any point would do.
+
+    Raises:
+      InputError: a mix that is not affine, and so has no one derivative.
     """
     leaves = jax.tree.leaves(zero)
     units = leaves[0].shape[-1]
     weight = weight_of_mix(cell)
     if weight is None:
+        if not mix_is_affine(cell, zero):
+            got = f"a {type(cell).__name__}, whose mix is not affine in the carry"
+            checks.refuse("cell", got, "a mix that multiplies the carry by weights")
         matrix = flat_state(jax.jacfwd(cell.mix)(zero), 1)
         return matrix.reshape(len(matrix) // units, units, len(leaves), units)
     return weight.T.reshape(weight.shape[1] // units, units, 1, units)

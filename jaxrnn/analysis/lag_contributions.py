@@ -31,8 +31,8 @@ from jaxtyping import Array, Float, Int
 from jaxrnn import checks
 from jaxrnn.analysis.gradient_flow import log_norm, output_gradients
 from jaxrnn.analysis.trajectory import Trajectory, trace
-from jaxrnn.steps import compiled_unprepared, prepared
-from jaxrnn.typing import Carry, Loss, Step, at_least_float32
+from jaxrnn.steps import compiled_unprepared
+from jaxrnn.typing import Carry, Loss, Step, at_least_float32, prepared
 
 
 @jax.tree_util.register_dataclass

@@ -29,8 +29,9 @@ from jaxtyping import Array, Bool, Inexact
 from jaxrnn import checks
 from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.contract import is_split
 from jaxrnn.steps import carry_of
-from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.typing import Carry, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Power:
     def jacobian(self, state: Inexact[Array, "S"]) -> Inexact[Array, "S S"]:
         """Return J_p … J_1 along the path from s."""
         path = self.path(state)
-        if isinstance(self.cell, SplitCell):
+        if is_split(self.cell, self.like, self.x):
             steps = structured_jacobians(self.cell, path)
         else:
             steps = general_jacobians(self.cell, path)

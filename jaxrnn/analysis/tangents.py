@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.steps import carry_of, flat_state
+from jaxrnn.contract import is_split
+from jaxrnn.steps import carry_of, flat_state, shapes_of_one
 from jaxrnn.typing import Carry, SplitCell, Step
 
 
@@ -107,7 +108,10 @@ def _lengths(columns: Any, r: Any) -> tuple[Any, Any]:
 def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tuple[Tangents, Any]:
     """Take `count` steps, and rows [*B, K, S] along with them; return them as columns [*B, S, K]."""
     depth = rows.ndim - 2
-    push_on = _split_push(cell, state.carry) if isinstance(cell, SplitCell) else _general_push(cell)
+    if is_split(cell, state.carry, shapes_of_one(xs)):
+        push_on = _split_push(cell, state.carry)
+    else:
+        push_on = _general_push(cell)
 
     def step(_, running):
         carry, tangents, t, broken = running

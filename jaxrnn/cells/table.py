@@ -36,7 +36,7 @@ from jaxrnn.cells.sru import SRUCell
 from jaxrnn.cells.state_space import LRUCell, S5Cell
 from jaxrnn.cells.unitary import UnitaryCell
 from jaxrnn.cells.xlstm import MLSTMCell, SLSTMCell
-from jaxrnn.steps import prepared
+from jaxrnn.typing import prepared
 
 Count = Callable[[int, int], int]
 """A number as a function of F and H."""

@@ -13,6 +13,7 @@ Weakness: masks of every step are as large as the states of every step, and are 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxrnn import checks
+from jaxrnn.steps import readout_of
 from jaxrnn.typing import Carry, Key
 
 
@@ -63,44 +66,26 @@ def units_mask(key: Key, rate: float, carry: Carry) -> Carry:
 
 
 class Dropped(nnx.Module):
-    """A split cell whose recurrent weights see some units as zero.
+    """A cell whose recurrent weights see some units as zero.
 
-    The masks ride along in the carry, unchanged: so they belong to their sequence, whatever a method does
-    with time and batch. `mix` is affine in the state alone, since the masks multiply it: `unroll`, which
-    takes its derivative where it stands, can carry such a cell, an analysis cannot.
+    The masks are a part of the carry that does not change, so they belong to their sequence, whatever a
+    method does with time and batch.
     """
 
     def __init__(self, cell: Any):
         self.cell = cell
 
-    def project(self, x: Any) -> Any:
-        """Return the drive of the cell."""
-        return self.cell.project(x)
-
-    def mix(self, carry: Any) -> Any:
-        """Return the pull, of the units that are kept."""
-        return self.cell.mix(jax.tree.map(jnp.multiply, *carry))
-
-    def update(self, carry: Any, drive: Any, pull: Any) -> Any:
-        """Return the next state, and the masks as they were."""
-        state, masks = carry
-        return self.cell.update(state, drive, pull), masks
-
-    def readout(self, carry: Any) -> Any:
-        """Return the output of the cell."""
-        return self.cell.readout(carry[0])
-
     def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
         """Take one step."""
-        carry = self.update(carry, self.project(x), self.mix(carry))
-        return carry, self.readout(carry)
+        state, masks = carry
+        moved, y = _step_with_masks(self.cell, masks, state, x)
+        return (moved, masks), y
 
 
 class DroppedEachStep(nnx.Module):
-    """A split cell whose recurrent weights see other units as zero at every step.
+    """A cell whose recurrent weights see other units as zero at every step.
 
-    Its inputs are pairs of an input and a mask of the carry. Since the masks come with the inputs, the
-    contract of a split cell has no place for them, and `unroll` finds the parts in the traced program.
+    Its inputs are pairs of an input and a mask of the carry.
     """
 
     def __init__(self, cell: Any):
@@ -109,13 +94,30 @@ class DroppedEachStep(nnx.Module):
     def __call__(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
         """Take one step."""
         x, masks = inputs
-        pull = self.cell.mix(jax.tree.map(jnp.multiply, carry, masks))
-        carry = self.cell.update(carry, self.cell.project(x), pull)
-        return carry, self.cell.readout(carry)
+        return _step_with_masks(self.cell, masks, carry, x)
+
+
+def _step_with_masks(cell: Any, masks: Carry, carry: Carry, x: Any) -> tuple[Carry, Any]:
+    """Take a cell's own step, whatever its class makes of it, with a `mix` that sees a masked carry."""
+    asked = []
+
+    def mix(carry: Carry) -> Any:
+        asked.append(carry)
+        return cell.mix(jax.tree.map(jnp.multiply, carry, masks))
+
+    # A module is copied leaf by leaf: one from outside a trace may not be written to within.
+    is_module = isinstance(cell, nnx.Module)
+    masked = jax.tree.map(lambda leaf: leaf, cell) if is_module else copy.copy(cell)
+    masked.mix = mix
+    result = masked(carry, x)
+    if not asked:
+        got = f"a rate for a {type(cell).__name__}, whose step does not call mix"
+        checks.refuse("recurrent_dropout", got, "0 for a cell that is not split")
+    return result
 
 
 class Zoned(nnx.Module):
-    """A split cell some of whose units stay as they are: s_t = z_t s_t−1 + (1 − z_t) step(s_t−1, x_t).
+    """A cell some of whose units stay as they are: s_t = z_t s_t−1 + (1 − z_t) step(s_t−1, x_t).
 
     Its inputs are pairs of an input and of z_t for every leaf of the carry: 1 or 0 in training, the rate in
     evaluation.
@@ -127,9 +129,13 @@ class Zoned(nnx.Module):
     def __call__(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
         """Take one step; the output is read from the state that was kept in part."""
         x, stays = inputs
+        readout = readout_of(self.cell, carry, x)
+        if readout is None:
+            got = f"a rate for a {type(self.cell).__name__}, whose output is no part of its carry"
+            checks.refuse("zoneout", got, "0 for a cell that is not split")
         after, _ = self.cell(carry, x)
         carry = jax.tree.map(lambda z, old, new: z * old + (1 - z) * new, stays, carry, after)
-        return carry, self.cell.readout(carry)
+        return carry, readout(carry)
 
 
 def staying(key: Key | None, rate: float, carry: Carry, steps: int) -> Carry:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Var, jaxpr_as_fun
 
+from jaxrnn.contract import parts_make_step
 from jaxrnn.typing import Carry, SplitCell, Step
 from jaxrnn.unroll.parts import is_float
 
@@ -130,7 +131,7 @@ def signals_of(cell: Step, carry: Carry, x: Any) -> Signals | None:
       carry: a carry of one step, leaves [*B, H].
       x: an input of one step [*B, F].
     """
-    if not isinstance(cell, SplitCell) or getattr(cell, "num_feature_axes", 1) != 1:
+    if getattr(cell, "num_feature_axes", 1) != 1 or not parts_make_step(cell, carry, x):
         return None
     if not all(map(is_float, jax.tree.leaves((cell, carry)))) or not is_float(x):
         return None

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrnn.contract import parts_make_step
 from jaxrnn.steps import readout_of, varying_alike
-from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.operations import Operation, Place, Signal, Values, places, value
 from jaxrnn.unroll.parts import Block, Cotangents, Parts, Results, is_float, vjp_by
 from jaxrnn.unroll.program import Kind, Program, trace
@@ -38,7 +39,7 @@ def traced_parts(cell: Step, carry: Carry, x: Any) -> tuple[TracedParts, list[An
     if not all(map(is_float, jax.tree.leaves((carry, x)))):
         return None
     # A split cell's readout may hold weights; another's output is a leaf of its carry, or comes beside it.
-    readout = None if isinstance(cell, SplitCell) else readout_of(cell, carry, x)
+    readout = None if parts_make_step(cell, carry, x) else readout_of(cell, carry, x)
 
     def step(carry: Carry, x: Any) -> Results:
         moved, y = cell(carry, x)

@@ -1,0 +1,353 @@
+"""Whether a step can be split: what its traced program shows of the promises of a `SplitCell`.
+
+The four names of a split cell (`jaxrnn.typing`) prove nothing. A subclass may put something around its parts,
+by a `step` or `__call__` of its own, and a part may break its promise. So whatever uses the parts asks here
+first. Three things are read from traced programs, whatever the weights are:
+
+- *The parts make the step.* The program of the step and that of the parts, one after the other, compute the
+  same values. Values are numbered: two are the same if the same operation makes them of the same values, in
+  whatever order (Alpern, Wegman & Zadeck 1988, "Detecting equality of variables in programs").
+- *`mix` is affine in the carry.* Every operation between carry and pull is linear in what depends on the
+  carry, or adds a constant: this is what ``jax.linear_transpose`` asks for, so JAX itself decides.
+- *`update` works unit by unit.* The axis of units is followed through its program. An operation may act on
+  each entry alone, move entries without parting units and gates, or reduce other axes.
+
+The answer is kept for each class and form of its arrays. A step that fails is not split: it takes the general
+path, which is right for any step.
+
+Weakness: what is not in the lists below counts as mixing units, and a derivative rule of the user's own
+(``jax.custom_jvp``) makes two calls of one function differ. Either costs speed, never a number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from jaxrnn.typing import ArrayLike, Carry, SplitCell, prepared
+
+
+class SplitWarning(UserWarning):
+    """A cell with the parts of a split cell breaks a promise of theirs, and takes the general path."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What the programs of a step show.
+
+    Attributes:
+      parts_make_step: the step is `project`, `mix`, `update` and `readout`, and nothing besides.
+      obstacle: why the step is not split, as the end of a sentence about it; "" where it is.
+      breaks_promise: it is its parts, and one of them breaks its promise.
+    """
+
+    parts_make_step: bool
+    obstacle: str = ""
+    breaks_promise: bool = False
+
+
+def parts_make_step(cell: Any, carry: Carry, x: Any) -> TypeGuard[SplitCell]:
+    """Tell whether a step is its four parts, and nothing besides.
+
+    Args:
+      cell: any step.
+      carry: a carry of one step, or its shapes.
+      x: an input of one step, or its shapes.
+    """
+    return isinstance(cell, SplitCell) and _finding(cell, carry, x).parts_make_step
+
+
+def is_split(cell: Any, carry: Carry, x: Any) -> TypeGuard[SplitCell]:
+    """Tell whether a step is its four parts, and these keep what `jaxrnn.typing.SplitCell` promises.
+
+    Args:
+      cell: any step.
+      carry: a carry of one step, or its shapes.
+      x: an input of one step, or its shapes.
+
+    Warns:
+      SplitWarning: the step is its parts, and one of them breaks its promise; once for each class.
+    """
+    if not isinstance(cell, SplitCell):
+        return False
+    found = _finding(cell, carry, x)
+    if found.breaks_promise:
+        _say_once(type(cell), found.obstacle)
+    return not found.obstacle
+
+
+def obstacle(cell: Any, carry: Carry, x: Any) -> str:
+    """Say why a step is not split, as the end of a sentence about it; "" where it is.
+
+    Args:
+      cell: any step.
+      carry: a carry of one step, or its shapes.
+      x: an input of one step, or its shapes.
+    """
+    if not isinstance(cell, SplitCell):
+        return "has no project, mix, update and readout"
+    return _finding(cell, carry, x).obstacle
+
+
+def mix_is_affine(cell: Any, carry: Carry) -> bool:
+    """Tell whether a cell has a `mix` that is affine in the carry.
+
+    Args:
+      cell: any step.
+      carry: a carry of one step, or its shapes.
+    """
+    return isinstance(cell, SplitCell) and _is_affine(cell, jax.tree.map(_shape, carry))
+
+
+@functools.cache
+def _say_once(kind: type, why: str) -> None:
+    text = f"{kind.__name__} {why}; the analyses take the general path, which is slower"
+    warnings.warn(text, SplitWarning, stacklevel=3)
+
+
+def _finding(cell: SplitCell, carry: Carry, x: Any) -> Finding:
+    held = jax.tree.leaves(cell)
+    if not (held and all(isinstance(leaf, ArrayLike) for leaf in held)):
+        carry, x = jax.tree.map(_shape, (carry, x))
+        return _look(lambda _: cell, None, carry, x)
+    leaves, tree = jax.tree.flatten((cell, carry, x))
+    return _kept(tree, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+
+
+def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept(tree: Any, forms: tuple[tuple[Any, Any], ...]) -> Finding:
+    """Look at a cell of arrays, once for each structure and each shape and dtype of the arrays."""
+    cell, carry, x = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*form) for form in forms])
+    return _look(lambda held: held, jax.eval_shape(prepared, cell), carry, x)
+
+
+def _look(cell_of: Callable[[Any], SplitCell], held: Any, carry: Carry, x: Any) -> Finding:
+    """Look at a cell that is made of the arrays that it holds, given by their shapes, as all others are."""
+    try:
+        made = _steps_alike(cell_of, held, carry, x)
+    except Exception:  # a class may use these names for something else, which fails in any way
+        made = False
+    if not made:
+        return Finding(False, "takes a step that is not project, mix, update and readout alone")
+    if not jax.eval_shape(lambda held: _Flag(_is_affine(cell_of(held), carry)), held).value:
+        return Finding(True, "has a mix that is not affine in the carry", breaks_promise=True)
+
+    def signals(held, carry, x):
+        return cell_of(held).project(x), cell_of(held).mix(carry)
+
+    drive, pull = jax.eval_shape(signals, held, carry, x)
+    widths = {(leaf.shape or (0,))[-1] for leaf in jax.tree.leaves(carry)}
+    if len(widths) != 1 or 0 in widths:
+        return Finding(True, "has a carry whose leaves are not of one width")
+    (width,) = widths
+    if any((leaf.shape or (1,))[-1] % width for leaf in jax.tree.leaves((drive, pull))):
+        return Finding(True, "has a drive or a pull that is no whole number of gates")
+
+    def update(carry, drive, pull, held):
+        return cell_of(held).update(carry, drive, pull)
+
+    mixing = _mixing(update, width, (carry, drive, pull), held)
+    if mixing:
+        why = f"has an update that does not work unit by unit ({mixing})"
+        return Finding(True, why, breaks_promise=True)
+    return Finding(True)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Flag:
+    """A decision that is taken while JAX traces, handed out of the trace."""
+
+    value: bool = dataclasses.field(metadata={"static": True})
+
+
+# The parts make the step.
+
+
+def _steps_alike(cell_of: Callable[[Any], SplitCell], held: Any, carry: Carry, x: Any) -> bool:
+    """Tell whether the step and its parts compute the same values."""
+
+    def whole(held, carry, x):
+        return cell_of(held)(carry, x)
+
+    def parts(held, carry, x):
+        cell = cell_of(held)
+        moved = cell.update(carry, cell.project(x), cell.mix(carry))
+        return moved, cell.readout(moved)
+
+    table: dict[Any, int] = {}
+    numbers, trees = [], []
+    for step in (whole, parts):
+        program, shapes = jax.make_jaxpr(step, return_shape=True)(held, carry, x)
+        if program.effects:  # to print, for example, is more than to compute values
+            return False
+        inputs = [_numbered(table, ("input", i)) for i in range(len(program.jaxpr.invars))]
+        numbers.append(_numbers(table, program, inputs))
+        trees.append(jax.tree.structure(shapes))
+    return numbers[0] == numbers[1] and trees[0] == trees[1]
+
+
+def _numbered(table: dict[Any, int], term: Any) -> int:
+    return table.setdefault(term, len(table))
+
+
+def _numbers(table: dict[Any, int], program: ClosedJaxpr, inputs: Sequence[int]) -> list[int]:
+    """Return the numbers of a program's results, given those of its inputs."""
+    known = dict(zip(program.jaxpr.invars, inputs, strict=True))
+    for var, array in zip(program.jaxpr.constvars, program.consts, strict=True):
+        known[var] = _numbered(table, ("constant", *_value(array)))
+
+    def of(var: Any) -> int:
+        if isinstance(var, Literal):
+            return _numbered(table, ("constant", *_value(var.val)))
+        return known[var]
+
+    for eqn in program.jaxpr.eqns:
+        arguments = [of(var) for var in eqn.invars]
+        if eqn.primitive.name in _CALLS:
+            results = _numbers(table, eqn.params["jaxpr"], arguments)
+        else:
+            settings = tuple(sorted((key, _fixed(value)) for key, value in eqn.params.items()))
+            term = (eqn.primitive, settings, *arguments)
+            results = [_numbered(table, (term, i)) for i in range(len(eqn.outvars))]
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [of(var) for var in program.jaxpr.outvars]
+
+
+def _value(array: Any) -> tuple[Any, ...]:
+    """Return what tells a constant from others: its numbers, or itself where they cannot be looked at."""
+    if isinstance(array, np.ndarray | np.generic | bool | int | float | complex):
+        plain = np.asarray(array)
+        return plain.dtype, plain.shape, plain.tobytes()
+    return (id(array),)
+
+
+def _fixed(value: Any) -> Any:
+    """Return a setting of an operation as text, in which programs of the same operations are the same."""
+    return str(value)
+
+
+# mix is affine.
+
+
+def _is_affine(cell: SplitCell, carry: Carry) -> bool:
+    """Tell whether JAX can transpose `mix`, and so all it does to the carry is linear, but for constants."""
+    pull = jax.eval_shape(cell.mix, carry)
+    try:
+        jax.eval_shape(jax.linear_transpose(cell.mix, carry), pull)
+    except Exception:  # JAX has no one error for an operation that is not linear
+        return False
+    return True
+
+
+# update works unit by unit.
+
+_CALLS = {"jit", "pjit", "closed_call", "core_call"}
+_RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "checkpoint": "jaxpr"}
+"""Calls of programs: as they are, and with a derivative rule or memory of their own."""
+
+_ENTRYWISE = """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+    complex conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2
+    expm1 floor ge gt igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min
+    mul ne neg nextafter not or polygamma pow real reduce_precision rem round rsqrt select_n sign sin
+    sinh sqrt square stop_gradient sub tan tanh xor
+"""
+"""Names of operations that act on each entry alone."""
+
+
+class _MixesUnits(Exception):  # noqa: N818  it ends a walk, and is no error
+    """An operation was met that joins entries of different units, or may."""
+
+
+def _mixing(update: Callable[..., Any], width: int, signals: Any, held: Any) -> str:
+    """Name what in `update` may let one unit act on another; "" where nothing does."""
+    program = jax.make_jaxpr(update)(*signals, held)
+    followed = len(jax.tree.leaves(signals))
+    axes = [
+        len(v.aval.shape) - 1 if i < followed else None for i, v in enumerate(program.jaxpr.invars)
+    ]
+    try:
+        ends = _followed(program.jaxpr, axes, width)
+    except _MixesUnits as found:
+        return str(found)
+    results = zip(ends, program.jaxpr.outvars, strict=True)
+    stay = all(axis in (None, len(v.aval.shape) - 1) for axis, v in results)
+    return "" if stay else "units end in another axis"
+
+
+_Axis = int | None
+"""The axis whose entries i belong to the units i modulo H; None of what does not depend on them."""
+
+
+def _followed(program: Jaxpr, axes: Sequence[_Axis], width: int) -> list[_Axis]:
+    """Return the axis of units of each result, given those of the inputs."""
+    known = dict(zip(program.invars, axes, strict=True))
+
+    def of(var: Any) -> _Axis:
+        return None if isinstance(var, Literal) else known.get(var)
+
+    for eqn in program.eqns:
+        sources = [of(var) for var in eqn.invars]
+        name = eqn.primitive.name
+        if all(axis is None for axis in sources):
+            results: list[_Axis] = [None] * len(eqn.outvars)
+        elif name in _CALLS or name in _RULED:
+            inner = eqn.params[_RULED.get(name, "jaxpr")]
+            results = _followed(getattr(inner, "jaxpr", inner), sources, width)
+        else:
+            results = [_moved(eqn, sources, width)] * len(eqn.outvars)
+        known.update(zip(eqn.outvars, results, strict=True))
+    return [of(var) for var in program.outvars]
+
+
+def _moved(eqn: Any, sources: Sequence[_Axis], width: int) -> int:
+    """Return where one operation puts the axis of units."""
+    name, settings, (out, *_) = eqn.primitive.name, eqn.params, eqn.outvars
+    there = [axis for axis in sources if axis is not None]
+    (axis,) = set(there) if len(set(there)) == 1 else (-1,)
+    before = eqn.invars[sources.index(axis)].aval.shape if axis >= 0 else ()
+    after = out.aval.shape
+    if axis < 0:
+        pass
+    elif name in _ENTRYWISE.split() and after == before:
+        return axis
+    elif name in ("split", "concatenate"):
+        along = settings["axis" if name == "split" else "dimension"]
+        parts = eqn.outvars if name == "split" else eqn.invars
+        if along != axis or all(part.aval.shape[axis] % width == 0 for part in parts):
+            return axis
+    elif name == "stack":
+        return axis + (settings["axis"] <= axis)
+    elif name == "slice":
+        whole = settings["strides"] is None or settings["strides"][axis] == 1
+        if whole and settings["start_indices"][axis] % width == 0 and after[axis] % width == 0:
+            return axis
+    elif name == "broadcast_in_dim":
+        return settings["broadcast_dimensions"][axis]
+    elif name == "transpose":
+        return settings["permutation"].index(axis)
+    elif name == "squeeze" or name.startswith(("reduce_", "arg")):
+        gone = settings["dimensions" if name == "squeeze" else "axes"]
+        if axis not in gone:
+            return axis - sum(other < axis for other in gone)
+    elif name == "reshape":
+        ends = [i for i, size in enumerate(after) if size % width == 0]
+        inner = math.prod(before[axis + 1 :])
+        for i in ends:
+            if math.prod(after[i + 1 :]) == inner:
+                return i
+    raise _MixesUnits(name)
