@@ -20,6 +20,10 @@ length: so a run of any number of steps compiles once, keeps no trajectory, and 
 From every chunk two intervals are taken again with their determinants, Σ λ = ⟨ln|det J|⟩, where all exponents
 are asked for.
 
+On a superstable orbit the derivative is zero, and what floats give for it is the rounding of the state. Steps
+at which that is so are counted (`jaxrnn.analysis.tangents`). A chaotic orbit meets a few by chance; where
+they recur, all exponents of that sequence are −∞.
+
 `traced` does the same in loops of fixed length, for ``jax.grad`` and ``jax.jit``: nothing can be measured
 there, so its interval is given, and nothing is taken again.
 
@@ -45,6 +49,7 @@ from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.tangents import (
     Tangents,
     advance,
+    blind_steps,
     log_determinants,
     nearly_orthonormal,
     same_flag,
@@ -58,6 +63,8 @@ _SHORT_BLOCK = 16
 _CHUNK = 16  # blocks that one compiled call takes
 _LONGEST_INTERVAL = 256
 _LU_ROUNDING = 1e-6  # relative, that is allowed in what an interval with an LU at its end measures
+_RECURRENT = 1e-3  # share of steps: chance makes it some 64 ε, a superstable orbit of p steps 1/p
+_CHANCE = 2  # so many blind steps may be met by chance in a run however short
 _DIGITS = 0.5  # share of a float's digits by which directions may grow apart between factorisations
 
 
@@ -84,6 +91,7 @@ class Run:
     ):
         self._program = _chunk.bound(cell)
         self._checks = _logarithms.bound(cell), _determinants.bound(cell)
+        self._blind_steps = _blind_steps.bound(cell)
         self._xs = xs
         self._adapts = renorm_every is None
         self._every = renorm_every or 1
@@ -91,6 +99,8 @@ class Run:
         self._time_step = time_step_of(cell)
         self._first = int(position.steps)
         carry, directions, _ = position
+        self._blind = np.zeros(directions.shape[:-2], int)
+        self._counted = 0
         self._state = Tangents.at(carry, directions)
         # Directions are carried in the carry's own precision, and made orthogonal in float32 at least.
         self._eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(carry))
@@ -124,10 +134,11 @@ class Run:
     @property
     def record(self) -> Lyapunov:
         """The result so far."""
-        carry, directions, t, _ = self._state
+        carry, directions, t, *_ = self._state
         dtype = directions.dtype
+        rates = np.concatenate(self._rates).astype(dtype)
         return Lyapunov(
-            rates=np.concatenate(self._rates).astype(dtype),
+            rates=np.where(self.superstable[..., None], -np.inf, rates).astype(dtype),
             block_steps=np.concatenate(self._steps),
             position=Position(carry, directions, self._first + int(t)),
             determinant=_largest(self._determinants),
@@ -135,6 +146,11 @@ class Run:
             renorm_every=self._every,
             time_step=self._time_step,
         )
+
+    @property
+    def superstable(self) -> Any:
+        """Which sequences are on an orbit whose derivative is zero to rounding [*B]."""
+        return (self._blind > _CHANCE) & (self._blind >= _RECURRENT * self._counted)
 
     def _try_out(self, steps: int) -> None:
         """Take a few steps that are not kept, to see how fast the directions part."""
@@ -168,6 +184,8 @@ class Run:
     def _ran(self, plan: Any) -> _Outcome:
         """Take blocks of steps, and say how the directions fared."""
         blocks = self._padded(plan)
+        at_rest = jnp.full_like(self._state.least_growth, jnp.inf)
+        self._state = self._state._replace(least_growth=at_rest)
         self._state, (sums, spreads, reaches) = self._program(self._xs, self._state, *blocks)
         _refuse_if_broken(self._state.broken, self._first)
         return _Outcome(
@@ -199,6 +217,10 @@ class Run:
         rates = outcome.sums / per_block(plan, outcome.sums)
         self._rates.append(rates / self._time_step)
         self._steps.append(plan)
+        self._counted += int(plan.sum())
+        if np.min(self._state.least_growth) < self._eps**0.5:
+            count = jnp.asarray(plan.sum(), jnp.int32)
+            self._blind += np.asarray(self._blind_steps(self._xs, start, count))
         lost = self._lost(self._eps, outcome.spread, outcome.by_lu) / outcome.interval
         self._rounding = max(self._rounding, lost)
         some = min(2 * outcome.interval, int(plan[0]))
@@ -314,6 +336,7 @@ def _block(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any, by_lu: 
 
 
 _determinants = compiled(log_determinants)
+_blind_steps = compiled(blind_steps)
 
 
 def traced(

@@ -143,10 +143,12 @@ def _backward(triangles: Any, ends: Any) -> tuple[Any, Any]:
     """Return the coefficients at all T + 1 states, and the growth of each vector in each of the T steps."""
 
     def step(after, triangle):
-        before = jax.scipy.linalg.solve_triangular(triangle, after)
+        # In units of its largest entry, for squares leave the range of floats long before entries do.
+        unit = jnp.abs(triangle).max(axis=(-2, -1), keepdims=True)
+        before = jax.scipy.linalg.solve_triangular(triangle / unit, after)
         lengths = jnp.linalg.norm(before, axis=-2)
         before = before / lengths[..., None, :]
-        return before, (before, -jnp.log(lengths))
+        return before, (before, jnp.log(unit[..., 0]) - jnp.log(lengths))
 
     last = jnp.triu(ends)
     last = last / jnp.linalg.norm(last, axis=-2)[..., None, :]
@@ -157,9 +159,10 @@ def _backward(triangles: Any, ends: Any) -> tuple[Any, Any]:
 def _refuse_singular(triangles: Any) -> None:
     if not checks.concrete(triangles):
         return
+    rounding = 64 * np.finfo(triangles.dtype).eps
+    triangles = np.asarray(triangles, np.float64)  # in which squares of float32 have room
     lengths = np.abs(np.diagonal(triangles, axis1=-2, axis2=-1))
-    whole = np.linalg.norm(triangles, axis=(-2, -1))[..., None]
-    bad = lengths <= 64 * np.finfo(lengths.dtype).eps * whole
+    bad = lengths <= rounding * np.linalg.norm(triangles, axis=(-2, -1))[..., None]
     if bad.any():
         where = [int(i) for i in np.argwhere(bad)[0]]
         got = f"a step that is singular in direction {where[-1]}, at {where[:-1]}"

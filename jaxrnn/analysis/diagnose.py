@@ -112,8 +112,15 @@ def judge(changes: Any, log_transported: Any) -> Verdict:
     Args:
       changes: changes over the whole lag, nats, independent of each other [N]: one a sequence or a network.
       log_transported: by step, [T, ...], nats, NaN where there is no gradient: what the horizon is read from.
+
+    Raises:
+      InputError: no change, or one that is NaN. −∞ is a gradient that is lost for good.
     """
     changes = np.asarray(changes, np.float64).reshape(-1)
+    if not len(changes) or np.isnan(changes).any():
+        got = f"{int(np.isnan(changes).sum())} NaN of {len(changes)}"
+        expected = "one or more numbers of nats, −inf for a gradient that is lost"
+        checks.refuse("changes", got, expected)
     mean, margin = float(np.mean(changes)), math.nan
     if len(changes) > 1 and np.isfinite(changes).all():
         error = float(np.std(changes, ddof=1)) / math.sqrt(len(changes))

@@ -40,7 +40,7 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     of many units on a CPU, far slower: XLA then computes the slopes anew for every entry of a row.
 
     Raises:
-      InputError: the trajectory holds values that are not finite.
+      InputError: the trajectory, or the derivatives themselves, hold values that are not finite.
 
     Example:
       >>> from flax import nnx
@@ -53,8 +53,17 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     """
     _check_trajectory(trajectory)
     if is_split(cell, *_shapes_at_one(trajectory)):
-        return structured_jacobians(cell, trajectory)
-    return general_jacobians(cell, trajectory)
+        return _finite(structured_jacobians(cell, trajectory))
+    return _finite(general_jacobians(cell, trajectory))
+
+
+def _finite(derivatives: Any) -> Any:
+    """Return derivatives, or refuse a cell that has NaN or infinity in them, as NaN weights make."""
+    # One number a leaf: large arrays need not leave the device.
+    good = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(derivatives)]
+    if all(map(checks.concrete, good)) and not all(map(bool, good)):
+        checks.finite("cell: its derivative", derivatives)
+    return derivatives
 
 
 def input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S F"]:
@@ -78,7 +87,7 @@ def input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B 
         checks.refuse("trajectory.xs", "None", "inputs [T, *B, F]: an autonomous system has none")
     for leaf in leaves:
         checks.floating("trajectory.xs", leaf)
-    return _input_jacobians(cell, trajectory)
+    return _finite(_input_jacobians(cell, trajectory))
 
 
 def _shapes_at_one(trajectory: Trajectory) -> tuple[Carry, Any]:
@@ -216,7 +225,7 @@ def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
     why = obstacle(cell, *_shapes_at_one(trajectory))
     if why:
         checks.refuse("cell", f"a {type(cell).__name__}, which {why}", expected)
-    return factors_of(cell, trajectory)
+    return _finite(factors_of(cell, trajectory))
 
 
 def structured_jacobians(cell: SplitCell, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:

@@ -129,4 +129,8 @@ def square_matrices(argument: str, matrices: ArrayLike, axes: int = 0) -> Array:
         legend = "[T, *B, S, S]" if axes else "[*B, S, S]"
         checks.refuse(argument, checks.describe(matrices), f"square matrices {legend}, S ≥ 1")
     checks.finite(argument, matrices)
-    return jnp.asarray(matrices)
+    with np.errstate(over="ignore"):
+        held = jnp.asarray(matrices)
+    # Where JAX holds float64 as float32, what was finite may be so no longer.
+    checks.finite(f"{argument} in {held.dtype}", held)
+    return held

@@ -72,8 +72,9 @@ def lyapunov(
       InputError: arguments that do not fit, or states that are no longer finite: it says at which step.
 
     Warns:
-      PrecisionWarning: rounding may cost the least exponent more than 1 % and 0.01 nats; or in float32 a
-        direction is lost in it, and reported as −inf.
+      PrecisionWarning: rounding may cost the least exponent more than 1 % and 0.01 nats; in float32 a
+        direction is lost in it, and reported as −inf; or the orbit is superstable, where in any precision the
+        derivative is nothing but the rounding of the state, and all exponents are reported as −inf.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -101,7 +102,13 @@ def lyapunov(
                 got = f"a {type(given).__name__} under jax.jit, jax.grad or the like"
                 checks.refuse(name, got, "None there: it is for a run that is watched")
         return traced(cell, xs, position, warmup, steps, renorm_every or 1, time_step_of(cell))
-    record = Run(cell, xs, position, renorm_every, resume).through(warmup, steps, progress)
+    run = Run(cell, xs, position, renorm_every, resume)
+    record = run.through(warmup, steps, progress)
+    if run.superstable.any():
+        said = "on a superstable orbit the derivative is nothing but the rounding of the state"
+        message = f"lyapunov: {said}; the exponents there are given as −inf"
+        warnings.warn(message, PrecisionWarning, stacklevel=2)
+        return record
     lost = _lost_to_rounding(record)
     if lost:
         advice = "give float64 weights and carry, or ask for fewer exponents (k)"

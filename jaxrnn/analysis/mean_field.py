@@ -57,6 +57,10 @@ _UNKNOWN = dict.fromkeys(
     ),
     math.nan,
 )
+_LARGEST_GAIN = (
+    1e10  # beyond, slopes of a saturating φ are narrower than any panel of the integrals
+)
+_LARGEST_VARIANCE = _LARGEST_GAIN**2
 _AT_EDGE = 1e-6  # |ln χ| up to which a gain is at the edge, and not at a jump over it
 
 
@@ -152,8 +156,8 @@ def mean_field(
       A `MeanField`, whose status says whether the variance is finite.
 
     Raises:
-      InputError: a gain that is not above 0, a variance below 0, a correlation outside [−1, 1], or an
-        activation that is no elementwise function.
+      InputError: a gain that is not above 0 or beyond 1e10, a variance below 0 or beyond 1e20, a correlation
+        outside [−1, 1], or an activation that is no elementwise function.
 
     Example:
       >>> import jax.numpy as jnp
@@ -251,7 +255,7 @@ def edge_of_chaos(
       >>> round(edge_of_chaos(jnp.tanh).gain, 6)
       1.0
     """
-    low, high = checks.interval("bracket", bracket, sys.float_info.min, sys.float_info.max)
+    low, high = checks.interval("bracket", bracket, sys.float_info.min, _LARGEST_GAIN)
     at_low = _checked(activation, low, bias_variance, input_variance, 1.0)
 
     def log_chi(gain: float) -> float:
@@ -295,8 +299,12 @@ def _checked(
     input_variance = checks.number("input_variance", input_variance)
     input_correlation = _checked_correlation("input_correlation", input_correlation)
     checks.positive("gain", gain)
-    checks.not_negative("bias_variance", bias_variance)
-    checks.not_negative("input_variance", input_variance)
+    if gain > _LARGEST_GAIN:
+        checks.refuse("gain", gain, f"a number above 0 and up to {_LARGEST_GAIN:g}")
+    for name, variance in (("bias_variance", bias_variance), ("input_variance", input_variance)):
+        checks.not_negative(name, variance)
+        if variance > _LARGEST_VARIANCE:
+            checks.refuse(name, variance, f"a number from 0 to {_LARGEST_VARIANCE:g}")
     return Ensemble(activation, gain, bias_variance, input_variance, input_correlation)
 
 

@@ -13,11 +13,12 @@ it decays: by the Kreiss matrix theorem
 Trefethen & Embree, "Spectra and Pseudospectra", 2005, chapters 14, 16 and 39. As there, the matrix is
 brought to Schur form T once; at each z, the largest singular value of (z I − T)⁻¹ comes from Lanczos
 iteration, a step of which solves two triangular systems: O(S²) a point where an SVD takes O(S³). All points
-of a chunk are solved together, row by row. A Lanczos value is taken when its residual is below 10⁻⁶ of it;
-points that have not settled after 30 steps get an SVD.
+of a chunk are solved together, in blocks of rows. A Lanczos value is taken when its residual is below 10⁻⁶ of
+it; points that have not settled after 120 steps get an SVD.
 
-Values below ε_machine ‖J‖ are rounding. What is told from the grid is a lower bound: between its points the
-set may reach further.
+Values below ε_machine ‖J‖_F are rounding, and this number stands for all of them: within the circle of a
+shift line σ_min falls as |z|^S, beyond the range of floats. What is told from the grid is a lower bound:
+between its points the set may reach further.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ from jaxrnn.analysis.lapack import one_blas_thread, square_matrices
 from jaxrnn.typing import ArrayLike, at_least_float32
 
 _CHUNK = 512  # points solved together: their vectors stay in the cache
-_STEPS = 30  # of Lanczos; 4 to 10 are enough at most points
+_ROWS = (
+    32  # of a triangular system, solved one by one; between blocks of them is a product of matrices
+)
+_STEPS = 120  # of Lanczos; 4 to 10 are enough at most points, long shift lines take up to a hundred
+_LOOK_EVERY = (
+    10  # steps; after as many a look costs more than a step, and before every step is looked at
+)
 _SETTLED = 1e-6
 
 
@@ -139,8 +146,12 @@ def pseudospectrum(
     eigenvalues = np.diagonal(form)[np.argsort(-np.abs(np.diagonal(form)))]
     left, right, bottom, top = _extent(extent, np.abs(eigenvalues[0]))
     real, imaginary = np.linspace(left, right, points), np.linspace(bottom, top, points)
-    grid = real[None, :] + 1j * imaginary[:, None]
+    # A real matrix has the same value at z and at its conjugate.
+    mirrored = bottom == -top and not jnp.iscomplexobj(given)
+    first = points // 2 if mirrored else 0
+    grid = real[None, :] + 1j * imaginary[first:, None]
     smallest = smallest_singular_values(form, grid.ravel()).reshape(grid.shape)
+    smallest = np.concatenate([smallest[::-1][:first], smallest])
     dtype = jnp.finfo(at_least_float32(given.dtype)).dtype
     return Pseudospectrum(
         *(jnp.asarray(a, dtype) for a in (real, imaginary, smallest)),
@@ -165,27 +176,35 @@ def _extent(extent: Any, radius: float) -> tuple[float, float, float, float]:
 def smallest_singular_values(
     triangular: Complex[np.ndarray, "S S"], points: Complex[np.ndarray, "N"]
 ) -> Float[np.ndarray, "N"]:
-    """Return σ_min(z I − T) of an upper triangular matrix T at each point z."""
+    """Return σ_min(z I − T) of an upper triangular matrix T at each point z, or the rounding of T if less."""
     chunks = [points[i : i + _CHUNK] for i in range(0, len(points), _CHUNK)]
     found = np.concatenate([_by_lanczos(triangular, chunk) for chunk in chunks])
     identity = np.eye(len(triangular))
     for i in np.flatnonzero(np.isnan(found)):
         found[i] = scipy.linalg.svdvals(points[i] * identity - triangular)[-1]
-    return found
+    return np.maximum(found, _rounding(triangular))
 
 
+def _rounding(triangular: np.ndarray) -> float:
+    return float(np.finfo(float).eps * (scipy.linalg.norm(triangular) or 1.0))
+
+
+@np.errstate(
+    over="ignore", invalid="ignore"
+)  # far below rounding the inverse leaves the range of floats
 def _by_lanczos(triangular: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return σ_min(z I − T) for each point z [N]; NaN where the iteration has not settled.
+    """Return σ_min(z I − T) for each point z [N], or 0 below rounding; NaN where it has not settled.
 
     Lanczos' tridiagonal matrix of (z I − T)⁻¹ (z I − T)⁻* has diagonal α, off-diagonal β; its largest
-    eigenvalue θ → 1/σ_min², and the last entry of its eigenvector times the next β is the residual.
+    eigenvalue θ → 1/σ_min² from below, and the last entry of its eigenvector times the next β is the
+    residual.
     """
     size, found = len(triangular), np.full(len(points), np.nan)
     adjoint = np.ascontiguousarray(triangular.conj().T)
     draw = np.random.default_rng(0)
     start = draw.normal(size=(size, 1)) + 1j * draw.normal(size=(size, 1))
     now = np.repeat(start / np.linalg.norm(start), len(points), axis=1)
-    before = np.zeros_like(now)
+    before, beta = np.zeros_like(now), np.zeros(len(points))
     tridiagonal = np.zeros((len(points), _STEPS + 1, _STEPS + 1))
     left = np.arange(len(points))
     for k in range(_STEPS):
@@ -193,40 +212,47 @@ def _by_lanczos(triangular: np.ndarray, points: np.ndarray) -> np.ndarray:
         following = _solve_lower(adjoint, pivots.conj(), now)
         following = _solve_upper(triangular, pivots, following)
         alpha = np.sum(now.conj() * following, axis=0).real
-        following -= alpha * now + tridiagonal[left, k, k - 1] * before
+        following -= alpha * now + beta * before
         beta = np.linalg.norm(following, axis=0)
         tridiagonal[left, k, k] = alpha
         tridiagonal[left, k, k + 1] = tridiagonal[left, k + 1, k] = beta
-        values, vectors = np.linalg.eigh(tridiagonal[left, : k + 1, : k + 1])
-        largest = values[:, -1]
-        settled = beta * np.abs(vectors[:, -1, -1]) <= _SETTLED * largest
-        found[left[settled]] = 1 / np.sqrt(largest[settled])
-        if settled.all():
+        sunk = ~(np.sqrt(np.maximum(alpha, beta)) * _rounding(triangular) < 1)  # or out of range
+        found[left[sunk]] = 0
+        stays = ~sunk
+        if k < _LOOK_EVERY or k % _LOOK_EVERY == 0:
+            values, vectors = np.linalg.eigh(tridiagonal[left[stays], : k + 1, : k + 1])
+            largest = values[:, -1]
+            settled = beta[stays] * np.abs(vectors[:, -1, -1]) <= _SETTLED * largest
+            found[left[stays][settled]] = 1 / np.sqrt(largest[settled])
+            stays[stays] = ~settled
+        if not stays.any():
             break
-        stays = ~settled
-        before, now = now[:, stays], following[:, stays] / beta[stays]
-        left = left[stays]
+        before, beta, left = now[:, stays], beta[stays], left[stays]
+        now = following[:, stays] / beta
     return found
 
 
 def _pivots(triangular: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the diagonals of z I − T [S, N]; on an eigenvalue rounding in place of 0."""
     pivots = points[None, :] - np.diagonal(triangular)[:, None]
-    rounding = np.finfo(float).eps * (np.linalg.norm(triangular) or 1.0)
+    rounding = _rounding(triangular)
     return np.where(np.abs(pivots) < rounding, rounding, pivots)
 
 
 def _solve_upper(triangular: np.ndarray, pivots: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Solve (z I − T) x = b at all points, T upper triangular; columns of `right` are the b [S, N]."""
-    x = right / pivots
-    for i in range(len(triangular) - 2, -1, -1):
-        x[i] += (triangular[i, i + 1 :] @ x[i + 1 :]) / pivots[i]
-    return x
+    # Turned round, rows and columns, an upper triangular matrix is a lower one.
+    turned = np.ascontiguousarray(triangular[::-1, ::-1])
+    return _solve_lower(turned, pivots[::-1], right[::-1])[::-1]
 
 
-def _solve_lower(adjoint: np.ndarray, pivots: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve (z I − T)* x = b at all points, given T*."""
-    x = right / pivots
-    for i in range(1, len(adjoint)):
-        x[i] += (adjoint[i, :i] @ x[:i]) / pivots[i]
+def _solve_lower(lower: np.ndarray, pivots: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve (z I − L) x = b at all points, L lower triangular, given the diagonals of z I − L."""
+    x = right.copy()
+    for start in range(0, len(lower), _ROWS):
+        block = slice(start, start + _ROWS)
+        x[block] += lower[block, :start] @ x[:start]
+        for i in range(start, min(start + _ROWS, len(lower))):
+            x[i] += lower[i, start:i] @ x[start:i]
+            x[i] /= pivots[i]
     return x

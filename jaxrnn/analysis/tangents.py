@@ -5,6 +5,11 @@
 This is what the Lyapunov exponents are made of (`jaxrnn.analysis.lyapunov`). No Jacobian is formed: a step is
 linearised once, and all directions go through the linear map together; where a cell is split, the state goes
 through its recurrent weights with them.
+
+On a superstable orbit every direction meets a derivative that is zero. A state in floats is off the orbit by
+its rounding, and the derivative computed there is nothing but this rounding. `blind_steps` finds it by
+
+    |J v| ≤ 64 |D²F[v, δ]| ,        δ = ε · (largest entry of s and F(s)) in every entry .
 """
 
 from __future__ import annotations
@@ -19,6 +24,8 @@ from jaxrnn.contract import is_split
 from jaxrnn.steps import carry_of, flat_state, shapes_of_one
 from jaxrnn.typing import Carry, SplitCell, Step
 
+_ROUNDINGS = 64  # of the whole, up to which a length is nothing else
+
 
 class Tangents(NamedTuple):
     """A state of the trajectory and the directions at it.
@@ -28,18 +35,22 @@ class Tangents(NamedTuple):
       directions: rows [*B, K, S], orthonormal unless they come from `same_flag`.
       t: steps taken.
       broken: the step at which a state was no longer finite [*B]; −1 where all were.
+      least_growth: of the longest direction in any one step, a factor [*B].
     """
 
     carry: Carry
     directions: Any
     t: Any
     broken: Any
+    least_growth: Any
 
     @classmethod
     def at(cls, carry: Carry, directions: Any) -> Tangents:
         """Begin at a carry."""
         batch = directions.shape[:-2]
-        return cls(carry, directions, jnp.zeros((), jnp.int32), jnp.full(batch, -1, jnp.int32))
+        broken = jnp.full(batch, -1, jnp.int32)
+        growth = jnp.full(batch, jnp.inf, directions.dtype)
+        return cls(carry, directions, jnp.zeros((), jnp.int32), broken, growth)
 
 
 def advance(
@@ -101,8 +112,11 @@ def _permuted_lower(lu: Any, permutation: Any) -> Any:
 
 def _lengths(columns: Any, r: Any) -> tuple[Any, Any]:
     lengths = jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1))
-    longest = jnp.linalg.norm(columns, axis=-2).max(axis=-1, keepdims=True)
-    return lengths, lengths > 64 * jnp.finfo(columns.dtype).eps * longest
+    # In units of the largest entry: squares leave the range of floats long before the entries do.
+    largest = jnp.abs(columns).max(axis=(-1, -2), keepdims=True)
+    relative = jnp.linalg.norm(columns / jnp.where(largest > 0, largest, 1), axis=-2)
+    longest = largest[..., 0] * relative.max(axis=-1, keepdims=True)
+    return lengths, lengths > _ROUNDINGS * jnp.finfo(columns.dtype).eps * longest
 
 
 def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tuple[Tangents, Any]:
@@ -114,18 +128,38 @@ def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tupl
         push_on = _general_push(cell)
 
     def step(_, running):
-        carry, tangents, t, broken = running
-        x = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, t, keepdims=False), xs)
-        moved, tangents = push_on(carry, tangents, x)
+        carry, tangents, t, broken, least = running
+        moved, pushed = push_on(carry, tangents, _at(xs, t))
         lost = (broken < 0) & ~jnp.isfinite(flat_state(moved, depth)).all(axis=-1)
-        return moved, tangents, t + 1, jnp.where(lost, t, broken)
+        after, before = jax.lax.stop_gradient((pushed, tangents))
+        growth = _longest(after, depth) / _longest(before, depth)
+        least = jnp.minimum(least, growth.astype(least.dtype))
+        return moved, pushed, t + 1, jnp.where(lost, t, broken), least
 
-    tangents = jax.vmap(carry_of, in_axes=(0, None))(jnp.moveaxis(rows, -2, 0), state.carry)
-    start = (state.carry, tangents, state.t, state.broken)
-    carry, tangents, t, broken = jax.lax.fori_loop(0, count, step, start)
+    tangents = _tangents_of(rows, state.carry)
+    start = (state.carry, tangents, state.t, state.broken, state.least_growth)
+    carry, tangents, t, broken, least = jax.lax.fori_loop(0, count, step, start)
     flat = jax.vmap(lambda tangent: flat_state(tangent, depth))(tangents)
     columns = jnp.moveaxis(flat, 0, -1).astype(rows.dtype)
-    return state._replace(carry=carry, t=t, broken=broken), columns
+    return state._replace(carry=carry, t=t, broken=broken, least_growth=least), columns
+
+
+def _at(xs: Any, t: Any) -> Any:
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, t, keepdims=False), xs)
+
+
+def _tangents_of(rows: Any, carry: Carry) -> Any:
+    """Return rows [*B, K, S] as tangents of a carry, leaves [K, *B, H]."""
+    return jax.vmap(carry_of, in_axes=(0, None))(jnp.moveaxis(rows, -2, 0), carry)
+
+
+def _longest(tangents: Any, depth: int) -> Any:
+    """Return the largest entry of all tangents [*B], leaves [K, *B, H]."""
+    return jax.vmap(lambda tangent: _largest(tangent, depth))(tangents).max(axis=0)
+
+
+def _largest(carry: Carry, depth: int) -> Any:
+    return jnp.abs(flat_state(carry, depth)).max(axis=-1)
 
 
 _Push = Callable[[Carry, Any, Any], tuple[Carry, Any]]
@@ -182,3 +216,34 @@ def log_determinants(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
 
     start = (state, jnp.zeros(rows.shape[:-2], rows.dtype))
     return jax.lax.fori_loop(0, count, step, start)[1]
+
+
+def blind_steps(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
+    """Return in how many of the next `count` steps all directions come out as rounding of the state [*B]."""
+    depth = state.directions.ndim - 2
+    push_on = _general_push(cell)
+
+    def size_at(size, leaf):
+        sizes = size.reshape(*size.shape, *[1] * (leaf.ndim - depth))
+        return jnp.broadcast_to(sizes, leaf.shape).astype(leaf.dtype)
+
+    def step(_, running):
+        carry, tangents, t, found = running
+        x = _at(xs, t)
+        moved, _ = push_on(carry, tangents, x)
+        size = float(jnp.finfo(state.directions.dtype).eps)
+        size *= jnp.maximum(_largest(carry, depth), _largest(moved, depth))
+        rounding = jax.tree.map(lambda leaf: size_at(size, leaf), carry)
+        pushed, change = jax.jvp(
+            lambda carry: push_on(carry, tangents, x)[1], (carry,), (rounding,)
+        )
+        length = _longest(pushed, depth)
+        blind = (length > 0) & (length <= _ROUNDINGS * _longest(change, depth))
+        # Only the longest direction matters here, so they may fall into one; but not out of range.
+        unit = jnp.where(length > 0, length, 1)
+        scaled = jax.vmap(lambda v: jax.tree.map(lambda leaf: leaf / size_at(unit, leaf), v))
+        return moved, scaled(pushed), t + 1, found + blind.astype(found.dtype)
+
+    start = (state.carry, _tangents_of(state.directions, state.carry), state.t)
+    none = jnp.zeros(state.directions.shape[:-2], jnp.int32)
+    return jax.lax.fori_loop(0, count, step, (*start, none))[-1]

@@ -354,6 +354,37 @@ def test_a_state_that_blows_up_is_refused_with_its_step():
         lyapunov(step, carry=jnp.array([[0.5], [4.0]]), length=100)
 
 
+@pytest.mark.parametrize("rate", [2.0, 1 + np.sqrt(5), 3.554640862768825, 3.831874055283316])
+def test_superstable_orbit_has_no_finite_exponent(rate, dtype):
+    """r s (1 − s) at the rates at which ½ lies on the orbit, of period 1, 2, 8 (Feigenbaum 1978) and 3."""
+    step = lambda s, x: (rate * s * (1 - s), s)  # noqa: E731
+    with pytest.warns(PrecisionWarning, match="−inf"):
+        found = lyapunov(step, carry=jnp.array([0.3], dtype), length=1500, warmup=500)
+    assert found.exponents.tolist() == [-np.inf]
+
+
+def test_superstable_sequence_leaves_the_others_of_its_batch_alone(x64):
+    rates = jnp.array([[2.0], [4.0]])
+    step = lambda s, x: (rates * s * (1 - s), s)  # noqa: E731
+    with pytest.warns(PrecisionWarning, match="superstable orbit the derivative is nothing but"):
+        found = lyapunov(step, carry=jnp.full((2, 1), 0.3), length=4000)
+    assert found.exponents[0, 0] == -np.inf
+    assert found.exponents[1, 0] == pytest.approx(np.log(2), abs=0.02)
+
+
+def test_chaotic_orbit_may_pass_where_the_derivative_is_zero():
+    found = lyapunov(systems.logistic, carry=jnp.array([0.3], jnp.float32), length=100_000)
+    assert found.exponents[0] == pytest.approx(np.log(2), abs=0.01)
+
+
+@pytest.mark.parametrize("growth", [1e20, 1e-20, 1e-30])
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_step_may_grow_and_shrink_as_far_as_floats_go(growth, size, dtype):
+    step = lambda s, x: (growth * s, s)  # noqa: E731
+    found = lyapunov(step, carry=jnp.zeros(size, dtype), length=100)
+    np.testing.assert_allclose(found.exponents, [np.log(growth)] * size, rtol=1e-6)
+
+
 def test_float32_warns_where_it_cannot_carry_the_answer():
     matrix = jnp.array([[1.0, 1.0], [0.0, 1e-6]], jnp.float32)
     step = lambda s, x: (s @ matrix.T, s)  # noqa: E731

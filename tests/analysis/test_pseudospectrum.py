@@ -99,6 +99,52 @@ def test_points_that_do_not_settle_get_an_svd(monkeypatch, x64):
     np.testing.assert_allclose(smallest_singular_values(form, points), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["shift 60", "long steps", "strictly triangular", "delay line", "huge", "tiny", "longer shift"],
+)
+def test_most_non_normal_matrices(name, x64):
+    """With resolvents of 10^60 and more; an SVD, too, knows nothing below the rounding of the matrix."""
+    draw = np.random.default_rng(0)
+    delays = np.kron(np.eye(30, k=-1), np.eye(2))  # 2 units, remembered for 30 steps
+    delays[:2] = 0.05 * draw.normal(size=(2, 60))
+    matrix = {
+        "shift 60": 0.99 * np.eye(60, k=1),
+        "long steps": 20 * np.eye(60, k=-1),
+        "strictly triangular": np.triu(draw.normal(size=(50, 50)), 1),
+        "delay line": delays,
+        "huge": 1e100 * np.eye(40, k=1),
+        "tiny": 1e-100 * np.eye(40, k=1),
+        "longer shift": 1.5 * np.eye(200, k=1),
+    }[name]
+    found = pseudospectrum(jnp.asarray(matrix), points=9, extent=BOX)
+    expected = by_svd(matrix, found.real, found.imaginary)
+    rounding = 10 * len(matrix) * np.finfo(float).eps * np.linalg.norm(matrix)
+    assert np.all(np.abs(found.smallest - expected) <= 1e-6 * expected + rounding)
+    assert np.isfinite(found.kreiss)
+
+
+def test_shift_line_decays_at_once(x64):
+    """‖J^k‖ = 0.99^k for k < 60: the Kreiss constant is 1."""
+    assert pseudospectrum(0.99 * jnp.eye(60, k=1)).kreiss == 1.0
+
+
+def test_half_of_a_real_matrix_is_mirrored(x64):
+    matrix = normal(12)
+    for points in (16, 17):
+        half = pseudospectrum(jnp.asarray(matrix), points=points)
+        whole = by_svd(matrix, half.real, half.imaginary)
+        np.testing.assert_allclose(half.smallest, whole, rtol=1e-6)
+
+
+def test_long_shift_lines_settle_too():
+    """Their singular values stand close together, and thirty steps were not enough."""
+    points = 1.2 * np.exp(2j * np.pi * np.arange(6) / 6)
+    found = module._by_lanczos(0.99 * np.eye(300, k=1) + 0j, points)
+    expected = [scipy.linalg.svdvals(z * np.eye(300) - 0.99 * np.eye(300, k=1))[-1] for z in points]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_default_extent_holds_the_circle_and_the_eigenvalues(x64):
     for radius, reach in ((0.3, 1.5), (4.0, 6.0)):
         found = pseudospectrum(radius * jnp.eye(2), points=3)
