@@ -35,7 +35,6 @@ from typing import (
     Literal,
     NamedTuple,
     NotRequired,
-    ParamSpec,
     Required,
     TypeVar,
     Union,
@@ -51,8 +50,7 @@ from jaxtyping import AbstractArray, Bool, Complex, Float, Inexact, Int, Num
 
 from jaxrnn import checks
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+_Entrance = TypeVar("_Entrance", bound=Callable[..., Any])
 
 _INTEGERS = range(-(2**31), 2**31)
 """What an `int` may be: the integers of JAX's default dtype, more than any count of this package."""
@@ -78,17 +76,20 @@ class _Kind(NamedTuple):
     expected: str
 
 
-def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
+def checked(function: _Entrance) -> _Entrance:
     """Check the arguments of each call against the annotations of a function, as a decorator.
 
     The decorated function raises `InputError` where an argument does not fit; the text of the module says
-    what fits.
+    what fits. Of a class, such as a dataclass of settings, the constructor is decorated.
     """
+    if isinstance(function, type):
+        function.__init__ = checked(function.__init__)
+        return function  # pyright: ignore[reportReturnType]
     signature = inspect.signature(function)
     kinds = functools.cache(lambda: _kinds(function))  # later: an annotation may be defined below
 
     @functools.wraps(function)
-    def entrance(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def entrance(*args: Any, **kwargs: Any) -> Any:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
@@ -98,7 +99,7 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
             bound.arguments[name] = _taken(name, value, kinds(), sizes)
         return function(*bound.args, **bound.kwargs)
 
-    return entrance
+    return entrance  # pyright: ignore[reportReturnType]
 
 
 def _kinds(function: Callable[..., Any]) -> dict[str, _Kind]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypedDict, Unpack
@@ -141,5 +142,18 @@ def test_a_traced_array_fits():
 
 
 def test_a_call_that_python_refuses_is_pythons():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'cuont'"):
-        anything(X, cuont=3)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
+        anything(count=3)
+
+
+@checked
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    count: int = 1
+    share: float = 0.5
+
+
+def test_settings_are_checked():
+    assert Settings(share=jnp.float32(0.25)).share == 0.25  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"^count: got str '1'; expected a whole number"):
+        Settings(count="1")  # pyright: ignore[reportArgumentType]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import types
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ from jaxrnn import (
 F, H, T, B = 3, 4, 7, 3
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 RECORDED = Path(__file__).parent / "recorded"
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
 
 
 def assert_close(actual, expected, dtype):
@@ -86,6 +91,7 @@ def layers(name, dtype=jnp.float32):
 
 # PyTorch.
 
+PYTORCH_BACK = ["rnn_tanh", "rnn_relu", "lstm", "gru", "lstm_projected_both"]
 PYTORCH = {
     "rnn_tanh": {},
     "rnn_relu": {"activation_fn": jax.nn.relu},
@@ -154,6 +160,126 @@ def test_a_layer_of_pytorch_gives_pytorchs_numbers(case, dtype):
 
 
 @pytest.mark.parametrize("case", ["rnn_tanh", "rnn_relu", "lstm", "gru", "lstm_projected_both"])
+def test_pytorchs_states_are_our_carries(case, dtype):
+    weights, found = recorded("pytorch", case, dtype)
+    layer: Any = interop.from_pytorch(weights, **PYTORCH[case])
+    names = [name for name in "hc" if f"last_{name}" in found]
+    state = tuple(found[f"last_{name}"].astype(dtype) for name in names)
+    state = state if len(names) > 1 else state[0]
+    carry = interop.carry_from_pytorch(layer, state)
+    assert_same(carry, pytorch_states(found, "last", layer, dtype))
+    assert_same(interop.carry_to_pytorch(layer, carry), state)
+
+
+@pytest.mark.parametrize("case", ["rnn_tanh", "rnn_relu", "lstm", "gru"])
+def test_a_cell_of_pytorch_gives_pytorchs_numbers(case, dtype):
+    """By the names of an `nn.LSTMCell`, with its state (h, c), step by step."""
+    found = np.load(RECORDED / f"pytorch_{case}.npz")
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    weights = {f"decoder.{name}": found[name].astype(dtype) for name in names}
+    layer: Any = interop.from_pytorch(weights, prefix="decoder.", **PYTORCH[case])
+    cell = layer.cell
+    states = [found[f"initial_{name}"].astype(dtype) for name in "hc" if f"initial_{name}" in found]
+    state = tuple(states) if len(states) > 1 else states[0]
+    carry = interop.carry_from_pytorch(cell, state)
+    for x, y in zip(found["inputs"].astype(dtype), found["outputs"], strict=True):
+        carry, output = cell(carry, jnp.asarray(x))
+        assert_close(output, y, dtype)
+    last = interop.carry_to_pytorch(cell, carry)
+    for name, leaf in zip("hc", jax.tree.leaves(last), strict=False):
+        assert_close(leaf, found[f"last_{name}"], dtype)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (ones(1, B, H), r"state: got float32\[1, 3, 4\]; expected \(h, c\), as of nn.LSTM"),
+        ((ones(B, H), ones(B, H)), r"state\[0\]: got float32\[3, 4\]; expected \[1, \*B, 4\]"),
+        ((ones(1, B, H), ones(1, B, 5)), r"state\[1\]: got float32\[1, 3, 5\]"),
+        (("h", "c"), r"state\[0\]: got "),
+    ],
+)
+def test_what_is_no_state_of_pytorch_is_refused(state, message):
+    with pytest.raises(InputError, match=message):
+        interop.carry_from_pytorch(RNN(cells("lstm", [(F, H)])[0]), state)
+
+
+def test_a_carry_of_another_layer_has_no_state_of_pytorch():
+    (cell,) = cells("lstm", [(F, H)])
+    with pytest.raises(InputError, match=r"carry: got float32\[3, 4\]; expected a carry of the"):
+        interop.carry_to_pytorch(cell, jnp.ones((B, H)))
+
+
+def by_hand(cell, carry, x):
+    """A step of Equinox's cells, for one sequence, as its source has it."""
+    kernel, bias = np.asarray(cell.weight_ih), 0 if cell.bias is None else cell.bias
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731
+    if len(kernel) == 4 * H:
+        h, c = carry
+        i, f, g, o = np.split(kernel @ x + cell.weight_hh @ h + bias, 4)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        return sigmoid(o) * np.tanh(c), c
+    inside = 0 if cell.bias_n is None else cell.bias_n
+    inputs, hidden = np.split(kernel @ x + bias, 3), np.split(cell.weight_hh @ carry, 3)
+    reset, update = sigmoid(inputs[0] + hidden[0]), sigmoid(inputs[1] + hidden[1])
+    new = np.tanh(inputs[2] + reset * (hidden[2] + inside))
+    return new + update * (carry - new)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("gates", [3, 4])
+def test_a_cell_of_equinox_gives_its_numbers(gates, biased):
+    draw = np.random.default_rng(gates).normal
+    theirs: Any = types.SimpleNamespace(
+        weight_ih=draw(size=(gates * H, F)),
+        weight_hh=draw(size=(gates * H, H)),
+        bias=draw(size=gates * H) if biased else None,
+    )
+    if gates == 3:
+        theirs.bias_n = draw(size=H) if biased else None
+    x, h, c = draw(size=(T, F)), draw(size=H), draw(size=H)
+    with jax.enable_x64(True):
+        ours = interop.from_equinox(theirs)
+        carry = (jnp.asarray(c), jnp.asarray(h)) if gates == 4 else jnp.asarray(h)
+        state = (h, c) if gates == 4 else h
+        for each in x:
+            state = by_hand(theirs, state, each)
+            carry, output = ours(carry, jnp.asarray(each))
+            np.testing.assert_allclose(output, state[0] if gates == 4 else state, atol=1e-12)
+        if gates == 4:
+            np.testing.assert_allclose(carry[0], state[1], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({}, "cell: got .*, without weight_ih, weight_hh, bias; expected an eqx.nn.LSTMCell"),
+        ({"weight_hh": ones(8, 4)}, r"cell.weight_hh: got float32\[8, 4\]; expected \[G·H, H\]"),
+        ({"weight_ih": ones(12, 3)}, r"cell.weight_ih: got float32\[12, 3\]; expected shape \[16"),
+        ({"bias": ones(4)}, r"cell.bias: got float32\[4\]; expected shape \[16\]"),
+        ({"bias": "none"}, r"cell.bias: got .*; expected a"),
+    ],
+)
+def test_what_is_no_cell_of_equinox_is_refused(arrays, message):
+    whole = {"weight_ih": ones(16, 3), "weight_hh": ones(16, 4), "bias": None} | arrays
+    with pytest.raises(InputError, match=message):
+        interop.from_equinox(types.SimpleNamespace(**(whole if arrays else {})))
+
+
+def test_from_another_library_to_a_diagnosis_in_three_lines():
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, B, F)), jnp.float32)
+    keras = interop.to_keras(RNN(cells("gru", [(F, H)])[0]))
+    library: Any = interop
+    for cell in (
+        library.from_pytorch(lstm_dict()).cell,
+        library.from_keras(keras).cell,
+        interop.from_nnx(nnx.RNN(nnx.GRUCell(F, H, rngs=nnx.Rngs(0)))),
+    ):
+        diagnosis = jaxrnn.analysis.diagnose(cell, xs, lambda ys: jnp.sum(ys[-1] ** 2))
+        assert np.all(np.isfinite(diagnosis.flow.log_norms))
+
+
+@pytest.mark.parametrize("case", PYTORCH_BACK)
 def test_pytorchs_weights_come_back_as_the_same_function(case):
     """The two biases may come back otherwise divided where they are added, and only there."""
     with jax.enable_x64(True):
@@ -252,14 +378,10 @@ def lstm_dict(**changes):
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def ones(*shape):
-    return np.ones(shape, np.float32)
-
-
 @pytest.mark.parametrize(
     ("state_dict", "options", "message"),
     [
-        ({}, {}, r"prefix: got ''; expected one before weight_ih_l0$"),
+        ({}, {}, r"prefix: got ''; expected one before weight_ih_l0 or weight_ih$"),
         (
             {f"encoder.rnn.{name}": array for name, array in lstm_dict().items()},
             {"prefix": "encoder.rnn"},
@@ -273,9 +395,20 @@ def ones(*shape):
         (lstm_dict(weight_hr_l0=ones(2)), {}, r"weight_hr_l0: got float32\[2\]"),
         (lstm_dict(weight_hr_l1=ones(2, 4)), {}, "weight_hr_l0 missing, 'weight_hr_l1' unexpected"),
         (
-            {name.removesuffix("_l0"): array for name, array in lstm_dict().items()},
+            {"epoch": 3, "state_dict": lstm_dict()},
             {},
-            r"state_dict: got the names of an .*nn.LSTMCell \(weight_ih\); expected .* _l0 behind",
+            r"state_dict: got a mapping that holds another under the name 'state_dict'; expected .*, "
+            r"such as state_dict\['state_dict'\]",
+        ),
+        (
+            {"weight_ih": ones(16, 3), "bias_hh": ones(16)},
+            {},
+            "state_dict: got weight_hh missing, bias_ih missing",
+        ),
+        (
+            {"decoder.cell.weight_ih": ones(16, 3)},
+            {},
+            r"prefix: got ''; .*did you mean 'decoder.cell.'\?",
         ),
         (lstm_dict(bias_hh_l0=None), {}, "state_dict: got bias_hh_l0 missing"),
         (
@@ -829,3 +962,37 @@ def test_a_damaged_file_is_refused_or_read_but_never_more(file):
             file.write_bytes(whole[:i] + bytes([whole[i] ^ flip]) + whole[i + 1 :])
             with pytest.raises(InputError, match="path: got "):
                 interop.load(file, model)
+
+
+def test_a_gru_of_keras_without_biases_may_say_that_it_resets_before(x64):
+    weights, _ = recorded("keras", "gru_reset_before", np.dtype("float64"))
+    kernels = [weights["0"], weights["1"]]
+    zero = np.zeros_like(weights["2"])
+    assert_same(
+        interop.from_keras(kernels, reset_after=False), interop.from_keras([*kernels, zero])
+    )
+    after = interop.from_keras(kernels, reset_after=True)
+    assert isinstance(after.cell, GRUCell)  # pyright: ignore[reportAttributeAccessIssue]
+    assert_same(after, interop.from_keras(kernels))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reset_after", "message"),
+    [
+        (
+            [(F, 3 * H), (H, 3 * H), (3 * H,)],
+            True,
+            r"reset_after: got True, and a bias float32\[12",
+        ),
+        ([(F, 3 * H), (H, 3 * H), (2, 3 * H)], False, "reset_after: got False, and a bias"),
+        (
+            [(F, 4 * H), (H, 4 * H)],
+            False,
+            "reset_after: got False; expected None, for a layer that",
+        ),
+        ([(F, 3 * H), (H, 3 * H)], "no", "reset_after: got str 'no'; expected True or False"),
+    ],
+)
+def test_reset_after_must_fit_the_arrays(shapes, reset_after, message):
+    with pytest.raises(InputError, match=message):
+        interop.from_keras([ones(*shape) for shape in shapes], reset_after=reset_after)

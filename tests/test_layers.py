@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn import RNN, Bidirectional, InputError, Remat, Scan, Stack
+from jaxrnn import RNN, Bidirectional, InputError, Remat, Scan, Stack, models
 from jaxrnn.layers.dropout import steps_mask
 
 F, H, T, B = 3, 4, 6, 3
@@ -426,3 +427,31 @@ def test_rates_that_do_not_fit_are_refused(rates, message: str):
         InputError, match=r"zoneout: got 0\.1; expected 0 for a cell that is not split"
     ):
         RNN(_double("lem", 3, 4), zoneout=0.1)
+
+
+def rnns(rngs, *sizes):
+    learnt = {"carry_init": nnx.initializers.normal(), "rngs": rngs}
+    return [RNN(jaxrnn.GRUCell(size, F, rngs=rngs), **learnt) for size in sizes]
+
+
+MODULES = {
+    "stack": lambda rngs: Stack(
+        rnns(rngs, F, F), norms=[nnx.LayerNorm(F, rngs=rngs) for _ in range(2)]
+    ),
+    "bidirectional": lambda rngs: Bidirectional(*rnns(rngs, F, F)),
+    "hierarchical": lambda rngs: models.HierarchicalRNN(rnns(rngs, F, 2 * F), [1, 2]),
+    "tcn": lambda rngs: models.TCN(F, 4, depth=2, rngs=rngs),
+    "windowed": lambda rngs: models.WindowedMLP(F, 4, window=2, depth=2, rngs=rngs),
+    "transformer": lambda rngs: models.TransformerEncoder(F, 4, depth=2, heads=2, rngs=rngs),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_orbax_saves_and_restores_the_module_itself(name, tmp_path):
+    module = MODULES[name](nnx.Rngs(0))
+    with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "module", module)
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "module", jax.tree.map(jnp.zeros_like, module))
+    assert jax.tree.structure(restored) == jax.tree.structure(module)
+    jax.tree.map(np.testing.assert_array_equal, restored, module)

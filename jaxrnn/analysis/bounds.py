@@ -38,6 +38,7 @@ from jaxrnn import checks
 from jaxrnn.analysis.jacobians import jacobians
 from jaxrnn.analysis.lapack import in_float64, resolution, singular_values
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, Step
 
 Activation = Callable[[Any], Any]
@@ -114,6 +115,7 @@ class TrajectoryBound:
         return _EXPLODES if bool((self.rate_floor > rounding).all()) else _OPEN
 
 
+@checked
 def weight_bound(
     kernel: ArrayLike, activation: Activation, preactivations: ArrayLike | None = None
 ) -> WeightBound:
@@ -159,6 +161,7 @@ def _largest_slopes(activation: Activation, preactivations: Any, size: int) -> A
     return np.abs(slopes(activation, preactivations)).max(axis=-1)
 
 
+@checked
 def trajectory_bound(cell: Step, trajectory: Trajectory) -> TrajectoryBound:
     """Return bounds on the BPTT product of any step, from the step Jacobians of a trajectory.
 
@@ -186,6 +189,7 @@ def trajectory_bound_of(sigma: Float[Array, "T *B S"]) -> TrajectoryBound:
     return TrajectoryBound(jnp.log(largest), jnp.log(jnp.where(least > noise, least, 0)))
 
 
+@checked
 def slope_bound(activation: Activation) -> float:
     """Return γ = sup |φ'| over the reals: tanh 1, sigmoid ¼; infinite where |φ'| keeps growing.
 

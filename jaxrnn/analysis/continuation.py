@@ -43,6 +43,7 @@ from jaxrnn.analysis.fixed_points import check_input, checked_tolerance
 from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.least_squares import Power, half_square
 from jaxrnn.analysis.roots import eigenvalues_of, is_root
+from jaxrnn.annotations import checked
 from jaxrnn.steps import carry_of, compiled, flat_state
 from jaxrnn.typing import Carry, Step
 
@@ -126,6 +127,7 @@ class Branch:
         return self.text
 
 
+@checked
 def continuation(
     cell: Step,
     path: Callable[[Any], Any],

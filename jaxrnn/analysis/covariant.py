@@ -29,6 +29,7 @@ from jaxrnn.analysis.flows import time_step_of
 from jaxrnn.analysis.jacobians import jacobians
 from jaxrnn.analysis.lapack import one_blas_thread, singular_values
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Key, Step, at_least_float32
 
 
@@ -53,6 +54,7 @@ class CovariantVectors:
         """Mean local rates: the Lyapunov exponents of this stretch [*B, K]."""
         return self.local_rates.mean(axis=0)
 
+    @checked
     def angles(self, dimension: int) -> Float[Array, "N *B"]:
         """Smallest angle between the first `dimension` vectors and the others, radians [N, *B].
 
@@ -69,6 +71,7 @@ class CovariantVectors:
         return jnp.arctan2(sines[..., -1], cosines[..., 0])
 
 
+@checked
 def covariant_vectors(
     cell: Step,
     trajectory: Trajectory,

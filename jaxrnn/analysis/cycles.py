@@ -24,6 +24,7 @@ from jaxrnn import checks
 from jaxrnn.analysis.fixed_points import Settings, periodic_points
 from jaxrnn.analysis.least_squares import LevenbergMarquardt, Search
 from jaxrnn.analysis.stationary_points import FixedPoints
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Carry, Step
 
 
@@ -65,6 +66,7 @@ class Cycles:
         return self.text
 
 
+@checked
 def cycles(
     cell: Step,
     x: Any,

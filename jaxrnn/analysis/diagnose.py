@@ -46,6 +46,7 @@ from jaxrnn.analysis.propagator import Propagator, propagator_of
 from jaxrnn.analysis.spectrum import Spectrum, spectrum_of
 from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.analysis.trajectory import Trajectory, trace
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Carry, Loss, Step, at_least_float32
 
 _FADED = math.log(100.0)
@@ -106,6 +107,7 @@ class Verdict:
         return f"{self.horizon:.0f}" if math.isfinite(self.horizon) else f"> {self.lag}"
 
 
+@checked
 def judge(changes: Any, log_transported: Any) -> Verdict:
     """Return the verdict on measured changes of a gradient.
 
@@ -267,6 +269,7 @@ def at_once(name: str, compute: Callable[[], Any]) -> Any:
     return compute()
 
 
+@checked
 def diagnose(
     cell: Step,
     xs: Any,

@@ -47,10 +47,12 @@ from jaxrnn.analysis.roots import (
 )
 from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.steps import begin, carry_of, flat_state
 from jaxrnn.typing import Carry, Key, Step
 
 
+@checked
 def candidates_from(trajectory: Trajectory, count: int, *, key: Key, noise: float = 0.0) -> Carry:
     """Draw candidates from the states of a trajectory.
 
@@ -96,6 +98,7 @@ def candidates_from(trajectory: Trajectory, count: int, *, key: Key, noise: floa
     return jax.tree.unflatten(structure, noisy)
 
 
+@checked
 def fixed_points(
     cell: Step,
     x: Any,

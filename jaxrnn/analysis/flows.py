@@ -16,9 +16,11 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Carry
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Flow:
     """A differential equation as a step ``(carry, x) -> (carry, carry)``; x is held during the step.

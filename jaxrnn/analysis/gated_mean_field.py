@@ -44,6 +44,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.contract import obstacle
 from jaxrnn.steps import compiled
 from jaxrnn.typing import ArrayLike, Key, SplitCell, Step
@@ -75,6 +76,7 @@ class GatedMeanField:
     status: str = dataclasses.field(metadata={"static": True})
 
 
+@checked
 def gated_mean_field(
     cell: Step,
     gains: ArrayLike,

@@ -32,6 +32,7 @@ from jaxtyping import Array, Float, Int
 from jaxrnn import checks
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory, trace
+from jaxrnn.annotations import checked
 from jaxrnn.steps import compiled, flat_state, readout_of
 from jaxrnn.typing import Carry, Loss, Step, at_least_float32
 
@@ -83,6 +84,7 @@ class FlowHistory:
     log_norms: Float[Any, "E N T"]
 
 
+@checked
 def gradient_flow(
     cell: Step, xs: Any, loss: Loss, *, carry: Carry | None = None, length: int | None = None
 ) -> GradientFlow:
@@ -121,6 +123,7 @@ def flow_along(cell: Step, trajectory: Trajectory, loss: Loss) -> GradientFlow:
     return _flows([cell], [trajectory], loss)[0]
 
 
+@checked
 def stack_gradient_flow(
     cells: Sequence[Step],
     xs: Any,

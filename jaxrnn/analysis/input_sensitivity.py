@@ -26,6 +26,7 @@ from jaxrnn.analysis.lapack import in_float64, one_blas_thread, square_matrices
 from jaxrnn.analysis.propagator import checked_lags, each_sequence, transposed_products
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, Step
 
 
@@ -49,6 +50,7 @@ class InputSensitivity:
         return rate_by_lag(self.lags, self.log_singular_values[..., 0])
 
 
+@checked
 def input_sensitivity(
     cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = None
 ) -> InputSensitivity:

@@ -24,11 +24,13 @@ from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.contract import is_split, mix_is_affine, obstacle
 from jaxrnn.steps import carry_of, compiled, flat_state, shapes_of_one
 from jaxrnn.typing import Carry, SplitCell, Step, weight_of_mix
 
 
+@checked
 def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     """Return ∂s_t/∂s_{t−1} for every step of a trajectory, [T, *B, S, S].
 
@@ -66,6 +68,7 @@ def _finite(derivatives: Any) -> Any:
     return derivatives
 
 
+@checked
 def input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S F"]:
     """Return ∂s_t/∂x_t for every step of a trajectory, [T, *B, S, F], the carry before held fixed.
 
@@ -167,6 +170,7 @@ class FactoredJacobians:
         """Return the matrices, as `jacobians` does."""
         return _assembled(self.kept, self.pulled, self.mixing)
 
+    @checked
     def matvec(self, v: Inexact[Array, "T *B S"]) -> Inexact[Array, "T *B S"]:
         """Return J_t v_t for every step: how a change of the state moves on.
 
@@ -180,6 +184,7 @@ class FactoredJacobians:
         moved += jnp.einsum("...mgh,...gh->...mh", self.pulled, pull)
         return moved.reshape(jnp.shape(v))
 
+    @checked
     def rmatvec(self, w: Inexact[Array, "T *B S"]) -> Inexact[Array, "T *B S"]:
         """Return J_tᵀ w_t for every step: how a gradient comes back.
 
@@ -198,6 +203,7 @@ class FactoredJacobians:
         return jnp.reshape(states, (*batch, leaves, units))
 
 
+@checked
 def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
     """Return the step Jacobians of a split cell as their factors, where S² numbers a step are too many.
 

@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int
 from jaxrnn import checks
 from jaxrnn.analysis.gradient_flow import log_norm, output_gradients
 from jaxrnn.analysis.trajectory import Trajectory, trace
+from jaxrnn.annotations import checked
 from jaxrnn.steps import compiled_unprepared
 from jaxrnn.typing import Carry, Loss, Step, at_least_float32, prepared
 
@@ -63,6 +64,7 @@ class LagContributions:
         return jnp.cumsum(self.fractions)
 
 
+@checked
 def lag_contributions(
     cell: Step,
     xs: Any,

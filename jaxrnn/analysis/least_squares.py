@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Inexact
 from jaxrnn import checks
 from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.contract import is_split
 from jaxrnn.steps import carry_of
 from jaxrnn.typing import Carry, Step
@@ -105,6 +106,7 @@ class Search(abc.ABC):
         """Return the next state, residual and memory, and whether q is at a minimum."""
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class LevenbergMarquardt(Search):
     """Gauss–Newton steps on q, damped by λ = μ ‖r‖.
@@ -159,6 +161,7 @@ def regularised_step(
     return -jax.scipy.linalg.cho_solve((factor, True), slope.T @ residual)
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Descent(Search):
     """Gradient descent on q, its learning rate falling to zero as a cosine.

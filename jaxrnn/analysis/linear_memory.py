@@ -19,11 +19,13 @@ from scipy.linalg import cholesky, solve_discrete_lyapunov
 
 from jaxrnn import checks
 from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike
 
 _MOST_STEPS = 100_000  # in which an impulse response must fade
 
 
+@checked
 @one_blas_thread
 def linear_memory(
     kernel: ArrayLike, input_kernel: ArrayLike, *, lags: int, noise_variance: float = 0.0

@@ -32,10 +32,12 @@ from jaxrnn.analysis.benettin import Run, traced
 from jaxrnn.analysis.exponents import Lyapunov, Position, PrecisionWarning
 from jaxrnn.analysis.flows import time_step_of
 from jaxrnn.analysis.lapack import one_blas_thread
+from jaxrnn.annotations import checked
 from jaxrnn.steps import begin, flat_state
 from jaxrnn.typing import Carry, Key, Step, at_least_float32
 
 
+@checked
 def lyapunov(
     cell: Step,
     xs: Any = None,

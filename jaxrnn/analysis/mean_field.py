@@ -38,6 +38,7 @@ import jax
 from jaxrnn import checks
 from jaxrnn.analysis.bounds import Activation, check_elementwise
 from jaxrnn.analysis.order_parameters import Ensemble, root
+from jaxrnn.annotations import checked
 
 CONVERGED = "converged"
 DIVERGES = "variance diverges"
@@ -125,6 +126,7 @@ class MeanField:
         """Steps in which two copies come e times nearer to c*, 1/|ln slope|: how long a start is kept."""
         return _scale(self.correlation_slope)
 
+    @checked
     def spread(self, steps: int) -> float:
         """Variance of the squared singular values of T steps' product over the square of their mean.
 
@@ -135,6 +137,7 @@ class MeanField:
         return steps * self.fourth / self.chi**2
 
 
+@checked
 def mean_field(
     activation: Activation,
     gain: float | Any,
@@ -188,6 +191,7 @@ def mean_field(
     )
 
 
+@checked
 def correlation_map(
     activation: Activation,
     correlation: float,
@@ -225,6 +229,7 @@ def correlation_map(
     return net.map_correlation(correlation, variance) if 0 < variance < math.inf else math.nan
 
 
+@checked
 def edge_of_chaos(
     activation: Activation,
     *,

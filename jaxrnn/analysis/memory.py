@@ -37,6 +37,7 @@ from scipy.special import stdtrit
 from jaxrnn import checks
 from jaxrnn.analysis.readout_fit import Record, best_readouts, jackknife
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 
 _MOST_TARGETS = 20_000
 
@@ -83,6 +84,7 @@ class MemoryCapacity:
     samples: int
     pieces: int
 
+    @checked
     def horizon(self, level: float = 0.5) -> Horizon:
         """Return the lag at which the curve falls below a level in (0, 1)."""
         if not 0 < level < 1:
@@ -122,6 +124,7 @@ class ProcessingCapacity:
     samples: int
 
 
+@checked
 def memory_capacity(trajectory: Trajectory, *, lags: int, washout: int = 0) -> MemoryCapacity:
     """Return how well past inputs can be read from the state, lag by lag.
 
@@ -163,6 +166,7 @@ def memory_capacity(trajectory: Trajectory, *, lags: int, washout: int = 0) -> M
     )
 
 
+@checked
 def processing_capacity(
     trajectory: Trajectory, *, lags: int, degree: int, washout: int = 0
 ) -> ProcessingCapacity:

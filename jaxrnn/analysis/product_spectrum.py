@@ -38,6 +38,7 @@ from jaxrnn.analysis.lapack import (
 from jaxrnn.analysis.propagator import checked_lags, each_sequence, transposed_products
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, Step
 
 _DETERMINANT = 1e-6  # nats by which the sum of log moduli may miss the determinant's logarithm
@@ -66,6 +67,7 @@ class ProductSpectrum:
         return rate_by_lag(self.lags, self.log_moduli[..., 0])
 
 
+@checked
 def product_spectrum(
     cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = None
 ) -> ProductSpectrum:

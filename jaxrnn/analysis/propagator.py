@@ -40,6 +40,7 @@ from jaxrnn.analysis.jacobians import jacobians
 from jaxrnn.analysis.lapack import in_float64, one_blas_thread, square_matrices
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, Step
 
 _DEFAULT_LAGS = 20
@@ -84,6 +85,7 @@ class PropagatorDirections:
     right: Float[Array, "K *B S R"]
 
 
+@checked
 def propagator(cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = None) -> Propagator:
     """Return the singular values of the BPTT product of the last k steps, for each lag k.
 
@@ -119,6 +121,7 @@ def propagator_of(matrices: ArrayLike, lags: Sequence[int] | Any = None) -> Prop
     return Propagator(lags=jnp.asarray(chosen), log_singular_values=values)
 
 
+@checked
 def propagator_directions(
     cell: Step,
     trajectory: Trajectory,

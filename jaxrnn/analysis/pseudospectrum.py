@@ -34,6 +34,7 @@ from jaxtyping import Array, Complex, Float
 
 from jaxrnn import checks
 from jaxrnn.analysis.lapack import one_blas_thread, square_matrices
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, at_least_float32
 
 _CHUNK = 512  # points solved together: their vectors stay in the cache
@@ -64,6 +65,7 @@ class Pseudospectrum:
     smallest: Float[Array, "M N"]
     eigenvalues: Complex[Array, "S"]
 
+    @checked
     def radius(self, epsilon: float) -> float:
         """Return the largest |z| of the ε-pseudospectrum; from the grid, so a lower bound.
 
@@ -72,6 +74,7 @@ class Pseudospectrum:
         """
         return float(np.max(np.abs(self._inside(epsilon)), initial=float(abs(self.eigenvalues[0]))))
 
+    @checked
     def abscissa(self, epsilon: float) -> float:
         """Return the largest real part in the ε-pseudospectrum; from the grid, so a lower bound.
 
@@ -109,6 +112,7 @@ class Pseudospectrum:
         return self._points[inside]
 
 
+@checked
 @one_blas_thread
 def pseudospectrum(
     matrix: ArrayLike,

@@ -42,6 +42,7 @@ from jaxrnn.analysis.lapack import (
     square_matrices,
 )
 from jaxrnn.analysis.trajectory import Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, SplitCell, Step, at_least_float32
 
 
@@ -139,6 +140,7 @@ class WeightSpectrum:
     leaves: tuple[str, ...] = dataclasses.field(metadata={"static": True})
 
 
+@checked
 def spectrum(cell: Step, trajectory: Trajectory) -> Spectrum:
     """Return eigenvalues and singular values of every step Jacobian, leading axes [T, *B].
 
@@ -160,6 +162,7 @@ def spectrum(cell: Step, trajectory: Trajectory) -> Spectrum:
     return spectrum_of(jacobians(cell, trajectory))
 
 
+@checked
 def spectrum_of(matrices: ArrayLike) -> Spectrum:
     """Return the spectra of given matrices [*L, S, S], such as step Jacobians [T, *B, S, S].
 
@@ -180,6 +183,7 @@ def spectrum_of(matrices: ArrayLike) -> Spectrum:
     return Spectrum(values, singular, solver())
 
 
+@checked
 def modes(cell: Step, trajectory: Trajectory) -> Modes:
     """Return eigenvalues, left and right eigenvectors and non-normality of every step Jacobian.
 
@@ -199,6 +203,7 @@ def modes(cell: Step, trajectory: Trajectory) -> Modes:
     return modes_of(jacobians(cell, trajectory))
 
 
+@checked
 @one_blas_thread
 def modes_of(matrices: ArrayLike) -> Modes:
     """Return the modes of given matrices [*L, S, S]; on the host and in float64, whatever the device.
@@ -262,6 +267,7 @@ def _departure(matrix: np.ndarray) -> float:
     return float(np.linalg.norm(above))
 
 
+@checked
 def weight_spectrum(cell: Step) -> WeightSpectrum:
     """Return the spectra of a split cell's recurrent weights, gate by gate and carry leaf by carry leaf.
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.steps import begin, compiled, flat_state
 from jaxrnn.typing import Carry, Step
 
@@ -51,6 +52,7 @@ class Trajectory:
         return jax.tree.map(lambda leaf: leaf[:-1], self.carries)
 
 
+@checked
 def trace(
     cell: Step, xs: Any, *, carry: Carry | None = None, length: int | None = None
 ) -> Trajectory:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import InputOptions, InputWeights, SplitStep
 from jaxrnn.cells.weights import SkewSymmetric
 from jaxrnn.typing import Initializer
@@ -54,6 +55,7 @@ class AntisymmetricCell(InputWeights, SplitStep):
 
     gates: ClassVar[tuple[str, ...]] = ("hidden",)
 
+    @checked
     def __init__(
         self,
         in_features: int,

@@ -27,6 +27,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Inexact
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.typing import Carry, Initializer, multiplies_by
 
@@ -91,6 +92,7 @@ class RecurrentCell(nnx.Module, abc.ABC):
     """Names of the leaves that mean nothing but what the cell itself wrote: clocks, normalisers and what they
     normalise. A start that is learnt or handed over leaves them as `initialize_carry` has them."""
 
+    @checked
     def __init__(self, in_features: int, hidden_features: int, *, rngs: nnx.Rngs):
         if not isinstance(rngs, nnx.Rngs):
             checks.refuse("rngs", checks.describe(rngs), "nnx.Rngs, as in nnx.Rngs(0)")
@@ -116,6 +118,7 @@ class RecurrentCell(nnx.Module, abc.ABC):
         self._check_carry(carry, x.shape[:-1])
         return self.step(carry, x)
 
+    @checked
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> Carry:
@@ -176,6 +179,7 @@ class InputWeights(RecurrentCell):
 
     default_bias_init: ClassVar[Initializer] = staticmethod(jax.nn.initializers.zeros)
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -216,6 +220,7 @@ class DenseWeights(InputWeights):
 
     default_recurrent_kernel_init: ClassVar[Initializer] = staticmethod(initializers.orthogonal())
 
+    @checked
     def __init__(
         self,
         in_features: int,

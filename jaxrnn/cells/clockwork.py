@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import InputOptions, InputWeights, SplitStep, everywhere
 from jaxrnn.cells.weights import BlockTriangular
@@ -59,6 +60,7 @@ class ClockworkCell(InputWeights, SplitStep):
     carry_names: ClassVar[tuple[str, ...]] = ("clock", "h")
     own_carry: ClassVar[tuple[str, ...]] = ("clock",)
 
+    @checked
     def __init__(
         self,
         in_features: int,

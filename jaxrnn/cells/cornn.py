@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import CellOptions, DenseCell
 
 OscillatorCarry = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
@@ -58,6 +59,7 @@ class CoRNNCell(DenseCell):
     gates: ClassVar[tuple[str, ...]] = ("force",)
     carry_names: ClassVar[tuple[str, ...]] = ("z", "y")
 
+    @checked
     def __init__(
         self,
         in_features: int,

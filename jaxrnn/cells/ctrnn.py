@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import CellOptions, DenseCell
 
 
@@ -45,6 +46,7 @@ class CTRNNCell(DenseCell):
 
     gates: ClassVar[tuple[str, ...]] = ("hidden",)
 
+    @checked
     def __init__(
         self,
         in_features: int,

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import CellOptions, DenseCell
 
 
@@ -42,6 +43,7 @@ class ElmanCell(DenseCell):
 
     gates: ClassVar[tuple[str, ...]] = ("hidden",)
 
+    @checked
     def __init__(
         self,
         in_features: int,

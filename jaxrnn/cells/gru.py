@@ -26,6 +26,7 @@ from flax import nnx
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import CellOptions, DenseCell, DenseWeights, affine
 from jaxrnn.typing import Initializer, multiplies_by
@@ -56,10 +57,12 @@ class GRUCell(DenseCell):
     gates: ClassVar[tuple[str, ...]] = ("reset", "update", "new")
 
     @staticmethod
+    @checked
     def chrono(max_lag: float) -> Initializer:
         """Update-gate biases log U(1, max_lag − 1) (Tallec & Ollivier 2018), the others 0."""
         return initializers.chrono(max_lag, signs=(0.0, 1.0, 0.0))
 
+    @checked
     def __init__(self, in_features: int, hidden_features: int, **options: Unpack[CellOptions]):
         super().__init__(in_features, hidden_features, **options)
         self.recurrent_bias = nnx.Param(jnp.zeros((hidden_features,), self.kernel.dtype))

@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import InputOptions, InputWeights, SplitStep, everywhere
 from jaxrnn.typing import Initializer
 
@@ -50,6 +51,7 @@ class IndRNNCell(InputWeights, SplitStep):
 
     gates: ClassVar[tuple[str, ...]] = ("hidden",)
 
+    @checked
     def __init__(
         self,
         in_features: int,

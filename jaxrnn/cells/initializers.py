@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Initializer, Key, at_least_float32
 
 
@@ -32,6 +33,7 @@ def glorot() -> Initializer:
     return jax.nn.initializers.glorot_uniform()
 
 
+@checked
 def orthogonal(scale: float = 1.0) -> Initializer:
     """Orthogonal matrix times `scale`, uniform over the group (Saxe et al. 2014).
 
@@ -51,6 +53,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
     return init
 
 
+@checked
 def identity(scale: float = 1.0) -> Initializer:
     """Identity matrix times `scale` (Le, Jaitly & Hinton 2015)."""
 
@@ -62,6 +65,7 @@ def identity(scale: float = 1.0) -> Initializer:
     return init
 
 
+@checked
 def spectral_radius(rho: float) -> Initializer:
     """Gaussian matrix rescaled so that its largest |eigenvalue| is `rho` (Jaeger 2001).
 
@@ -88,6 +92,7 @@ def constant_per_gate(values: Sequence[float]) -> Initializer:
     return init
 
 
+@checked
 def chrono(max_lag: float, signs: Sequence[float]) -> Initializer:
     """Biases [G, H] that spread the units' memory over 1 … `max_lag` steps (Tallec & Ollivier 2018).
 

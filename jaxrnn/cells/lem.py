@@ -22,6 +22,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import CellOptions, DenseWeights
 
 LEMCarry = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
@@ -49,6 +50,7 @@ class LEMCell(DenseWeights):
     gates: ClassVar[tuple[str, ...]] = ("memory_step", "output_step", "memory", "output")
     carry_names: ClassVar[tuple[str, ...]] = ("z", "y")
 
+    @checked
     def __init__(
         self,
         in_features: int,

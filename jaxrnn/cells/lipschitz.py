@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import InputOptions, InputWeights, SplitStep
 from jaxrnn.cells.weights import Blended
 from jaxrnn.typing import Initializer
@@ -53,6 +54,7 @@ class LipschitzCell(InputWeights, SplitStep):
 
     gates: ClassVar[tuple[str, ...]] = ("hidden",)
 
+    @checked
     def __init__(
         self,
         in_features: int,

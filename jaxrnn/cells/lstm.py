@@ -27,6 +27,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import CellOptions, DenseCell, InputOptions, InputWeights, everywhere
 from jaxrnn.typing import Initializer
@@ -65,6 +66,7 @@ class LSTMCell(DenseCell):
         return initializers.constant_per_gate((0.0, value, 0.0, 0.0))
 
     @staticmethod
+    @checked
     def chrono(max_lag: float) -> Initializer:
         """Forget biases log U(1, max_lag − 1), input biases their negative (Tallec & Ollivier 2018)."""
         return initializers.chrono(max_lag, signs=(-1.0, 1.0, 0.0, 0.0))
@@ -105,6 +107,7 @@ class PeepholeLSTMCell(DenseCell):
     carry_names: ClassVar[tuple[str, ...]] = LSTMCell.carry_names
     default_bias_init: ClassVar[Initializer] = staticmethod(LSTMCell.default_bias_init)
 
+    @checked
     def __init__(self, in_features: int, hidden_features: int, **options: Unpack[CellOptions]):
         super().__init__(in_features, hidden_features, **options)
         self.peepholes = nnx.Param(jnp.zeros((3 * hidden_features,), self.dtype))
@@ -156,6 +159,7 @@ class ProjectedLSTMCell(InputWeights):
     carry_names: ClassVar[tuple[str, ...]] = LSTMCell.carry_names
     default_bias_init: ClassVar[Initializer] = staticmethod(LSTMCell.default_bias_init)
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -181,6 +185,7 @@ class ProjectedLSTMCell(InputWeights):
         """Number Y of features of the output."""
         return self.projection_features
 
+    @checked
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> tuple[Float[Array, "*B H"], Float[Array, "*B Y"]]:

@@ -17,7 +17,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxrnn.annotations import checked
 
+
+@checked
 def modrelu(
     parts: tuple[Float[Array, "*B H"], ...], bias: Float[Array, "*B H"]
 ) -> tuple[Float[Array, "*B H"], ...]:

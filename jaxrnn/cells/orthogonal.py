@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import SplitStep, everywhere, product
 from jaxrnn.cells.modrelu import modrelu
@@ -54,6 +55,7 @@ class OrthogonalCell(SplitStep):
       True
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,

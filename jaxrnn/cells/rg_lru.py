@@ -26,6 +26,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import InputOptions, everywhere
 from jaxrnn.cells.minimal import InputGatedCell
 
@@ -55,6 +56,7 @@ class RGLRUCell(InputGatedCell):
 
     gates: ClassVar[tuple[str, ...]] = ("recurrence", "input", "new")
 
+    @checked
     def __init__(
         self,
         in_features: int,

@@ -24,6 +24,7 @@ from flax import nnx
 from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import InputOptions, InputWeights, SplitStep, everywhere
 
 SRUCarry = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
@@ -53,6 +54,7 @@ class SRUCell(InputWeights, SplitStep):
     gates: ClassVar[tuple[str, ...]] = ("forget", "reset", "new", "highway")
     carry_names: ClassVar[tuple[str, ...]] = ("c", "h")
 
+    @checked
     def __init__(self, in_features: int, hidden_features: int, **options: Unpack[InputOptions]):
         super().__init__(in_features, hidden_features, **options)
         self.peepholes = nnx.Param(jnp.zeros((2 * hidden_features,), self.dtype))

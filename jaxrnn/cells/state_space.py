@@ -30,6 +30,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import SplitStep, everywhere, product
 from jaxrnn.typing import at_least_float32
 
@@ -118,6 +119,7 @@ class LRUCell(StateSpaceCell):
       (20, 5, 16)
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -173,6 +175,7 @@ class S5Cell(StateSpaceCell):
       (20, 5, 16)
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.antisymmetric import AntisymmetricCell
 from jaxrnn.cells.clockwork import ClockworkCell
@@ -66,6 +67,7 @@ class CellEntry:
     parallel: bool = False
     outputs: Callable[[int], int] = lambda h: h
 
+    @checked
     def cost(self, in_features: int, hidden_features: int) -> CellCost:
         """Return the sizes of the cell with F features and H units."""
         make = partial(self.make, in_features, hidden_features)
@@ -334,6 +336,7 @@ CELLS: dict[str, CellEntry] = {
 }
 
 
+@checked
 def make_cell(
     name: str, in_features: int, hidden_features: int, *, rngs: nnx.Rngs, **options
 ) -> Any:
@@ -352,6 +355,7 @@ def make_cell(
     return CELLS[name].make(in_features, hidden_features, rngs=rngs, **options)
 
 
+@checked
 def count_parameters(module: nnx.Module) -> int:
     """Return the number of scalars in a module's parameters."""
     return _scalars(module)

@@ -27,6 +27,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import SplitStep, everywhere, product
 from jaxrnn.cells.modrelu import modrelu
@@ -64,6 +65,7 @@ class UnitaryCell(SplitStep):
 
     carry_names: ClassVar[tuple[str, ...]] = ("re", "im")
 
+    @checked
     def __init__(
         self,
         in_features: int,

@@ -24,6 +24,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Initializer, Key, at_least_float32
 
 
@@ -62,6 +63,7 @@ class SkewSymmetric(_Derived):
       upper: the entries of T above the diagonal, row by row [H (H − 1) / 2].
     """
 
+    @checked
     def __init__(self, size: int, *, init: Initializer, param_dtype: Any, key: Key):
         self.size = size
         matrix = init(key, (size, size), param_dtype)
@@ -90,6 +92,7 @@ class Orthogonal(_Derived):
       log: A.
     """
 
+    @checked
     def __init__(self, size: int, *, param_dtype: Any, key: Key):
         self.log = SkewSymmetric(size, init=_rotations, param_dtype=param_dtype, key=key)
 
@@ -123,6 +126,7 @@ class Blended(_Derived):
       free: M [H, H].
     """
 
+    @checked
     def __init__(
         self,
         size: int,
@@ -158,6 +162,7 @@ class BlockTriangular(_Derived):
       entries: those that are not zero by construction, row by row.
     """
 
+    @checked
     def __init__(self, group: Sequence[int], *, init: Initializer, param_dtype: Any, key: Key):
         self.group = tuple(group)
         size = len(self.group)
@@ -187,6 +192,7 @@ class Phases(_Derived):
       angles: θ [*N, H].
     """
 
+    @checked
     def __init__(self, shape: tuple[int, ...], *, param_dtype: Any, key: Key):
         self.angles = nnx.Param(jax.random.uniform(key, shape, param_dtype, -np.pi, np.pi))
 
@@ -209,6 +215,7 @@ class Directions(_Derived):
       free: v [*N, H].
     """
 
+    @checked
     def __init__(self, shape: tuple[int, ...], *, param_dtype: Any, key: Key):
         self.free = nnx.Param(jax.random.uniform(key, shape, param_dtype, -1, 1))
 

@@ -34,6 +34,7 @@ from jax.nn import log_sigmoid, sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import InputOptions, InputWeights, SplitStep, affine
 from jaxrnn.typing import Initializer
@@ -75,6 +76,7 @@ class SLSTMCell(InputWeights, SplitStep):
         initializers.constant_per_gate((0.0, 0.0, 1.0, 0.0))
     )
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -150,6 +152,7 @@ class MLSTMCell(InputWeights):
     carry_names: ClassVar[tuple[str, ...]] = ("C", "n", "m")
     own_carry: ClassVar[tuple[str, ...]] = ("C", "n", "m")
 
+    @checked
     def __init__(self, in_features: int, hidden_features: int, **options: Unpack[InputOptions]):
         super().__init__(in_features, hidden_features, **options)
         init = options.get("kernel_init") or initializers.glorot()
@@ -157,6 +160,7 @@ class MLSTMCell(InputWeights):
         self.gate_kernel = nnx.Param(init(key, (in_features, 2), self.dtype))
         self.gate_bias = nnx.Param(jnp.array([0, 1], self.dtype))
 
+    @checked
     def initialize_carry(
         self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> MatrixCarry:

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxrnn import checks, plot
+from jaxrnn.annotations import checked
 from jaxrnn.cells import CELLS
 from jaxrnn.experiments.figures import save_figure
 from jaxrnn.experiments.networks import NetworkConfig
@@ -31,6 +32,7 @@ _LEARNING_RATES = {"elman-tanh": 3e-3, "lstm": 2e-2, "gru": 2e-2}
 validation accuracy on the digits after 60 epochs."""
 
 
+@checked
 def digits_comparison(
     *, epochs: int = 60, seeds: int = 5, parameters: int = 10_000
 ) -> list[RunConfig]:
@@ -73,6 +75,7 @@ class Finding:
         return self.run.network.cell
 
 
+@checked
 def compare(runs: Sequence[RunConfig], out: str | Path, *, resume: bool = False) -> Path:
     """Train and diagnose each run, and write one report.
 

@@ -18,6 +18,7 @@ from flax import nnx
 
 from jaxrnn import checks, plot
 from jaxrnn.analysis import PARTS, Diagnosis, FlowHistory, diagnose
+from jaxrnn.annotations import checked
 from jaxrnn.cells import CELLS, make_cell
 from jaxrnn.experiments.figures import save_figure
 from jaxrnn.experiments.history import flow_history
@@ -127,6 +128,7 @@ class Specimen:
         return digest.hexdigest()
 
 
+@checked
 def run_diagnosis(
     subject: Subject, out: Path | None = None, *, resume: bool = False
 ) -> tuple[Diagnosis, Path | None]:

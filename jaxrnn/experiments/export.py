@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import checks, interop
+from jaxrnn.annotations import checked
 from jaxrnn.experiments.runs import load_network
 from jaxrnn.files import replace_file
 from jaxrnn.layers import RNN
@@ -54,6 +55,7 @@ class Exported:
     difference: float
 
 
+@checked
 def export(run: str | Path, out: str | Path, *, network: int = 0) -> Exported:
     """Export one network of a run.
 

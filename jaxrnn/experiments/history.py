@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.analysis import FlowHistory, gradient_flow, jacobians, spectrum_of, trace
+from jaxrnn.annotations import checked
 from jaxrnn.experiments.probe import each
 from jaxrnn.tasks import Task
 from jaxrnn.training import View, view, whole_sequences
@@ -25,6 +26,7 @@ _JACOBIANS = 4  # an eigenvalue problem each
 _FLOW, _RADIUS = "log_gradient_norms", "spectral_radius"
 
 
+@checked
 def probes(task: Task) -> Callable[[Any], dict[str, Any]]:
     """Return what measures an ensemble: log ‖∂L/∂s_t‖, a list a network, and its Jacobians' spectral radius.
 
@@ -66,6 +68,7 @@ def _radius(seen: View) -> float:
     return float(np.median(found.spectral_radius))
 
 
+@checked
 def flow_history(rows: Iterable[dict[str, Any]]) -> FlowHistory | None:
     """Return the flow through training from a run's metrics; None where it was not measured."""
     rows = [row for row in rows if _FLOW in row]

@@ -16,6 +16,7 @@ from typing import Any
 from flax import nnx
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import CELLS, make_cell
 from jaxrnn.layers import RNN, Bidirectional, Stack
 from jaxrnn.models import (
@@ -73,6 +74,7 @@ class NetworkConfig:
             checks.rate(field, getattr(self, field))
 
 
+@checked
 def network(config: NetworkConfig, task: Task) -> Callable[[nnx.Rngs], Any]:
     """Return the function that makes one network for a task from its random streams.
 

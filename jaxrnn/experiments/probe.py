@@ -27,6 +27,7 @@ from jaxrnn.analysis import (
     spectrum,
     trace,
 )
+from jaxrnn.annotations import checked
 from jaxrnn.tasks import Task
 from jaxrnn.training import required, view, whole_sequences
 
@@ -74,6 +75,7 @@ class Probe:
         return judge(changes.mean(axis=1) if len(changes) > 1 else changes, transported)
 
 
+@checked
 def probe(models: Any, task: Task) -> Probe:
     """Take every network of an ensemble apart on test sequences of its task.
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.experiments.history import probes
 from jaxrnn.experiments.networks import NetworkConfig, network
 from jaxrnn.tasks import TASKS, Task, load_task
@@ -77,6 +78,7 @@ class RunConfig:
         return load_task(self.task, self.data, **self.settings)
 
 
+@checked
 def train(
     config: RunConfig,
     out: str | Path,
@@ -109,6 +111,7 @@ def train(
     )
 
 
+@checked
 def load_network(run: str | Path, number: int) -> tuple[Task, Any]:
     """Return a run's task and one of its networks, from the newest intact checkpoint.
 

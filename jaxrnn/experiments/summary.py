@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from jaxrnn.annotations import checked
 from jaxrnn.training import FitResult
 
 
@@ -46,6 +47,7 @@ class Score:
         return f"{self.mean:.4g}{spread}"
 
 
+@checked
 def scores(members: Sequence[dict[str, Any]], values: Iterable[float]) -> list[Score]:
     """Return the scores of an ensemble's members, one for each combination of settings."""
     groups: dict[tuple[Any, ...], list[float]] = {}
@@ -55,6 +57,7 @@ def scores(members: Sequence[dict[str, Any]], values: Iterable[float]) -> list[S
     return [Score(dict(settings), np.array(values)) for settings, values in groups.items()]
 
 
+@checked
 def training_summary(result: FitResult) -> str:
     """Say in a few lines what training came to."""
     lines = []

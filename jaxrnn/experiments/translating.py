@@ -11,6 +11,7 @@ from jaxtyping import Float
 from matplotlib.backend_bases import FigureCanvasBase
 
 from jaxrnn import checks, plot
+from jaxrnn.annotations import checked
 from jaxrnn.experiments.figures import save_figure
 from jaxrnn.experiments.runs import load_network
 from jaxrnn.models import beam_search
@@ -44,6 +45,7 @@ class Translated:
         return " ".join(word for word in self.target if word != END)
 
 
+@checked
 def translate(
     run: str | Path, sentence: str, *, network: int = 0, width: int = 4, longest: int = 50
 ) -> Translated:
@@ -80,6 +82,7 @@ def translate(
     )
 
 
+@checked
 def draw_attention(found: Translated, path: str | Path) -> None:
     """Draw a translation's map of attention into a file.
 

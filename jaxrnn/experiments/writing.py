@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.experiments.runs import load_network
 from jaxrnn.models import generate
 from jaxrnn.tasks import LanguageModelling
 
 
+@checked
 def write(
     run: str | Path,
     prompt: str,

@@ -1,14 +1,23 @@
-"""Weights in and out: PyTorch, Keras and Flax by array, every module of ours by safetensors file.
+"""Weights in and out: PyTorch, Keras, Flax and Equinox by array, every module of ours by safetensors file.
 
 Nothing here imports another framework than Flax, and no file that is read can run code.
 """
 
+from jaxrnn.interop.equinox import from_equinox
 from jaxrnn.interop.files import load, save
 from jaxrnn.interop.flax import from_linen, from_nnx, to_linen, to_nnx
 from jaxrnn.interop.keras import from_keras, to_keras
-from jaxrnn.interop.pytorch import from_pytorch, to_pytorch
+from jaxrnn.interop.pytorch import (
+    carry_from_pytorch,
+    carry_to_pytorch,
+    from_pytorch,
+    to_pytorch,
+)
 
 __all__ = [
+    "carry_from_pytorch",
+    "carry_to_pytorch",
+    "from_equinox",
     "from_keras",
     "from_linen",
     "from_nnx",

@@ -29,6 +29,7 @@ from flax import nnx
 from safetensors import SafetensorError, safe_open
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.files import replace_file
 from jaxrnn.interop.weights import device_array
 
@@ -51,6 +52,7 @@ _EXPECTED = (
 )
 
 
+@checked
 def save(path: PathLike, module: nnx.Module | Any) -> None:
     """Write the parameters of a module into a safetensors file, whole or not at all.
 
@@ -87,6 +89,7 @@ def save(path: PathLike, module: nnx.Module | Any) -> None:
         checks.refuse("path", f"{path} ({error.strerror})", "a file that can be written")
 
 
+@checked
 def load(path: PathLike, like: _Module) -> _Module:
     """Return a module with the parameters of a file that `save` wrote.
 

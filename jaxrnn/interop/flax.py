@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import ElmanCell, GRUCell, LSTMCell, RecurrentCell
 from jaxrnn.interop.weights import Weights, device_array, host_array, of_cell, to_cell
 
@@ -32,11 +33,13 @@ _DENSE = (("dense_i",), ("dense_h",))
 _SIDES: dict[Any, Any] = {nnx.LSTMCell: (("ii", "if_", "ig", "io"), ("hi", "hf", "hg", "ho"))}
 
 
+@checked
 def from_nnx(cell: Any) -> RecurrentCell:
     """Return our cell with the weights of a cell of Flax NNX.
 
     Args:
-      cell: ``nnx.SimpleCell``, ``nnx.GRUCell``, ``nnx.LSTMCell`` or ``nnx.OptimizedLSTMCell``.
+      cell: ``nnx.SimpleCell``, ``nnx.GRUCell``, ``nnx.LSTMCell`` or ``nnx.OptimizedLSTMCell``, or an
+        ``nnx.RNN`` of one.
 
     Returns:
       An `ElmanCell`, `GRUCell` or `LSTMCell`; it computes in the dtype of the weights.
@@ -50,6 +53,8 @@ def from_nnx(cell: Any) -> RecurrentCell:
       >>> type(interop.from_nnx(nnx.OptimizedLSTMCell(3, 8, rngs=nnx.Rngs(0)))).__name__
       'LSTMCell'
     """
+    if isinstance(cell, nnx.RNN):
+        cell = cell.cell
     if type(cell) not in (kind for kinds in _KINDS.values() for kind in kinds):
         checks.refuse(
             "cell",
@@ -70,6 +75,7 @@ def from_nnx(cell: Any) -> RecurrentCell:
     return to_cell("cell", _joined(inputs, recurrents), activation_fn)
 
 
+@checked
 def to_nnx(cell: RecurrentCell, kind: Any = None) -> Any:
     """Return the cell of Flax NNX that computes what a cell of ours computes.
 
@@ -115,6 +121,7 @@ def to_nnx(cell: RecurrentCell, kind: Any = None) -> Any:
     return module
 
 
+@checked
 def from_linen(
     params: Mapping[str, Any] | Any, *, activation_fn: Callable[[Any], Any] | None = None
 ) -> RecurrentCell:
@@ -164,6 +171,7 @@ def from_linen(
     return to_cell("params", _joined(inputs, recurrents), activation_fn)
 
 
+@checked
 def to_linen(cell: RecurrentCell) -> dict[str, Any]:
     """Return the variables of the Linen cell that computes what a cell of ours computes.
 

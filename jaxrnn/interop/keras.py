@@ -6,8 +6,9 @@ LSTM gates stand in our order (i, f, c, o); the GRU's z and r change places. `Bi
 layer's arrays, then the backward layer's.
 
 Layout: https://keras.io/api/layers/recurrent_layers. Weakness: a list says little. `GRU(reset_after=False)`,
-our `ResetBeforeGRUCell`, shows in its bias [3·H] alone, so without biases a GRU is taken for Keras's default,
-``reset_after=True``; activations and `merge_mode` do not show at all and are taken to be the defaults.
+our `ResetBeforeGRUCell`, shows in its bias [3·H] alone; a GRU without biases is taken for Keras's default,
+``reset_after=True``, unless it is named. Activations and `merge_mode` do not show at all and are taken to be
+the defaults.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import GRUCell, RecurrentCell, ResetBeforeGRUCell
 from jaxrnn.interop.weights import (
     COMMON,
@@ -36,21 +38,28 @@ _GRU = 3
 """The number of gates of a GRU, the one layer whose gates and bias Keras lays out otherwise."""
 
 
+@checked
 def from_keras(
-    weights: Collection[Any] | Any, *, activation_fn: Callable[[Any], Any] | None = None
+    weights: Collection[Any] | Any,
+    *,
+    activation_fn: Callable[[Any], Any] | None = None,
+    reset_after: bool | None = None,
 ) -> RNN | Bidirectional:
     """Return the layer that computes what a recurrent layer of Keras computes.
 
     Args:
       weights: ``layer.get_weights()`` of a `SimpleRNN`, an `LSTM`, a `GRU`, or a `Bidirectional` of one.
       activation_fn: the `SimpleRNN`'s ``activation``, which the weights do not show; tanh by default.
+      reset_after: the `GRU`'s ``reset_after``; by default what its bias shows, and True where it has none.
 
     Returns:
-      An `RNN`, or a `Bidirectional` with its outputs side by side (for another ``merge_mode``, set its
-      `merge_fn`). Several layers of Keras make ``Stack([from_keras(w) for w in ...])``.
+      An `RNN`, with our cell in ``.cell``, or a `Bidirectional` with its outputs side by side (for another
+      ``merge_mode``, set its `merge_fn`). Several layers of Keras make
+      ``Stack([from_keras(w) for w in ...])``.
 
     Raises:
-      InputError: arrays that are not those of such a layer.
+      InputError: arrays that are not those of such a layer; `reset_after` for another layer than a GRU, or
+        against what its bias shows.
 
     Example:
       >>> import numpy as np
@@ -68,12 +77,15 @@ def from_keras(
         )
     arrays = [host_array(f"weights[{i}]", array) for i, array in enumerate(weights)]
     if len(arrays) < 4:
-        return RNN(_cell(arrays, 0, activation_fn))
+        return RNN(_cell(arrays, 0, activation_fn, reset_after))
     half = len(arrays) // 2
-    forward, backward = (RNN(_cell(arrays[i : i + half], i, activation_fn)) for i in (0, half))
+    forward, backward = (
+        RNN(_cell(arrays[i : i + half], i, activation_fn, reset_after)) for i in (0, half)
+    )
     return Bidirectional(forward, backward)
 
 
+@checked
 def to_keras(layer: RNN | Bidirectional | Any) -> list[np.ndarray]:
     """Return what ``set_weights`` of the Keras layer takes that computes what a layer of ours computes.
 
@@ -105,12 +117,21 @@ def to_keras(layer: RNN | Bidirectional | Any) -> list[np.ndarray]:
 
 
 def _cell(
-    arrays: Sequence[np.ndarray], offset: int, activation_fn: Callable[[Any], Any] | None
+    arrays: Sequence[np.ndarray],
+    offset: int,
+    activation_fn: Callable[[Any], Any] | None,
+    reset_after: bool | None,
 ) -> RecurrentCell:
     """Return the cell of one direction, whose first array is ``weights[offset]``."""
     weights = _weights(arrays, offset)
     gates = weights.kernel.shape[1] // weights.recurrent_kernel.shape[0]
-    before = gates == _GRU and len(arrays) > 2 and arrays[2].ndim == 1
+    if reset_after is not None and gates != _GRU:
+        checks.refuse("reset_after", reset_after, "None, for a layer that is no GRU")
+    shown = arrays[2].ndim == 2 if gates == _GRU and len(arrays) > 2 else None
+    if None not in (shown, reset_after) and shown != reset_after:
+        got = f"{reset_after}, and a bias {checks.describe(arrays[2])}"
+        checks.refuse("reset_after", got, f"{shown}, as the bias shows")
+    before = gates == _GRU and False in (shown, reset_after)
     kind = ResetBeforeGRUCell if before else None
     return to_cell("weights", weights, activation_fn, kind=kind)
 

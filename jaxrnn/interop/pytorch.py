@@ -1,11 +1,15 @@
-"""PyTorch's `nn.RNN`, `nn.LSTM` and `nn.GRU`, by the names of their `state_dict`.
+"""PyTorch's `nn.RNN`, `nn.LSTM` and `nn.GRU` and their cells, by the names of their `state_dict`.
 
     weight_ih_l0 [G·H, F]    weight_hh_l0 [G·H, H]    bias_ih_l0, bias_hh_l0 [G·H]
 
 and the same with `_l1`, `_l2` for the layers above and `_reverse` for the other direction. An LSTM with
 `proj_size` Y has weight_hr_l0 [Y, H] too, and weight_hh_l0 [4·H, Y]: our `ProjectedLSTMCell`. Their gates
 stand in our order (i, f, g, o and r, z, n), their matrices are the transposes of ours. Several layers become
-a `Stack`, two directions a `Bidirectional`. An LSTM's state is (h, c) there and (c, h) here.
+a `Stack`, two directions a `Bidirectional`. An `nn.RNNCell`, `nn.LSTMCell` or `nn.GRUCell` has the same names
+without `_l0`.
+
+An LSTM's state is (h, c) there and (c, h) here, and PyTorch stacks the states of all layers and directions:
+`carry_from_pytorch` and `carry_to_pytorch` convert one into the other.
 
 Names: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html. PyTorch is neither needed nor
 imported. Weakness: the two biases of PyTorch come back as one and a zero.
@@ -16,7 +20,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import ElmanCell, ProjectedLSTMCell, RecurrentCell
 from jaxrnn.interop.files import PathLike, few, read, shortened
 from jaxrnn.interop.weights import (
@@ -31,12 +36,14 @@ from jaxrnn.interop.weights import (
     Weights,
     cell_of_rnn,
     count_gates,
+    device_array,
     host_array,
     of_cell,
     to_cell,
 )
 from jaxrnn.layers import RNN, Bidirectional, Stack
 from jaxrnn.layers.bidirectional import side_by_side
+from jaxrnn.typing import Carry
 
 _WEIGHTS, _BIASES, _PROJECTION = ("weight_ih", "weight_hh"), ("bias_ih", "bias_hh"), ("weight_hr",)
 _KINDS = (*COMMON, ProjectedLSTMCell)
@@ -44,13 +51,14 @@ _DIRECTIONS = ("", "_reverse")
 _LSTM = len(ProjectedLSTMCell.gates)
 
 
+@checked
 def from_pytorch(
     state_dict: Mapping[str, Any] | PathLike | Any,
     *,
     prefix: str = "",
     activation_fn: Callable[[Any], Any] | None = None,
 ) -> RNN | Bidirectional | Stack:
-    """Return the layer that computes what an `nn.RNN`, `nn.LSTM` or `nn.GRU` computes.
+    """Return the layer that computes what an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or a cell of theirs, computes.
 
     Args:
       state_dict: names and arrays, as from ``module.state_dict()``, or the path of a safetensors file with
@@ -61,15 +69,22 @@ def from_pytorch(
         by default.
 
     Returns:
-      An `RNN` for one layer, a `Bidirectional` for one of two directions, a `Stack` for several. It is batch
-      first; ``time_major=True`` in its call reads as PyTorch does by default. Two biases become their sum,
-      none (``bias=False``) become zeros. Dropout between layers is no weight: the layer has none.
+      An `RNN` for one layer or cell, with our cell in ``.cell``, a `Bidirectional` for one layer of two
+      directions, a `Stack` for several layers. It is batch first; ``time_major=True`` in its call reads as
+      PyTorch does by default. Two biases become their sum, none (``bias=False``) become zeros. Dropout
+      between layers is no weight: the layer has none.
 
     Raises:
-      InputError: names are missing, unexpected, or of another shape than their layer's, or those of an
-        `nn.LSTMCell`; the path of a pickle.
+      InputError: names are missing, unexpected, or of another shape than their layer's; a mapping that holds
+        the `state_dict` under a name; the path of a pickle.
 
     Example:
+      To see where the gradients of a trained layer go takes three lines::
+
+          cell = interop.from_pytorch(module.state_dict()).cell
+          diagnosis = jaxrnn.analysis.diagnose(cell, xs, loss)  # xs [T, *B, F]
+          print(diagnosis.flow.log_norms)
+
       >>> import numpy as np
       >>> from jaxrnn import interop
       >>> shapes = {"weight_ih_l0": (32, 3), "weight_hh_l0": (32, 8)}
@@ -85,12 +100,15 @@ def from_pytorch(
     for name in state_dict:
         if not isinstance(name, str):
             checks.refuse("state_dict", f"the name {name!r}", expected)
+        if isinstance(state_dict[name], Mapping):
+            got = f"a mapping that holds another under the name {shortened(name)}"
+            checks.refuse("state_dict", got, f"{expected}, such as state_dict[{shortened(name)}]")
     suffixes, names = _names_below(state_dict, prefix)
     arrays = {
         name: host_array(f"state_dict[{prefix + name!r}]", state_dict[prefix + name])
         for name in names
     }
-    first = arrays["weight_ih_l0"]
+    first = arrays[names[0]]
     features, cells = first.shape[1] if first.ndim == 2 else 0, []
     for layer in suffixes:
         row = [to_cell("state_dict", _weights(arrays, s, features), activation_fn) for s in layer]
@@ -100,6 +118,7 @@ def from_pytorch(
     return Stack(layers) if len(layers) > 1 else layers[0]
 
 
+@checked
 def to_pytorch(
     layer: RNN | Bidirectional | Stack | Any, *, prefix: str = ""
 ) -> dict[str, np.ndarray]:
@@ -143,27 +162,113 @@ def to_pytorch(
     return arrays
 
 
+@checked
+def carry_from_pytorch(layer: RNN | Bidirectional | Stack | RecurrentCell, state: Any) -> Carry:
+    """Return the carry of a layer for a state of the PyTorch layer with the same weights.
+
+    Args:
+      layer: the layer, as from `from_pytorch`, or a cell.
+      state: h, of an LSTM (h, c), as an `nn.RNN`, `nn.GRU` or `nn.LSTM` takes and returns it: arrays
+        [L·D, *B, H] with one row for each layer and direction. For a cell, arrays [*B, H].
+
+    Returns:
+      What the layer takes as ``initial_carry``: for each layer and direction h, of an LSTM (c, h).
+
+    Raises:
+      InputError: a state of another structure or size.
+
+    Example:
+      >>> import numpy as np
+      >>> from flax import nnx
+      >>> from jaxrnn import RNN, LSTMCell, interop
+      >>> h, c = np.zeros((1, 4, 8), "f"), np.ones((1, 4, 8), "f")
+      >>> carry = interop.carry_from_pytorch(RNN(LSTMCell(3, 8, rngs=nnx.Rngs(0))), (h, c))
+      >>> [float(leaf[0, 0]) for leaf in carry]
+      [1.0, 0.0]
+    """
+    cells = _cells_in_order(layer)
+    names = cells[0].carry_names
+    given = tuple(state) if isinstance(state, tuple | list) else (state,)
+    if len(given) != len(names):
+        expected = "(h, c), as of nn.LSTM" if len(names) > 1 else "one array h"
+        checks.refuse("state", checks.describe(state), expected)
+    rows = []
+    arrays = [host_array(f"state[{i}]", each) for i, each in enumerate(given)]
+    if isinstance(layer, RecurrentCell):
+        arrays = [array[None] for array in arrays]
+    for i, array in enumerate(arrays):
+        size = cells[0].hidden_features if i else cells[0].out_features
+        if array.ndim < 2 or (array.shape[0], array.shape[-1]) != (len(cells), size):
+            expected = f"[{len(cells)}, *B, {size}], a row for each layer and direction"
+            checks.refuse(f"state[{i}]", checks.describe(given[i]), expected)
+    for row in zip(*arrays, strict=True):
+        carry = tuple(device_array("state", array) for array in reversed(row))
+        rows.append(carry if len(names) > 1 else carry[0])
+    return _nested(layer, iter(rows))
+
+
+@checked
+def carry_to_pytorch(
+    layer: RNN | Bidirectional | Stack | RecurrentCell, carry: Carry
+) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Return PyTorch's state h, of an LSTM (h, c), for a carry of a layer; see `carry_from_pytorch`.
+
+    Raises:
+      InputError: a carry of another structure.
+    """
+    cells = _cells_in_order(layer)
+    like = _nested(layer, (_like(cell) for cell in cells))
+    if jax.tree.structure(carry) != jax.tree.structure(like):
+        checks.refuse("carry", checks.describe(carry), "a carry of the layer, as it returns it")
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(carry)]
+    count = len(cells[0].carry_names)
+    state = tuple(np.stack(leaves[i::count]) for i in reversed(range(count)))
+    if isinstance(layer, RecurrentCell):
+        state = tuple(array[0] for array in state)
+    return state if count > 1 else state[0]
+
+
+def _like(cell: Any) -> Carry:
+    """Return a tree with the structure of a cell's carry."""
+    return 0 if len(cell.carry_names) == 1 else (0,) * len(cell.carry_names)
+
+
+def _cells_in_order(layer: Any) -> list[Any]:
+    """Return the cells of a layer that PyTorch could have, in the order of its states."""
+    if isinstance(layer, RecurrentCell):
+        return [cell_of_rnn("layer", RNN(layer), _KINDS)]
+    return [cell for row in _cells(layer) for cell in row]
+
+
+def _nested(layer: Any, rows: Iterator[Any]) -> Carry:
+    """Return what belongs to each cell of a layer in the structure of the layer's carry."""
+    if isinstance(layer, Stack):
+        return tuple(_nested(each, rows) for each in layer.layers)
+    if isinstance(layer, Bidirectional):
+        return next(rows), next(rows)
+    return next(rows)
+
+
 def _names_below(names: Mapping[str, Any], prefix: str) -> tuple[list[list[str]], list[str]]:
     """Return the suffixes of each layer's directions, and all names of the weights, both in order."""
     found = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     depth = sum(re.fullmatch(r"weight_ih_l\d+", name) is not None for name in found)
-    if not depth and "weight_ih" in found:
-        got = f"the names of an nn.RNNCell, nn.GRUCell or nn.LSTMCell ({prefix}weight_ih)"
-        checks.refuse("state_dict", got, "those of a layer: put _l0 behind each name")
-    if not depth:
-        others = sorted({n.partition("weight_ih_l0")[0] for n in names if "weight_ih_l0" in n})
+    cell = not depth and "weight_ih" in found
+    if not depth and not cell:
+        others = sorted({n.partition("weight_ih")[0] for n in names if "weight_ih" in n})
         hint = f" (did you mean {' or '.join(map(repr, others))}?)" if others else ""
-        checks.refuse("prefix", repr(prefix), f"one before weight_ih_l0{hint}")
+        checks.refuse("prefix", repr(prefix), f"one before weight_ih_l0 or weight_ih{hint}")
     directions = _DIRECTIONS[: 1 + any(name.endswith("_reverse") for name in found)]
     kinds = _WEIGHTS + _BIASES * any(name.startswith("bias_") for name in found)
     kinds += _PROJECTION * any(name.startswith("weight_hr_") for name in found)
     suffixes = [[f"_l{k}{direction}" for direction in directions] for k in range(depth)]
+    suffixes = [[""]] if cell else suffixes
     expected = [kind + suffix for suffix in itertools.chain(*suffixes) for kind in kinds]
     odd = [f"{prefix}{name} missing" for name in expected if name not in found]
     odd += [f"{shortened(prefix + name)} unexpected" for name in sorted(found - set(expected))]
     if odd:
         checks.refuse(
-            "state_dict", ", ".join(few(odd)), f"the weights of {depth} layer(s) and no more"
+            "state_dict", ", ".join(few(odd)), f"the weights of {depth or 1} layer(s) and no more"
         )
     return suffixes, expected
 

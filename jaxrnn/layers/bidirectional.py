@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.layers.dropout import keys
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.typing import Carry, Key
@@ -35,6 +36,7 @@ class Bidirectional(nnx.Module):
       (4, 20, 16)
     """
 
+    @checked
     def __init__(
         self,
         forward_rnn: RNN,
@@ -57,6 +59,7 @@ class Bidirectional(nnx.Module):
         self.time_major = time_major
         self.return_carry = return_carry
 
+    @checked
     def __call__(
         self,
         inputs: Any,

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import free_leaves
 from jaxrnn.layers.axes import time_axis, time_first
 from jaxrnn.layers.dropout import (
@@ -62,6 +63,7 @@ class RNN(nnx.Module):
       (4, 20, 8)
     """
 
+    @checked
     def __init__(
         self,
         cell: Any,
@@ -103,8 +105,9 @@ class RNN(nnx.Module):
         self.recurrent_dropout = recurrent_dropout
         self.variational = variational
         self.zoneout = zoneout
-        self.carry = nnx.List(_learnable_carry(cell, carry_init, rngs))
+        self.carry = nnx.data(_learnable_carry(cell, carry_init, rngs))
 
+    @checked
     def __call__(
         self,
         inputs: Float[Any, "..."] | Any,

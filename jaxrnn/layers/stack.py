@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.layers.axes import time_axis, time_first
 from jaxrnn.layers.bidirectional import Bidirectional
 from jaxrnn.layers.dropout import keys
@@ -42,6 +43,7 @@ class Stack(nnx.Module):
       (4, 20, 8)
     """
 
+    @checked
     def __init__(
         self,
         layers: Sequence[RNN | Bidirectional],
@@ -61,12 +63,13 @@ class Stack(nnx.Module):
             checks.refuse("layers", "one layer twice", "layers with weights of their own")
         if norms is not None and len(norms) != len(layers):
             checks.refuse("norms", f"{len(norms)} of them", f"{len(layers)}, one a layer")
-        self.layers = nnx.List(layers)
-        self.norms = nnx.List(norms or [])
+        self.layers = nnx.data(list(layers))  # Orbax does not restore an nnx.List
+        self.norms = nnx.data(list(norms or []))
         self.residual = residual
         self.time_major = time_major
         self.return_carry = return_carry
 
+    @checked
     def __call__(
         self,
         inputs: Float[Any, "..."] | Any,

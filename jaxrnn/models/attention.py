@@ -27,6 +27,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.unroll.record import seen
 
@@ -73,6 +74,7 @@ class Attention(nnx.Module, abc.ABC):
         values = seen(values, valid)
         return Memory(values, self.keys(values), valid)
 
+    @checked
     def __call__(
         self, query: Float[Array, "*#B Q"], memory: Memory
     ) -> tuple[Float[Array, "*B Y"], Float[Array, "L *B"]]:
@@ -111,6 +113,7 @@ class AdditiveAttention(Attention):
       ((4, 6), (20, 4))
     """
 
+    @checked
     def __init__(
         self,
         query_features: int,
@@ -157,6 +160,7 @@ class DotAttention(Attention):
       [0.0, 1.0]
     """
 
+    @checked
     def __init__(self, features: int):
         checks.count("features", features)
         self.query_features = self.value_features = features

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import CellEntry, RecurrentCell
 from jaxrnn.layers import RNN
 from jaxrnn.models.bodies import Reader, ends, outputs
@@ -45,6 +46,7 @@ class SequenceClassifier(nnx.Module):
       (32, 10)
     """
 
+    @checked
     def __init__(self, cell: Any, classes: int, *, rngs: nnx.Rngs):
         layer = cell if isinstance(cell, RNN) else None
         cell = cell if layer is None else layer.cell
@@ -63,6 +65,7 @@ class SequenceClassifier(nnx.Module):
         """The recurrent cell."""
         return self.layer.cell
 
+    @checked
     def __call__(
         self,
         xs: Float[ArrayLike, "T *B F"],
@@ -98,6 +101,7 @@ class EncoderClassifier(nnx.Module):
       (32, 10)
     """
 
+    @checked
     def __init__(
         self, encoder: Reader | Any, classes: int, *, pool: Pool = last_step, rngs: nnx.Rngs
     ):
@@ -107,6 +111,7 @@ class EncoderClassifier(nnx.Module):
         self.pool = pool
         self.readout = linear(features, classes, dtype, rngs)
 
+    @checked
     def __call__(
         self,
         xs: Float[ArrayLike, "T *B F"] | Any,
@@ -128,6 +133,7 @@ def last_output(
     return done.outputs[0] if layer.reverse else last_step(done.outputs, seq_lengths)
 
 
+@checked
 def matched_width(entry: CellEntry, in_features: int, classes: int, parameters: int) -> int:
     """Return the units H with which a classifier comes nearest to a number of parameters, readout included.
 
@@ -149,6 +155,7 @@ def matched_width(entry: CellEntry, in_features: int, classes: int, parameters: 
     )
 
 
+@checked
 def classifier_parameters(
     entry: CellEntry, in_features: int, classes: int, hidden_features: int
 ) -> int:

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.models.attention import Memory
 from jaxrnn.models.encoder_decoder import EncoderDecoder, State, checked_sequences
 from jaxrnn.steps import compiled
@@ -47,6 +48,7 @@ class Hypotheses:
     log_probabilities: Float[Array, "*B"]
 
 
+@checked
 def greedy_search(
     model: EncoderDecoder,
     sources: Int[ArrayLike, "L *B"] | Any,
@@ -72,6 +74,7 @@ def greedy_search(
     return _greedy(model, sources, lengths, steps=steps)
 
 
+@checked
 def beam_search(
     model: EncoderDecoder,
     sources: Int[ArrayLike, "L *B"] | Any,

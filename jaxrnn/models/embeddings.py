@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, Initializer
 
 
@@ -47,6 +48,7 @@ class Embedding(nnx.Module):
       (2, 2, 16)
     """
 
+    @checked
     def __init__(
         self,
         tokens: int,
@@ -62,6 +64,7 @@ class Embedding(nnx.Module):
         self.table = nnx.Param(table_init(rngs.params(), (tokens, features), param_dtype))
 
     @classmethod
+    @checked
     def from_vectors(
         cls, vectors: Float[ArrayLike, "V F"], *, param_dtype: Any = jnp.float32
     ) -> Embedding:
@@ -89,6 +92,7 @@ class Embedding(nnx.Module):
         """Size F of a vector."""
         return self.table.shape[1]
 
+    @checked
     def __call__(self, tokens: Int[ArrayLike, "*N"] | Any) -> Float[Array, "*N F"]:
         """Map token numbers to their vectors.
 
@@ -118,10 +122,12 @@ class Embedded(nnx.Module):
       (4, 2)
     """
 
+    @checked
     def __init__(self, embedding: Embedding, model: Any):
         self.embedding = embedding
         self.model = model
 
+    @checked
     def __call__(self, tokens: Int[ArrayLike, "T *B"], **options: Any) -> Any:
         """Map tokens [T, *B] to what the model makes of their vectors; `options` are the model's."""
         return self.model(self.embedding(tokens), **options)

@@ -21,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
 from jaxrnn.unroll import padding_mask
 from jaxrnn.unroll.record import seen
@@ -49,6 +50,7 @@ class SequenceEncoder(nnx.Module, abc.ABC):
         return seq_lengths
 
     @final
+    @checked
     def __call__(
         self,
         xs: Float[ArrayLike, "T *B F"] | Any,
@@ -85,6 +87,7 @@ class SequenceEncoder(nnx.Module, abc.ABC):
         return jax.tree.leaves(self)[0].dtype
 
 
+@checked
 def last_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
     """Return the output of each sequence's last valid step, zeros for an empty sequence."""
     if lengths is None:
@@ -94,6 +97,7 @@ def last_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Arr
     return chosen[0]
 
 
+@checked
 def mean_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
     """Return the mean output over each sequence's valid steps, zeros for an empty sequence."""
     if lengths is None:

@@ -35,6 +35,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import free_leaves
 from jaxrnn.models.attention import Attention, Memory
 from jaxrnn.models.bodies import Body, sizes
@@ -117,6 +118,7 @@ class EncoderDecoder(nnx.Module):
       ((7, 4, 40), (7, 4, 16), (7, 9, 4))
     """
 
+    @checked
     def __init__(
         self,
         source: Embedding | Any,
@@ -148,6 +150,7 @@ class EncoderDecoder(nnx.Module):
         self.fixed_context = None if attention else linear(state, y, read.dtype, rngs)
         self.readout = linear(out_features + y, target.tokens, read.dtype, rngs)
 
+    @checked
     def __call__(
         self,
         sources: Int[ArrayLike, "L *B"] | Any,
@@ -180,6 +183,7 @@ class EncoderDecoder(nnx.Module):
         )
         return _forced(self, sources, targets, lengths, written, dropout_key)
 
+    @checked
     def loss(
         self,
         sources: Int[ArrayLike, "L *B"] | Any,
@@ -201,6 +205,7 @@ class EncoderDecoder(nnx.Module):
         valid = padding_mask(target_lengths, None, steps, tuple(batch))
         return cross_entropy(decoded.logits, targets, valid)
 
+    @checked
     def encode(
         self,
         sources: Int[ArrayLike, "L *B"] | Any,

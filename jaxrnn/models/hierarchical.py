@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.layers.dropout import keys
 from jaxrnn.models.bodies import Body, outputs, sizes
 from jaxrnn.models.encoder import SequenceEncoder
@@ -47,6 +48,7 @@ class HierarchicalRNN(SequenceEncoder):
       [3, 1, 1, 0]
     """
 
+    @checked
     def __init__(self, layers: Sequence[Body] | Any, windows: Sequence[int]):
         if not layers:
             checks.refuse("layers", "none", "at least one RNN")
@@ -56,7 +58,7 @@ class HierarchicalRNN(SequenceEncoder):
             checks.refuse("windows", f"{len(windows)} of them", f"{len(layers)}, one a layer")
         for window in windows:
             checks.count("windows", window)
-        self.layers = nnx.List(layers)
+        self.layers = nnx.data(list(layers))
         self.windows = tuple(windows)
         read = [sizes("layers", layer) for layer in layers]
         if read[0].in_features % windows[0]:

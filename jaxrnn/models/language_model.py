@@ -71,6 +71,7 @@ class LanguageModel(nnx.Module):
       (30, 4)
     """
 
+    @checked
     def __init__(
         self,
         embedding: Embedding | Any,
@@ -93,6 +94,7 @@ class LanguageModel(nnx.Module):
         self.kernel = None if tied else nnx.Param(draw(rngs.params(), shape, dtype))
         self.bias = nnx.Param(jnp.zeros(embedding.tokens, dtype))
 
+    @checked
     def __call__(
         self,
         tokens: Int[ArrayLike, "T *B"] | Any,
@@ -104,6 +106,7 @@ class LanguageModel(nnx.Module):
         _, logits = self.read(tokens, seq_lengths=seq_lengths, dropout_key=dropout_key)
         return logits
 
+    @checked
     def read(
         self,
         tokens: Int[ArrayLike, "T *B"] | Any,
@@ -139,6 +142,7 @@ class LanguageModel(nnx.Module):
         kernel = self.embedding.table[...].T if self.kernel is None else self.kernel[...]
         return affine(outputs, kernel, self.bias[...])
 
+    @checked
     def loss(
         self,
         tokens: Int[ArrayLike, "T *B"] | Any,

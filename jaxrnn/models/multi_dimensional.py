@@ -32,6 +32,7 @@ from jax.nn import sigmoid
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
 from jaxrnn.models.readouts import linear
@@ -64,6 +65,7 @@ class MultiDimensionalLSTM(nnx.Module):
       (4, 28, 20, 32)
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -82,6 +84,7 @@ class MultiDimensionalLSTM(nnx.Module):
             )
         )(jax.random.split(rngs.params(), len(_CORNERS)))
 
+    @checked
     def __call__(self, images: Float[ArrayLike, "*B R S F"] | Any) -> Float[Array, "*B R S Y"]:
         """Map images [*B, rows, columns, F] to features [*B, rows, columns, 4·H].
 
@@ -173,6 +176,7 @@ class ImageClassifier(nnx.Module):
       (32, 10)
     """
 
+    @checked
     def __init__(self, network: MultiDimensionalLSTM | Any, classes: int, *, rngs: nnx.Rngs):
         if not isinstance(network, MultiDimensionalLSTM):
             checks.refuse("network", type(network).__name__, "a MultiDimensionalLSTM")
@@ -180,6 +184,7 @@ class ImageClassifier(nnx.Module):
         self.network = network
         self.readout = linear(network.out_features, classes, network.dtype, rngs)
 
+    @checked
     def __call__(self, images: Float[ArrayLike, "*B R S F"] | Any) -> Float[Array, "*B C"]:
         """Map images [*B, rows, columns, F] to logits [*B, C]."""
         return self.readout(jnp.mean(self.network(images), axis=(_ROWS, _COLUMNS)))

@@ -24,6 +24,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.models.bodies import Reader, ends, outputs
 from jaxrnn.models.embeddings import checked_tokens
@@ -66,12 +67,14 @@ class SequenceLabeller(nnx.Module):
       (20, 4, 5)
     """
 
+    @checked
     def __init__(self, body: Reader | Any, classes: int, *, rngs: nnx.Rngs):
         features, dtype = ends("body", body)
         checks.count("classes", classes)
         self.body = body
         self.readout = linear(features, classes, dtype, rngs)
 
+    @checked
     def __call__(
         self,
         xs: Float[ArrayLike, "T *B F"],
@@ -83,6 +86,7 @@ class SequenceLabeller(nnx.Module):
         return self.readout(outputs(self.body, xs, seq_lengths, dropout_key)[0])
 
 
+@checked
 def cross_entropy(
     logits: Float[Array, "*B C"] | Any,
     targets: Int[ArrayLike, "*B"] | Any,
@@ -127,6 +131,7 @@ def cross_entropy(
     return seen(each, mask).sum() / jnp.maximum(mask.sum(), 1).astype(wide)
 
 
+@checked
 def perplexity(nats: Float[ArrayLike, "..."] | float) -> Float[Array, "..."]:
     """Return exp(nats): the number of equally likely tokens that would cost as much each."""
     return jnp.exp(jnp.asarray(nats))

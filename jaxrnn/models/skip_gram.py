@@ -27,6 +27,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.models.embeddings import check_tokens
 from jaxrnn.typing import ArrayLike, Key
 
@@ -43,6 +44,7 @@ class Tables(NamedTuple):
     contexts: Float[Array, "V F"]
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class SkipGram:
     """How to train word vectors.
@@ -74,6 +76,7 @@ class SkipGram:
             checks.positive(field, getattr(self, field))
 
 
+@checked
 def train_skip_gram(
     tokens: Int[ArrayLike, "N"] | Sequence[int] | Any,
     vocabulary_size: int,

@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
 from jaxrnn.layers.dropout import dropped, keys
@@ -54,6 +55,7 @@ class TCN(SequenceEncoder):
       ((100, 4, 8), 61)
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -74,17 +76,19 @@ class TCN(SequenceEncoder):
         self.out_features = hidden_features
         self.kernel_size = kernel_size
         widths = [in_features] + [hidden_features] * (depth - 1)
-        self.blocks = nnx.List(
-            ResidualBlock(
-                width,
-                hidden_features,
-                kernel_size,
-                2**level,
-                dropout=dropout,
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
-            for level, width in enumerate(widths)
+        self.blocks = nnx.data(
+            [
+                ResidualBlock(
+                    width,
+                    hidden_features,
+                    kernel_size,
+                    2**level,
+                    dropout=dropout,
+                    param_dtype=param_dtype,
+                    rngs=rngs,
+                )
+                for level, width in enumerate(widths)
+            ]
         )
 
     @property
@@ -132,15 +136,19 @@ class ResidualBlock(nnx.Module):
     ):
         self.dilation = dilation
         self.dropout = dropout
-        self.convolutions = nnx.List(
-            WeightNormed((kernel_size, width, hidden_features), param_dtype, rngs)
-            for width in (in_features, hidden_features)
+        self.convolutions = nnx.data(
+            [
+                WeightNormed((kernel_size, width, hidden_features), param_dtype, rngs)
+                for width in (in_features, hidden_features)
+            ]
         )
-        self.skip = nnx.List([])
+        skip = []
         if in_features != hidden_features:
-            shape = (in_features, hidden_features)
-            self.skip.append(nnx.Param(initializers.glorot()(rngs.params(), shape, param_dtype)))
-            self.skip.append(nnx.Param(jnp.zeros((hidden_features,), param_dtype)))
+            kernel = initializers.glorot()(
+                rngs.params(), (in_features, hidden_features), param_dtype
+            )
+            skip = [nnx.Param(kernel), nnx.Param(jnp.zeros(hidden_features, param_dtype))]
+        self.skip = nnx.data(skip)
 
     def __call__(
         self, xs: Float[Array, "T *B F"], dropout_key: Key | None

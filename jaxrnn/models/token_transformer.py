@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells.base import affine
 from jaxrnn.models.embeddings import Embedding, checked_tokens
 from jaxrnn.models.readouts import cross_entropy
@@ -57,6 +58,7 @@ class TokenTransformer(nnx.Module):
       ()
     """
 
+    @checked
     def __init__(self, vocabulary: int, features: int, **options: Unpack[TransformerOptions]):
         checks.count("vocabulary", vocabulary)
         self.stack = TransformerStack(features, **options)
@@ -64,6 +66,7 @@ class TokenTransformer(nnx.Module):
         self.embedding = Embedding(vocabulary, features, param_dtype=dtype, rngs=options["rngs"])
         self.bias = nnx.Param(jnp.zeros((vocabulary,), dtype))
 
+    @checked
     def __call__(
         self,
         tokens: Int[ArrayLike, "T *B"] | Any,
@@ -106,6 +109,7 @@ class MaskedTokens(NamedTuple):
     chosen: Bool[Array, "T *B"]
 
 
+@checked
 def mask_tokens(
     tokens: Int[ArrayLike, "T *B"] | Any,
     *,
@@ -161,6 +165,7 @@ def mask_tokens(
     return MaskedTokens(jnp.where(chosen, hidden, tokens), chosen)
 
 
+@checked
 def masked_token_loss(
     model: TokenTransformer,
     tokens: Int[ArrayLike, "T *B"] | Any,
@@ -179,6 +184,7 @@ def masked_token_loss(
     return cross_entropy(logits, tokens, chosen)
 
 
+@checked
 def next_token_loss(
     model: TokenTransformer,
     tokens: Int[ArrayLike, "T *B"] | Any,

@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
 from jaxrnn.layers.dropout import dropped, keys
@@ -87,8 +88,8 @@ class TransformerStack(nnx.Module):
         self.causal = causal
         self.positions = positions
         self.dropout = dropout
-        self.blocks = nnx.List(
-            Block(features, heads, mlp_features, dropout, param_dtype, rngs) for _ in range(depth)
+        self.blocks = nnx.data(
+            [Block(features, heads, mlp_features, dropout, param_dtype, rngs) for _ in range(depth)]
         )
         self.norm = LayerNorm(features, param_dtype)
 
@@ -136,6 +137,7 @@ class TransformerEncoder(SequenceEncoder):
       (20, 5, 16)
     """
 
+    @checked
     def __init__(self, in_features: int, features: int, **options: Unpack[TransformerOptions]):
         checks.count("in_features", in_features)
         self.in_features = in_features

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.models.convolution import causal_convolution
 from jaxrnn.models.encoder import SequenceEncoder
 
@@ -41,6 +42,7 @@ class WindowedMLP(SequenceEncoder):
       (20, 4, 8)
     """
 
+    @checked
     def __init__(
         self,
         in_features: int,
@@ -60,10 +62,10 @@ class WindowedMLP(SequenceEncoder):
         self.window = window
         sizes = [(window, in_features)] + [(1, hidden_features)] * (depth - 1)
         draw = jax.nn.initializers.he_normal()
-        self.kernels = nnx.List(
-            nnx.Param(draw(rngs.params(), (*size, hidden_features), param_dtype)) for size in sizes
+        self.kernels = nnx.data(
+            [nnx.Param(draw(rngs.params(), (*n, hidden_features), param_dtype)) for n in sizes]
         )
-        self.biases = nnx.List(nnx.Param(jnp.zeros((hidden_features,), param_dtype)) for _ in sizes)
+        self.biases = nnx.data([nnx.Param(jnp.zeros(hidden_features, param_dtype)) for _ in sizes])
 
     def encode(
         self, xs: Float[Array, "T *B F"], seq_lengths: Any, dropout_key: Any

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks import Vocabulary
 
 
@@ -77,6 +78,7 @@ class WordVectors:
             checks.refuse("word", repr(word), f"one of the {len(self.words)} words{hint}")
         return self.vectors[self._rows[word]]
 
+    @checked
     def table(
         self, vocabulary: Vocabulary, *, rng: np.random.Generator | None = None
     ) -> Float[np.ndarray, "V F"]:
@@ -105,6 +107,7 @@ class WordVectors:
         return table
 
 
+@checked
 def read_glove(path: Path | str) -> WordVectors:
     """Read a GloVe text file: one line a word, no header; vectors are float32.
 
@@ -114,6 +117,7 @@ def read_glove(path: Path | str) -> WordVectors:
     return _collected(Path(path), _lines(Path(path)), features=None)
 
 
+@checked
 def read_word2vec(path: Path | str) -> WordVectors:
     """Read a word2vec text file: a line "V F", then one line a word.
 
@@ -133,6 +137,7 @@ def read_word2vec(path: Path | str) -> WordVectors:
     return found
 
 
+@checked
 def write_glove(path: Path | str, vectors: WordVectors) -> None:
     """Write a GloVe text file; every number is written so that it reads back as it was, in float32.
 
@@ -142,6 +147,7 @@ def write_glove(path: Path | str, vectors: WordVectors) -> None:
     _write(Path(path), vectors, header="")
 
 
+@checked
 def write_word2vec(path: Path | str, vectors: WordVectors) -> None:
     """Write a word2vec text file; as `write_glove`."""
     words, features = vectors.vectors.shape

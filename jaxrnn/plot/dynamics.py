@@ -12,9 +12,11 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from jaxrnn import checks
 from jaxrnn.analysis import Branch, FixedPoints, FlowHistory, Lyapunov, Trajectory
+from jaxrnn.annotations import checked
 from jaxrnn.plot.style import COLOURS, TIME, axes_or_new, least_span, one_of
 
 
+@checked
 def lyapunov(
     result: Lyapunov,
     ax: Axes | None = None,
@@ -63,6 +65,7 @@ def lyapunov(
     return ax
 
 
+@checked
 def lyapunov_convergence(
     result: Lyapunov, ax: Axes | None = None, *, sequence: int = 0, leading: int = 4
 ) -> Axes:
@@ -84,6 +87,7 @@ def lyapunov_convergence(
     return ax
 
 
+@checked
 def flow_history(result: FlowHistory, ax: Axes | None = None) -> Axes:
     """Draw log₁₀ ‖∂L/∂s_t‖ over time steps and training as a heat map: median over the networks."""
     ax = axes_or_new(ax)
@@ -115,6 +119,7 @@ _KINDS = (
 )
 
 
+@checked
 def phase_portrait(
     trajectory: Trajectory, points: FixedPoints, ax: Axes | None = None, *, sequences: int = 8
 ) -> Axes:
@@ -168,6 +173,7 @@ def _kinds(points: FixedPoints) -> Any:
     return np.where(stable, 0, np.where(unstable == 0, 3, free))
 
 
+@checked
 def bifurcation_diagram(
     result: Branch,
     ax: Axes | None = None,

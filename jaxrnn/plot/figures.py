@@ -14,9 +14,11 @@ from matplotlib.colors import Normalize
 
 from jaxrnn import checks
 from jaxrnn.analysis import GradientFlow, LagContributions, Propagator, Pseudospectrum, Spectrum
+from jaxrnn.annotations import checked
 from jaxrnn.plot.style import TIME, axes_or_new, least_span, one_of
 
 
+@checked
 def spectrum(
     result: Spectrum, ax: Axes | None = None, *, sequence: int = 0, steps: int = 12
 ) -> Axes:
@@ -47,6 +49,7 @@ def spectrum(
     return ax
 
 
+@checked
 def pseudospectrum(
     result: Pseudospectrum,
     ax: Axes | None = None,
@@ -75,6 +78,7 @@ def pseudospectrum(
     return ax
 
 
+@checked
 def lag_contributions(result: LagContributions, ax: Axes | None = None) -> Axes:
     """Draw which part of the parameter gradient comes from lags up to k, whole and by parameter array."""
     ax = axes_or_new(ax)
@@ -89,6 +93,7 @@ def lag_contributions(result: LagContributions, ax: Axes | None = None) -> Axes:
     return ax
 
 
+@checked
 def gradient_flow(
     result: GradientFlow, ax: Axes | None = None, *, label: str | None = None, **line: Any
 ) -> Axes:
@@ -98,6 +103,7 @@ def gradient_flow(
     return _flow_band(logs, ax, label=label, **line)
 
 
+@checked
 def gradient_flows(
     log_norms: Float[np.ndarray, "N T B"],
     ax: Axes | None = None,
@@ -133,6 +139,7 @@ def _flow_band(logs: Any, ax: Axes, *, label: str | None, **line: Any) -> Axes:
     return ax
 
 
+@checked
 def propagator(
     result: Propagator,
     ax: Axes | None = None,
@@ -184,6 +191,7 @@ def propagator(
     return ax
 
 
+@checked
 def learning_curves(
     history: Sequence[dict[str, Any]],
     metric: str,
@@ -216,6 +224,7 @@ def learning_curves(
     return ax
 
 
+@checked
 def attention(
     weights: Float[np.ndarray, "T L"],
     source: Sequence[str],

@@ -10,12 +10,14 @@ import inspect
 import sys
 from typing import Any
 
+from jaxrnn.annotations import checked
 from jaxrnn.cells import CELLS, CellEntry
 from jaxrnn.report.document import Report
 
 CELLS_HEADER = ("cell", "equations", "S", "parameters", "FLOPs", "Jacobian", "parallel", "paper")
 
 
+@checked
 def cell_rows(in_features: int, hidden_features: int) -> list[tuple[str, ...]]:
     """Return the table of cells with F features and H units, a row a cell under `CELLS_HEADER`."""
     return [_row(entry, in_features, hidden_features) for entry in CELLS.values()]
@@ -28,6 +30,7 @@ def _row(entry: CellEntry, in_features: int, hidden_features: int) -> tuple[str,
     return (entry.name, entry.equations, *sizes, entry.jacobian, parallel, entry.paper)
 
 
+@checked
 def cells_page(in_features: int, hidden_features: int) -> str:
     """Return the page of cells as Markdown: the table, then equations, paper and weakness by family."""
     page = Report("Cells")

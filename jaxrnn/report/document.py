@@ -15,6 +15,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from jaxrnn.annotations import checked
 from jaxrnn.files import replace_file, writing
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -65,15 +66,18 @@ class Report:
       title: its heading.
     """
 
+    @checked
     def __init__(self, title: str):
         self._title = title
         self._blocks = [f"# {plain(title)}"]
         self._figures: list[str] = []
 
+    @checked
     def heading(self, text: str) -> None:
         """Begin a section."""
         self._blocks.append(f"## {text}")
 
+    @checked
     def paragraph(self, text: str) -> None:
         """Add a paragraph of Markdown."""
         self._blocks.append(text)
@@ -84,12 +88,14 @@ class Report:
         fence = "`" * max(3, longest + 1)
         self._blocks.append(f"{fence}\n{text}\n{fence}")
 
+    @checked
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Add a table; a bar or a line's end inside a cell does not end the cell."""
         lines = [header, ["---"] * len(header), *rows]
         cells = [[_cell(text) for text in line] for line in lines]
         self._blocks.append("\n".join("| " + " | ".join(line) + " |" for line in cells))
 
+    @checked
     def figure(self, path: str, caption: str) -> None:
         """Add a figure by its path relative to the report, with a caption below it."""
         self._figures.append(path)
@@ -101,6 +107,7 @@ class Report:
         """The document as Markdown."""
         return "\n\n".join(self._blocks) + "\n"
 
+    @checked
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write ``report.md`` and ``report.html`` into a folder and return their paths.
 

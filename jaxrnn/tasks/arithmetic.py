@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.objectives import accuracy, mse
 from jaxrnn.tasks.synthetic import synthetic
 from jaxrnn.typing import Key
 
 
+@checked
 def adding(length: int = 200) -> Task:
     """Add the two numbers of a sequence that are marked, one in each half.
 
@@ -50,6 +52,7 @@ def _adding(length: int, key: Key, batch: int) -> Batch:
     return Batch(inputs, (values * marks).sum(axis=0)[:, None], jnp.ones(batch, bool))
 
 
+@checked
 def temporal_order(length: int = 100) -> Task:
     """Name the order of two symbols, X or Y each, that stand far apart among distractors.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Batch
 from jaxrnn.tasks.sources import Source, Stretch, check_range
 from jaxrnn.typing import Key
@@ -163,6 +164,7 @@ class Buckets(Source):
             yield from group.batches(batch_size)
 
 
+@checked
 def bucketed(inputs: Sequence[np.ndarray], targets: Sequence[Any], groups: int = 4) -> Source:
     """Return a source over sequences of many lengths, grouped so that groups have like numbers of steps.
 

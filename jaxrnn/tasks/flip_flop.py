@@ -15,9 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Key
 
 
+@checked
 def flip_flop(
     key: Key, *, steps: int, batch: int, bits: int = 3, probability: float = 0.1
 ) -> tuple[Float[Array, "T B F"], Float[Array, "T B F"]]:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.objectives import accuracy, exact
 from jaxrnn.tasks.synthetic import synthetic
@@ -26,6 +27,7 @@ Range = tuple[int, int]
 """Least and largest length."""
 
 
+@checked
 def parity(longest: int = 40, tested: int = 500) -> Task:
     """Tell whether a string of a's and b's has an odd number of b's.
 
@@ -38,6 +40,7 @@ def parity(longest: int = 40, tested: int = 500) -> Task:
     )
 
 
+@checked
 def even_pairs(longest: int = 40, tested: int = 500) -> Task:
     """Tell whether the pairs ab and ba of a string come to an even number together.
 
@@ -55,6 +58,7 @@ def even_pairs(longest: int = 40, tested: int = 500) -> Task:
     return _regular("even-pairs", 2, 2, differs, longest, tested)
 
 
+@checked
 def cycle(longest: int = 40, tested: int = 500) -> Task:
     """Tell where on a circle of five places one stands after steps of +1, −1 and 0.
 
@@ -101,6 +105,7 @@ def _regular(
     )
 
 
+@checked
 def reverse_string(longest: int = 40, tested: int = 500) -> Task:
     """Repeat a string of a's and b's backwards, after it has ended.
 
@@ -136,6 +141,7 @@ def _reversed(lengths: Range, key: Key, batch: int) -> Batch:
     return Batch(jax.nn.one_hot(shown, 3), asked, mask, 2 * each[0])
 
 
+@checked
 def anbn(longest: int = 50, tested: int = 100) -> Task:
     """Read aⁿbⁿ and say after each letter which ones may follow: a, b, or the end.
 
@@ -172,6 +178,7 @@ def _anbn(lengths: Range, key: Key, batch: int) -> Batch:
     return Batch(letters, allowed, steps < 2 * n, 2 * n[0])
 
 
+@checked
 def dyck(kinds: int = 2, longest: int = 50, tested: int = 100, depth: int = 10) -> Task:
     """Read well-nested brackets and say which may follow: those that open, and the one that closes.
 
@@ -236,6 +243,7 @@ _OPERATORS = ("max", "min", "median", "sum modulo 10")
 _CLOSE = 10 + len(_OPERATORS)
 
 
+@checked
 def listops(length: int = 100, depth: int = 5, most: int = 5) -> Task:
     """Give the value, a digit, of nested lists such as [max 2 9 [min 4 7] 0].
 

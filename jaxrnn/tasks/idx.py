@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.files import read_bytes
 
 _UINT8 = 0x08
 
 
+@checked
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an IDX file of bytes, compressed or not.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.files import find_files, read_text
 from jaxrnn.tasks.objectives import Metric, bits, perplexity
@@ -47,15 +48,18 @@ class LanguageModelling(Task):
         carry, logits = model.read(batch.inputs, carry=start, dropout_key=key)
         return jax.lax.stop_gradient(carry), logits
 
+    @checked
     def encode(self, text: str) -> Any:
         """Return the tokens of a text [T]."""
         return self.vocabulary.encode(text.split(self.joint) if self.joint else list(text))
 
+    @checked
     def decode(self, tokens: Any) -> str:
         """Return the text of tokens [T]."""
         return self.joint.join(self.vocabulary.decode(tokens))
 
 
+@checked
 def characters(file: str | os.PathLike[str] | None = None, window: int = 100) -> Task:
     """Name the next character of a text.
 
@@ -73,6 +77,7 @@ def characters(file: str | os.PathLike[str] | None = None, window: int = 100) ->
     return _modelling("characters", list(text), "", window, bits, None, _source(file))
 
 
+@checked
 def words(
     file: str | os.PathLike[str] | None = None, window: int = 35, largest: int = 10_000
 ) -> Task:
@@ -94,6 +99,7 @@ def words(
     return _modelling("words", each, " ", window, perplexity, largest, _source(file))
 
 
+@checked
 def shakespeare(folder: str | os.PathLike[str] | None = None, window: int = 100) -> Task:
     """Name the next character of Tiny Shakespeare, 1,115,394 characters of his plays (Karpathy 2015).
 

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike
 
 Count = Callable[[Any, Any, Any], Any]
@@ -141,6 +142,7 @@ perplexity = Metric("perplexity", False, _of_loss("cross_entropy"), lambda sums:
 """exp of the mean −log p(target): of how many equally likely answers the truth was one."""
 
 
+@checked
 def entity_f1(labels: Sequence[str]) -> Metric:
     """Return the F1 of whole entities: those found with the right kind, beginning and end.
 

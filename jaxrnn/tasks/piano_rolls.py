@@ -10,6 +10,7 @@ import numpy as np
 import scipy.io
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Task
 from jaxrnn.tasks.examples import bucketed
 from jaxrnn.tasks.files import find_files
@@ -20,6 +21,7 @@ _KEYS = 88
 _PARTS = ("traindata", "validdata", "testdata")
 
 
+@checked
 def jsb_chorales(folder: str | os.PathLike[str] | None = None) -> Task:
     """Foretell Bach's chorales, chord by chord.
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Num
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Task
 from jaxrnn.tasks.examples import Examples
 from jaxrnn.tasks.files import find_files
@@ -56,6 +57,7 @@ def digits() -> Task:
     )
 
 
+@checked
 def mnist(
     folder: str | os.PathLike[str] | None = None, side: int = 28, permuted: bool = False
 ) -> Task:
@@ -130,6 +132,7 @@ def image_classification(
     )
 
 
+@checked
 def pixels(
     images: Num[np.ndarray, "N ..."], labels: Num[np.ndarray, "M"], scale: float
 ) -> Examples:

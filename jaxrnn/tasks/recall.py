@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.flip_flop import flip_flop as draw_flip_flop
 from jaxrnn.tasks.objectives import accuracy, mse, nats
@@ -24,6 +25,7 @@ from jaxrnn.tasks.synthetic import synthetic
 from jaxrnn.typing import Key
 
 
+@checked
 def copy_memory(delay: int = 100, symbols: int = 10, alphabet: int = 8) -> Task:
     """Repeat a string of symbols after a long delay.
 
@@ -61,6 +63,7 @@ def _copy(delay: int, symbols: int, alphabet: int, key: Key, batch: int) -> Batc
     return Batch(jax.nn.one_hot(shown, alphabet + 2), asked, jnp.ones(asked.shape, bool))
 
 
+@checked
 def selective_copy(length: int = 100, symbols: int = 10, alphabet: int = 8) -> Task:
     """Repeat the symbols of a string in which they stand at random places, in their order.
 
@@ -102,6 +105,7 @@ def _selective(length: int, symbols: int, alphabet: int, key: Key, batch: int) -
     return Batch(inputs, asked, jnp.broadcast_to(mask[:, None], asked.shape))
 
 
+@checked
 def first_token(length: int = 100, alphabet: int = 8) -> Task:
     """Name the first token of a sequence after the last one.
 
@@ -132,6 +136,7 @@ def _first(length: int, alphabet: int, key: Key, batch: int) -> Batch:
     return Batch(jax.nn.one_hot(tokens, alphabet), tokens[0], jnp.ones(batch, bool))
 
 
+@checked
 def flip_flop(length: int = 100, bits: int = 3, probability: float = 0.1) -> Task:
     """Hold the last pulse that came in each of some channels.
 
@@ -164,6 +169,7 @@ def flip_flop(length: int = 100, bits: int = 3, probability: float = 0.1) -> Tas
     )
 
 
+@checked
 def agreement(gap: int = 20, fillers: int = 20, cues: int = 2) -> Task:
     """Choose the verb that a cue at the beginning of a sentence asks for, after a gap of other words.
 
@@ -199,6 +205,7 @@ def _agreement(gap: int, fillers: int, cues: int, key: Key, batch: int) -> Batch
     return Batch(sentence, cue[0], jnp.ones(batch, bool))
 
 
+@checked
 def shifted_labels(shift: int = 10, length: int = 100, alphabet: int = 4) -> Task:
     """Name, at every step, the token of some steps ago, or of some steps ahead.
 
@@ -235,6 +242,7 @@ def _shifted(shift: int, length: int, alphabet: int, key: Key, batch: int) -> Ba
     return Batch(jax.nn.one_hot(tokens, alphabet), jnp.roll(tokens, shift, axis=0), mask)
 
 
+@checked
 def associative_recall(pairs: int = 8, keys: int = 26, values: int = 10) -> Task:
     """Name the value that stood beside a key, among pairs of keys and values.
 

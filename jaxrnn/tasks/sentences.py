@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Task
 from jaxrnn.tasks.examples import bucketed
 from jaxrnn.tasks.files import find_files, read_lines
@@ -49,6 +50,7 @@ def _encode(vocabulary: Vocabulary, words: Sequence[str]) -> Int[np.ndarray, "T"
     return vocabulary.encode([word if word in vocabulary else shape(word) for word in words])
 
 
+@checked
 def sentiment(folder: str | os.PathLike[str] | None = None, least: int = 2) -> Task:
     """Tell whether a sentence of a film review is for or against the film.
 
@@ -101,6 +103,7 @@ def sentiment(folder: str | os.PathLike[str] | None = None, least: int = 2) -> T
     )
 
 
+@checked
 def wnut17(folder: str | os.PathLike[str] | None = None, least: int = 2) -> Task:
     """Mark the words of messages that name a person, place, group, product or work: WNUT 2017.
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.examples import Examples
 from jaxrnn.tasks.objectives import rmse
@@ -26,6 +27,7 @@ from jaxrnn.typing import Key
 Field = Callable[[np.ndarray], np.ndarray]
 
 
+@checked
 def fitzhugh_nagumo(length: int = 1_000) -> Task:
     """Foretell the next value of a neuron that fires: the two-scale system of FitzHugh and Nagumo.
 
@@ -51,6 +53,7 @@ def _fitzhugh_nagumo(state: np.ndarray) -> np.ndarray:
     return np.stack([v - v**3 / 3 - w + 0.5, 0.02 * (v + 0.7 - 0.8 * w)])
 
 
+@checked
 def lorenz(ahead: int = 10, length: int = 200) -> Task:
     """Foretell the first coordinate of Lorenz's system, which is chaotic.
 
@@ -75,6 +78,7 @@ def _lorenz(state: np.ndarray) -> np.ndarray:
     return np.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z])
 
 
+@checked
 def mackey_glass(ahead: int = 84, length: int = 200, delay: float = 17.0) -> Task:
     """Foretell the Mackey–Glass equation, whose state is a whole stretch of its past.
 
@@ -116,6 +120,7 @@ def _mackey_glass(delay: float, series: int, steps: int) -> Float[np.ndarray, "T
     return x[back :: round(1 / size)][:steps]
 
 
+@checked
 def random_walk(length: int = 100) -> Task:
     """Foretell the next change of a random walk, which nobody can.
 

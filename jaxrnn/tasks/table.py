@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.arithmetic import adding, temporal_order
 from jaxrnn.tasks.base import Task
 from jaxrnn.tasks.formal import anbn, cycle, dyck, even_pairs, listops, parity, reverse_string
@@ -105,6 +106,7 @@ TASKS: dict[str, TaskEntry] = {
 }
 
 
+@checked
 def load_task(name: str, folder: str | os.PathLike[str] | None = None, **settings: Any) -> Task:
     """Load a task by its name.
 

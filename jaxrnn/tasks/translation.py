@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.examples import bucketed
 from jaxrnn.tasks.files import find_files, read_lines
@@ -51,6 +52,7 @@ class Translation(Task):
         return None, decoded.logits
 
 
+@checked
 def multi30k(
     folder: str | os.PathLike[str] | None = None, least: int = 2, longest: int = 40
 ) -> Task:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike
 
 PAD, UNKNOWN = "<pad>", "<unk>"
@@ -45,6 +46,7 @@ class Vocabulary:
     pad = 0
     unknown = 1
 
+    @checked
     def __init__(self, words: Iterable[str]):
         self.words = (PAD, UNKNOWN, *words)
         self._numbers = {word: number for number, word in enumerate(self.words)}
@@ -77,6 +79,7 @@ class Vocabulary:
     def __contains__(self, word: object) -> bool:
         return word in self._numbers
 
+    @checked
     def encode(self, words: Iterable[str]) -> Int[np.ndarray, "T"]:
         """Return the numbers of words; that of `<unk>` for those that are not known.
 
@@ -87,6 +90,7 @@ class Vocabulary:
             checks.refuse("words", repr(words), "a list of words, as from .split() or list()")
         return np.array([self._numbers.get(word, self.unknown) for word in words], np.int32)
 
+    @checked
     def decode(self, numbers: Iterable[int] | Int[ArrayLike, "T"] | Any) -> list[str]:
         """Return the words of numbers.
 

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.files import refuse_links
 from jaxrnn.training.origin import Origin
 
@@ -57,6 +58,7 @@ class Checkpoints:
       InputError: the folder is a symbolic link or holds one.
     """
 
+    @checked
     def __init__(
         self,
         folder: str | os.PathLike[str],

@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.tasks import Sampler, Task
 from jaxrnn.training.checkpoints import Checkpoints
 from jaxrnn.training.config import FitConfig
@@ -108,6 +109,7 @@ class FitResult:
         return float(sum(row["compile_seconds"] for row in self.history))
 
 
+@checked
 def fit(
     make_model: Callable[[nnx.Rngs], Any],
     task: Task,
@@ -179,6 +181,7 @@ def _result(run: Run, initial: Any, state: State) -> FitResult:
     )
 
 
+@checked
 def load_models(
     make_model: Callable[[nnx.Rngs], Any],
     task: Task,

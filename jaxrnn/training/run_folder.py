@@ -32,6 +32,7 @@ import filelock
 import jax
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.files import (
     UNFINISHED,
     append_line,
@@ -64,6 +65,7 @@ class RunFolder:
       InputError: the folder holds a run already, or one with other settings, or cannot be written.
     """
 
+    @checked
     def __init__(
         self, path: str | os.PathLike[str], config: dict[str, Any], *, resume: bool = False
     ):
@@ -179,11 +181,13 @@ class RunFolder:
         return kept
 
 
+@checked
 def holds_run(path: str | os.PathLike[str]) -> bool:
     """Tell whether a folder holds a run that can be resumed."""
     return os.path.isfile(Path(path) / _CONFIG)
 
 
+@checked
 def read_metrics(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """Read the metrics of a run; a last line that was cut off by a crash is left out.
 
@@ -226,6 +230,7 @@ def _shortened(text: str) -> str:
     return repr(text if len(text) <= 80 else f"{text[:79]}…")
 
 
+@checked
 def read_result(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return what a run came to; None if it has not come to its end.
 
@@ -236,6 +241,7 @@ def read_result(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return _object("result", file, read) if os.path.lexists(file) else None
 
 
+@checked
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the settings of a run.
 

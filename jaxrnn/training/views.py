@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.layers import RNN
 from jaxrnn.models import Embedded, LanguageModel, SequenceClassifier
 from jaxrnn.tasks import Batch, Source, Task
@@ -57,6 +58,7 @@ def view(model: Any, task: Task, batch: Batch) -> View | None:
     return View(layer.cell, jnp.asarray(xs), loss)
 
 
+@checked
 def whole_sequences(source: Source, count: int) -> Batch:
     """Return up to so many sequences of one length, the longest there is among the first `_SEARCHED`."""
     batch = source.take(count)

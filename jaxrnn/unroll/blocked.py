@@ -33,6 +33,7 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.steps import in_forward_mode, varying_alike
 from jaxrnn.typing import Carry, SplitCell, Step
 from jaxrnn.unroll.blocks import at, even
@@ -62,6 +63,7 @@ _OTHERS = (
 )
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Blocked(Method):
     """Any step that multiplies by weights, block by block.

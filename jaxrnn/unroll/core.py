@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.steps import begin, compiled, in_forward_mode, own_carry, varying_alike
 from jaxrnn.typing import Carry, Lengths, Step
 from jaxrnn.unroll.blocked import default_method
@@ -24,6 +25,7 @@ from jaxrnn.unroll.record import Frames, Method, Unrolled
 from jaxrnn.unroll.scan import Scan
 
 
+@checked
 def unroll(
     cell: Step,
     xs: Any,

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental import rnn
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.blocks import before_each
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
@@ -25,6 +26,7 @@ from jaxrnn.unroll.record import Frames, Method, Unrolled, seen, where
 _GATES = ("input", "forget", "cell", "output")
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class CuDNN(Method):
     """cuDNN's LSTM, on NVIDIA GPUs.

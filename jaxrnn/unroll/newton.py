@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.steps import batch_axes, carry_of, flat_state
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.associative import diagonal_recurrence
@@ -49,6 +50,7 @@ _Advance = Callable[..., Any]
 """One step of the whole state: (state [*B, S], frame, *weights) -> state."""
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Newton(Method):
     """Newton's method over all steps.

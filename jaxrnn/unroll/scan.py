@@ -13,10 +13,12 @@ import dataclasses
 import jax
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.record import Frames, Method, Unrolled, framed_step
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Scan(Method):
     """``lax.scan`` over the steps.

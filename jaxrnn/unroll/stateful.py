@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.steps import begin
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.core import unroll
@@ -40,6 +41,7 @@ class Stateful:
       True
     """
 
+    @checked
     def __init__(self, cell: Step, carry: Carry | None = None):
         self.cell = cell
         self.carry = carry
@@ -68,6 +70,7 @@ class Stateful:
         """Return where the stream began, and where episodes begin."""
         return begin(self.cell, xs, self._first)[0]
 
+    @checked
     def reset(self, carry: Carry | None = None) -> None:
         """Start anew, from `carry` or the cell's own initial carry."""
         self.carry = self._first = carry

@@ -409,7 +409,7 @@ def test_the_warning_points_at_the_line_that_asked():
     ("options", "message"),
     [
         ({"k": 3}, "k: got 3; expected a whole number from 1 to 2"),
-        ({"k": True}, "k: got True; expected a whole number"),
+        ({"k": True}, "k: got bool True; expected a whole number"),
         ({"warmup": 50}, "warmup: got 50; expected a whole number from 0 to 49"),
         ({"renorm_every": 0}, "renorm_every: got 0"),
         ({"carry": jnp.array([1, 2])}, "carry: got int"),
