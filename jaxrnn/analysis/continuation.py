@@ -16,10 +16,17 @@ there is told by the eigenvalue on the circle:
     +1, and μ goes on       branch point: another branch crosses, as at a pitchfork or transcritical point
     −1                      flip: a cycle of period 2 branches off
     a complex pair          Neimark–Sacker: an invariant circle branches off
+    none near the circle    border collision: the map has a kink there, over which eigenvalues jump
 
-Weakness: one branch at a time, and S³ work a point. Where within one step an eigenvalue leaves the circle
-and another enters, nothing is seen; a smaller `max_step` shows it. On which side of a bifurcation the new
-branch lies is not computed: start another branch there, or look for `cycles`.
+The last is in di Bernardo, Budd, Champneys & Kowalczyk, "Piecewise-smooth Dynamical Systems", 2008. An
+eigenvalue may also touch 1 and go back. This is seen where μ turns, as on the branch that ends in a pitchfork
+and goes on as its mirror image, or where the bordered determinant det [∂G/∂z; tᵀ] changes its sign, as it
+does at every simple branch point (Keller 1977).
+
+Weakness: one branch at a time, and S³ work a point. Where within one step an eigenvalue leaves the circle and
+another enters, nothing is seen but for the two signs; a smaller `max_step` shows it. A kink at which the
+branch turns by more than a right angle ends it as "lost". On which side of a bifurcation the new branch lies
+is not computed: start another branch there, or look for `cycles`.
 """
 
 from __future__ import annotations
@@ -52,7 +59,11 @@ _SHORTEST = 1e-6
 """The part of the longest step below which the branch counts as lost."""
 
 _STRAIGHT = 0.95
-"""The least cosine between the tangents of neighbours: a sharper turn may be another branch."""
+"""The least cosine between the tangents of neighbours: a sharper turn may be another branch, or, where the
+shortest step still shows it, a kink of this one."""
+
+
+_COLLISION = "border collision"
 
 
 @jax.tree_util.register_dataclass
@@ -61,10 +72,11 @@ class Bifurcation:
     """A point of a branch where eigenvalues cross the unit circle.
 
     Attributes:
-      kind: "fold", "branch point", "flip" or "Neimark–Sacker".
+      kind: "fold", "branch point", "flip", "Neimark–Sacker" or "border collision".
       parameter: μ there.
       state: s there [S].
-      eigenvalue: the one on the circle; of a pair, that with positive imaginary part.
+      eigenvalue: the one on the circle, or at a border collision the nearest to it on one side; of a pair,
+        that with positive imaginary part.
       position: the number of points of the branch that come before it.
     """
 
@@ -87,7 +99,7 @@ class Branch:
       parameters: μ [K].
       carries: the fixed points as carries, leaves [K, H].
       eigenvalues: of ∂F/∂s, by falling modulus [K, S].
-      bifurcations: where stability changes, in the order of the curve.
+      bifurcations: where stability changes, or an eigenvalue touches 1, in the order of the curve.
       ending: why it ends: "reached the end", "returned to the beginning", "out of points", or "lost", where
         even the shortest step found no next point.
     """
@@ -201,11 +213,12 @@ def _check(cell: Step, path: Callable[[Any], Any], start: Carry, begin: float, e
 
 
 class _Point(NamedTuple):
-    """A point of the curve: z = (s, μ) and the unit tangent there [S + 1], eigenvalues [S]."""
+    """A point of the curve: z = (s, μ) and the unit tangent t [S + 1], eigenvalues [S], det [∂G/∂z; tᵀ]."""
 
     place: np.ndarray
     tangent: np.ndarray
     eigenvalues: np.ndarray
+    determinant: float
 
     @property
     def unstable(self) -> int:
@@ -233,8 +246,13 @@ class _Curve:
         """
         with jax.default_matmul_precision("highest"):  # as in `jaxrnn.analysis.roots`
             place, slopes, jacobian, found = self.correct(guess, border, self.tolerance)
-        tangent = _tangent(np.asarray(slopes), along)
-        return _Point(np.asarray(place), tangent, eigenvalues_of(jacobian[None])[0]), bool(found)
+        slopes = np.asarray(slopes)
+        tangent = _tangent(slopes, along)
+        with np.errstate(invalid="ignore"):  # no point was found, and slopes are NaN
+            sign, log = np.linalg.slogdet(np.vstack([slopes, tangent]).astype(np.float64))
+        determinant = float(sign * np.exp(np.clip(log, -700, 700)))
+        values = eigenvalues_of(jacobian[None])[0]
+        return _Point(np.asarray(place), tangent, values, determinant), bool(found)
 
     def ahead(self, point: _Point, length: float) -> tuple[_Point, bool]:
         """Return the point at a distance along the tangent."""
@@ -259,10 +277,13 @@ class _Curve:
 
     def next(self, point: _Point, length: float) -> tuple[_Point | None, float]:
         """Return the next point and the length to try after it; None where there is none."""
-        while length >= _SHORTEST * self.max_step:
+        shortest = _SHORTEST * self.max_step
+        while length >= shortest:
             found, converged = self.ahead(point, length)
             if converged and found.tangent @ point.tangent > _STRAIGHT:
                 return found, min(1.5 * length, self.max_step)
+            if converged and length < 2 * shortest:
+                return found, length
             length /= 2
         return None, length
 
@@ -349,25 +370,41 @@ def _beyond(point: _Point, bound: float, direction: float) -> bool:
 
 @one_blas_thread
 def _bifurcations(curve: _Curve, points: list[_Point]) -> tuple[Bifurcation, ...]:
-    """Return what happens between neighbours of different stability."""
+    """Return what happens between neighbours."""
     found = []
     for position, (one, other) in enumerate(itertools.pairwise(points), start=1):
         low, high = sorted((one.unstable, other.unstable))
         crossings = [_crossing(curve, one, other, rank) for rank in range(low, high)]
         turns = bool(one.tangent[-1] * other.tangent[-1] < 0)
-        for group in _together(sorted(crossings, key=operator.itemgetter(0))):
-            point = group[0][1]
-            found += [
-                Bifurcation(
-                    kind=_kind(value, turns),
-                    parameter=float(point.place[-1]),
-                    state=point.place[:-1],
-                    eigenvalue=value,
-                    position=position,
-                )
-                for value in _on_the_circle(point, len(group))
-            ]
+        happens = [
+            (_kind(value, turns, point), value, point)
+            for group in _together(sorted(crossings, key=operator.itemgetter(0)))
+            for point in [group[0][1]]
+            for value in _on_the_circle(point, len(group))
+        ]
+        if not crossings:
+            happens = _touching(curve, one, other, turns)
+        found += [
+            Bifurcation(kind, float(point.place[-1]), point.place[:-1], value, position)
+            for kind, value, point in happens
+        ]
     return tuple(found)
+
+
+def _touching(
+    curve: _Curve, one: _Point, other: _Point, turns: bool
+) -> list[tuple[str, complex, _Point]]:
+    """Return what happens between two neighbours of the same stability: an eigenvalue may touch 1."""
+    if turns:
+        test = lambda point: float(point.tangent[-1])  # noqa: E731
+    elif one.determinant * other.determinant < 0:
+        test = lambda point: point.determinant  # noqa: E731
+    else:
+        return []
+    _, point = _between(curve, one, other, test)
+    value = min(map(complex, point.eigenvalues), key=lambda v: abs(v - 1))
+    kind = "branch point" if _is_near_circle(value, point) else _COLLISION
+    return [(kind, value, point)]
 
 
 def _together(crossings: list[tuple[float, _Point]]) -> list[list[tuple[float, _Point]]]:
@@ -393,29 +430,43 @@ def _on_the_circle(point: _Point, count: int) -> list[complex]:
 
 def _crossing(curve: _Curve, one: _Point, other: _Point, rank: int) -> tuple[float, _Point]:
     """Find where between two neighbours the eigenvalue that comes `rank`-th by modulus is on the circle."""
+    return _between(curve, one, other, lambda point: float(np.abs(point.eigenvalues[rank])) - 1)
+
+
+def _between(
+    curve: _Curve, one: _Point, other: _Point, test: Callable[[_Point], float]
+) -> tuple[float, _Point]:
+    """Find where between two neighbours a function of the point, of either sign at them, is zero or jumps."""
     whole = float(one.tangent @ (other.place - one.place))
     # Near a branch point Newton's method finds its branch only from nearby: what is known grows on the way.
     known = {0.0: one, whole: other}
 
-    def excess(length):
+    def at(length):
         if length not in known:
             low = max(place for place in known if place < length)
             high = min(place for place in known if place > length)
             known[length] = curve.between(
                 one.tangent, known[low], known[high], (length - low) / (high - low)
             )
-        return float(np.abs(known[length].eigenvalues[rank])) - 1
+        return test(known[length])
 
     rounding = 4 * float(np.finfo(one.place.dtype).eps)
     found = root_scalar(
-        excess, bracket=(0.0, whole), method="brentq", xtol=rounding * whole, rtol=rounding
+        at, bracket=(0.0, whole), method="brentq", xtol=rounding * whole, rtol=rounding
     )
     length = float(found.root)
-    excess(length)
+    at(length)
     return length, known[length]
 
 
-def _kind(value: complex, turns: bool) -> str:
+def _is_near_circle(value: complex, point: _Point) -> bool:
+    """Tell whether an eigenvalue is on the circle to the accuracy of one of a Jordan block of size 3."""
+    return abs(abs(value) - 1) <= float(np.finfo(point.place.dtype).eps) ** (1 / 3)
+
+
+def _kind(value: complex, turns: bool, point: _Point) -> str:
+    if not _is_near_circle(value, point):
+        return _COLLISION
     if value.imag:
         return "Neimark–Sacker"
     if value.real < 0:

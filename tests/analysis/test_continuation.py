@@ -40,6 +40,54 @@ def henon(s, a):
     return jnp.stack([a - u**2 + v, 0.3 * u]), s
 
 
+def test_branch_that_comes_down_to_a_pitchfork_turns_there(x64):
+    """s = tanh(w s): from w = 2 the upper branch goes to s = 0 at w = 1 and back up as the lower one."""
+    step = lambda s, w: (jnp.tanh(w * s), s)  # noqa: E731
+    branch = continuation(step, itself, jnp.array([0.957]), begin=2.0, end=0.5)
+    assert branch.ending == "returned to the beginning"
+    assert kinds(branch) == ["branch point"]
+    np.testing.assert_allclose(places(branch), [1.0], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(branch.bifurcations[0].eigenvalue, 1, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(branch.states[-1], -branch.states[0], rtol=0, atol=1e-12)
+
+
+def test_two_cycle_of_the_logistic_map_is_born_at_3(x64):
+    def twice(s, r):
+        for _ in range(2):
+            s = r * s * (1 - s)
+        return s, s
+
+    start = jnp.array([0.5130])  # of the two-cycle at r = 3.2: 0.5130, 0.7995
+    branch = continuation(twice, itself, start, begin=3.2, end=2.5)
+    assert kinds(branch) == ["branch point"]
+    np.testing.assert_allclose(places(branch), [3.0], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(branch.bifurcations[0].state, [2 / 3], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.3, -2.2), (0.3, 1.1), (0.1, -9.0)])
+def test_border_collision_is_no_smooth_bifurcation(before, after, x64):
+    """F has the slope `before` left of s = 0 and `after` right of it; at μ = 0 the point is at 0."""
+
+    def step(s, mu):
+        moved = jnp.where(s < 0, before * s, after * s) + mu
+        return moved, moved
+
+    branch = continuation(step, itself, jnp.array([-1 / (1 - before)]), begin=-1.0, end=1.0)
+    assert kinds(branch) == ["border collision"]
+    np.testing.assert_allclose(places(branch), [0.0], rtol=0, atol=1e-6)
+    lowest, highest = np.min(branch.eigenvalues.real), np.max(branch.eigenvalues.real)
+    np.testing.assert_allclose([lowest, highest], sorted((before, after)), rtol=1e-12)
+
+
+def test_border_collision_of_a_relu_network(dtype):
+    step = lambda s, mu: (0.3 * s + jax.nn.relu(mu - 2.5 * s), s)  # noqa: E731
+    branch = continuation(step, itself, jnp.zeros(1, dtype), begin=-1.0, end=1.0)
+    assert kinds(branch) == ["border collision"]
+    np.testing.assert_allclose(places(branch), [0.0], rtol=0, atol=1e-4)
+    assert branch.ending == "reached the end"
+    np.testing.assert_allclose(branch.states[-1], [1 / 3.2], rtol=1e-5)
+
+
 @pytest.mark.parametrize("w", [1.1, 2.0, 5.0])
 def test_folds_of_a_tanh_unit(w, x64):
     """1 − s² = 1/w and μ = artanh s − w s: hysteresis between ±μ."""
