@@ -26,7 +26,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxrnn.typing import ArrayLike, Carry, SplitCell, prepared
+
+_R = TypeVar("_R")
 
 
 class SplitWarning(UserWarning):
@@ -114,27 +116,38 @@ def _say_once(kind: type, why: str) -> None:
     warnings.warn(text, SplitWarning, stacklevel=3)
 
 
-def _finding(cell: SplitCell, carry: Carry, x: Any) -> Finding:
-    held = jax.tree.leaves(cell)
-    if not (held and all(isinstance(leaf, ArrayLike) for leaf in held)):
-        carry, x = jax.tree.map(_shape, (carry, x))
-        return _look(lambda _: cell, None, carry, x)
-    leaves, tree = jax.tree.flatten((cell, carry, x))
-    return _kept(tree, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
-
-
 def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
 
-@functools.lru_cache(maxsize=1024)
-def _kept(tree: Any, forms: tuple[tuple[Any, Any], ...]) -> Finding:
-    """Look at a cell of arrays, once for each structure and each shape and dtype of the arrays."""
-    cell, carry, x = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*form) for form in forms])
-    return _look(lambda held: held, jax.eval_shape(prepared, cell), carry, x)
+def once_a_form(look: Callable[..., _R]) -> Callable[..., _R]:
+    """Let a function see the shapes of a step alone, and keep its result for each form of a cell of arrays.
+
+    The function is ``look(cell_of, held, carry, x, **static)``, and is then called as ``look(cell, carry, x,
+    **static)``. It gets the arrays that the cell holds, by their shapes, and a function that makes the cell
+    of them. A form is a structure with the shapes and dtypes of its arrays. What is no tree of arrays, such
+    as a plain function, holds none, and is looked at every time.
+    """
+
+    @functools.lru_cache(maxsize=1024)
+    def kept(tree: Any, forms: tuple[tuple[Any, Any], ...], static: tuple[Any, ...]) -> _R:
+        cell, carry, x = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*form) for form in forms])
+        return look(lambda held: held, jax.eval_shape(prepared, cell), carry, x, **dict(static))
+
+    @functools.wraps(look)
+    def seen(cell: Any, carry: Carry, x: Any, **static: Any) -> _R:
+        held = jax.tree.leaves(cell)
+        if not (held and all(isinstance(leaf, ArrayLike) for leaf in held)):
+            return look(lambda _: cell, None, *jax.tree.map(_shape, (carry, x)), **static)
+        leaves, tree = jax.tree.flatten((cell, carry, x))
+        forms = tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        return kept(tree, forms, tuple(static.items()))
+
+    return seen
 
 
-def _look(cell_of: Callable[[Any], SplitCell], held: Any, carry: Carry, x: Any) -> Finding:
+@once_a_form
+def _finding(cell_of: Callable[[Any], SplitCell], held: Any, carry: Carry, x: Any) -> Finding:
     """Look at a cell that is made of the arrays that it holds, given by their shapes, as all others are."""
     try:
         made = _steps_alike(cell_of, held, carry, x)

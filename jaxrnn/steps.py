@@ -19,6 +19,7 @@ from jax.interpreters.ad import JVPTracer
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
+from jaxrnn.batching import for_batch
 from jaxrnn.contract import parts_make_step
 from jaxrnn.typing import ArrayLike, Carry, Step, prepared
 
@@ -47,7 +48,8 @@ def begin(
     if not jax.tree.leaves(carry):
         checks.refuse("carry", checks.describe(carry), "at least one array, leaves [*B, H]")
     batch = batch_axes(cell, xs, carry)
-    _check_step(cell, carry, xs)
+    x = shapes_of_one(xs)
+    _check_step(for_batch(cell, carry, x, batch), carry, x)
     return carry, steps, batch
 
 
@@ -59,27 +61,61 @@ def shapes_of_one(steps: Any) -> Any:
 def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
     """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S].
 
+    Leaves that are no floats, such as counters and random keys, are no part of the state.
+
     Raises:
-      InputError: leaves whose leading axes are not the same.
+      InputError: leaves of floats whose leading axes are not the same, or none of them.
     """
-    if len({leaf.shape[:leading] for leaf in jax.tree.leaves(carry)}) > 1:
+    leaves = list(filter(is_of_floats, jax.tree.leaves(carry)))
+    if not leaves:
+        checks.refuse("carry", checks.describe(carry), "at least one leaf of floats")
+    if len({leaf.shape[:leading] for leaf in leaves}) > 1:
         checks.refuse("carry", checks.describe(carry), "leaves [*B, H] with the same *B")
-    leaves = [
-        leaf.reshape(*leaf.shape[:leading], math.prod(leaf.shape[leading:]))
-        for leaf in jax.tree.leaves(carry)
-    ]
-    return jnp.concatenate(leaves, axis=-1)
+    flat = [leaf.reshape(*leaf.shape[:leading], math.prod(leaf.shape[leading:])) for leaf in leaves]
+    return jnp.concatenate(flat, axis=-1)
 
 
 def carry_of(state: Inexact[Array, "*L S"], like: Carry) -> Carry:
-    """Cut a state [*L, S] into a carry with the leaves of `like`, which has the same leading axes."""
+    """Cut a state [*L, S] into a carry with the leaves of `like`, which has the same leading axes.
+
+    Leaves of `like` that are no floats are taken over as they are.
+    """
     leaves, treedef = jax.tree.flatten(like)
     cuts, start = [], 0
     for leaf in leaves:
+        if not is_of_floats(leaf):
+            cuts.append(leaf)
+            continue
         size = math.prod(leaf.shape[state.ndim - 1 :])
         cuts.append(state[..., start : start + size].reshape(leaf.shape).astype(leaf.dtype))
         start += size
     return jax.tree.unflatten(treedef, cuts)
+
+
+def is_of_floats(leaf: Any) -> bool:
+    """Tell whether a leaf of a carry is part of the state: of floats, real or complex."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def moves_state(
+    cell: Step, carry: Carry, x: Any, leading: int
+) -> Callable[[Any], tuple[Any, Carry]]:
+    """Return the map from a state [*L, S] to the next, which returns the next carry beside it.
+
+    It is what an analysis differentiates: leaves of the carry that are no floats are held as they are.
+
+    Args:
+      cell: the step.
+      carry: the carry whose floats the state replaces.
+      x: the input.
+      leading: how many leading axes *L there are.
+    """
+
+    def move(state: Any) -> tuple[Any, Carry]:
+        moved, _ = cell(carry_of(state, carry), x)
+        return flat_state(moved, leading), moved
+
+    return move
 
 
 def readout_of(cell: Step, carry: Carry, x: Any) -> Callable[[Carry], Any] | None:
@@ -244,9 +280,9 @@ def batch_axes(cell: Step, xs: Any, carry: Carry) -> tuple[int, ...]:
     return next(filter(None, axes), ())
 
 
-def _check_step(cell: Step, carry: Carry, xs: Any) -> None:
+def _check_step(cell: Step, carry: Carry, x: Any) -> None:
     """Refuse a step that does not return the kind of carry it was given."""
-    result = jax.eval_shape(cell, carry, shapes_of_one(xs))
+    result = jax.eval_shape(cell, carry, x)
     if not isinstance(result, tuple) or len(result) != 2:
         checks.refuse("cell", f"a step that returns {checks.describe(result)}", "(carry, y)")
     moved, _ = result

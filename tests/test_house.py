@@ -18,7 +18,16 @@ FLOORS = {
     room: floor
     for floor, rooms in enumerate(
         (
-            ("typing", "checks", "annotations", "files", "contract", "steps", "devices"),
+            (
+                "typing",
+                "checks",
+                "annotations",
+                "files",
+                "contract",
+                "batching",
+                "steps",
+                "devices",
+            ),
             ("cells", "unroll", "analysis", "tasks"),
             ("layers",),
             ("models",),

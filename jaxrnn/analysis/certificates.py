@@ -30,7 +30,8 @@ from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.propagator import Propagator
 from jaxrnn.analysis.spectrum import Spectrum
 from jaxrnn.analysis.trajectory import Trajectory
-from jaxrnn.steps import carry_of, compiled, flat_state, readout_of
+from jaxrnn.batching import for_batch
+from jaxrnn.steps import carry_of, compiled, flat_state, moves_state, readout_of, shapes_of_one
 from jaxrnn.typing import Loss, Step
 
 
@@ -83,14 +84,14 @@ def certify(
 @compiled
 def _jacobian_difference(cell: Step, trajectory: Trajectory, matrices: Any) -> Any:
     depth = len(trajectory.batch)
+    step = for_batch(cell, *_shapes_at_one(trajectory), trajectory.batch)
     states = trajectory.states[:-1]
     directions = jax.random.normal(jax.random.key(0), states.shape, states.dtype)
 
     def pushed(now):
         carry, x, direction = now
-        tangent = carry_of(direction, carry)
-        _, moved = jax.jvp(lambda carry: cell(carry, x)[0], (carry,), (tangent,))
-        return flat_state(moved, depth)
+        move = moves_state(step, carry, x, depth)
+        return jax.jvp(move, (flat_state(carry, depth),), (direction,), has_aux=True)[1]
 
     true = jax.lax.map(pushed, (trajectory.before, trajectory.xs, directions))
     difference = jnp.linalg.norm(
@@ -135,14 +136,21 @@ def _gradient_difference(
 def _gradient_at_first_state(cell: Step, trajectory: Trajectory, output_grads: Any) -> Any:
     """Return ∂L/∂s_1 [*B, S] by autodiff through all later steps; None if y_1 is not read from s_1."""
     first = jax.tree.map(lambda leaf: leaf[1], trajectory.carries)
-    readout = readout_of(cell, first, jax.tree.map(lambda leaf: leaf[0], trajectory.xs))
+    depth = len(trajectory.batch)
+    step = for_batch(cell, *_shapes_at_one(trajectory), trajectory.batch)
+    readout = readout_of(step, first, jax.tree.map(lambda leaf: leaf[0], trajectory.xs))
     if readout is None:
         return None
     rest = jax.tree.map(lambda leaf: leaf[1:], trajectory.xs)
 
-    def outputs(carry):
-        _, later = jax.lax.scan(lambda c, x: cell(c, x), carry, rest, length=trajectory.length - 1)
+    def outputs(state):
+        carry = carry_of(state, first)
+        _, later = jax.lax.scan(lambda c, x: step(c, x), carry, rest, length=trajectory.length - 1)
         return jax.tree.map(lambda y, ys: jnp.concatenate([y[None], ys]), readout(carry), later)
 
-    (gradient,) = jax.vjp(outputs, first)[1](output_grads)
-    return flat_state(gradient, len(trajectory.batch))
+    (gradient,) = jax.vjp(outputs, flat_state(first, depth))[1](output_grads)
+    return gradient
+
+
+def _shapes_at_one(trajectory: Trajectory) -> tuple[Any, Any]:
+    return shapes_of_one(trajectory.carries), shapes_of_one(trajectory.xs)

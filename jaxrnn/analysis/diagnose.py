@@ -47,6 +47,8 @@ from jaxrnn.analysis.spectrum import Spectrum, spectrum_of
 from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.analysis.trajectory import Trajectory, trace
 from jaxrnn.annotations import checked
+from jaxrnn.batching import for_batch
+from jaxrnn.steps import carry_of, flat_state
 from jaxrnn.typing import Carry, Loss, Step, at_least_float32
 
 _FADED = math.log(100.0)
@@ -321,7 +323,7 @@ def diagnose(
     if has_parameters(cell):
         contributions = part("gradient by lag", lambda: _contributions(cell, path, loss))
     exponents = part("Lyapunov exponents", lambda: _exponents(cell, path, start))
-    if _floats(path.xs):
+    if _floats((path.xs, start)):
         points = part("fixed points", lambda: _fixed_points(cell, path))
     spectra = part("spectra", lambda: spectrum_of(steps))
     bound = part("bounds", lambda: trajectory_bound_of(spectra.singular_values))
@@ -407,11 +409,12 @@ def default_loss(cell: Step, path: Trajectory) -> Loss:
     """Return the projection of the last output, or of all outputs if that one does not hear the past."""
     before, x = (jax.tree.map(lambda leaf: leaf[-1], tree) for tree in (path.before, path.xs))
 
-    def last_only(carry: Carry) -> Any:
-        return _projected(cell(carry, x)[1])
+    step = for_batch(cell, before, x, path.batch)
 
-    slopes = jax.tree.leaves(jax.grad(last_only)(before))
-    if any(bool(jnp.any(slope != 0)) for slope in slopes):
+    def last_only(state: Any) -> Any:
+        return _projected(step(carry_of(state, before), x)[1])
+
+    if bool(jnp.any(jax.grad(last_only)(flat_state(before, len(path.batch))) != 0)):
         return lambda outputs: _projected(outputs[-1])
     return _projected
 

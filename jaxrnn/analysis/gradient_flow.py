@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,8 @@ from jaxrnn import checks
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory, trace
 from jaxrnn.annotations import checked
-from jaxrnn.steps import compiled, flat_state, readout_of
+from jaxrnn.batching import for_batch
+from jaxrnn.steps import carry_of, compiled, flat_state, readout_of
 from jaxrnn.typing import Carry, Loss, Step, at_least_float32
 
 
@@ -270,10 +271,10 @@ class _Path:
     """One layer's way back."""
 
     def __init__(self, cell: Step, trajectory: Trajectory):
-        self._cell = cell
         self._trajectory = trajectory
         self._depth = len(trajectory.batch)
-        self._readout = readout_of(cell, self._carry(0), self._x(0))
+        self._cell = for_batch(cell, self._carry(0), self._x(0), trajectory.batch)
+        self._readout = readout_of(self._cell, self._carry(0), self._x(0))
 
     def _carry(self, t: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[t], self._trajectory.carries)
@@ -284,15 +285,15 @@ class _Path:
     @property
     def nothing(self) -> _Scaled:
         """The cotangent after the last step."""
-        zero = jax.tree.map(jnp.zeros_like, self._carry(0))
-        dtype = at_least_float32(flat_state(zero, self._depth).dtype)
+        zero = jnp.zeros_like(flat_state(self._carry(0), self._depth))
+        dtype = at_least_float32(zero.dtype)
         batch = self._trajectory.batch
         return _Scaled(zero, jnp.full(batch, -jnp.inf, dtype), jnp.zeros(batch, dtype))
 
     def back(
         self, t: Any, later: _Scaled, entering: _Scaled, *, down: bool
     ) -> tuple[_Scaled, Any, tuple[Any, Any]]:
-        """Go back by step t; return what reaches its carry, what reaches its input if `down`, and the norms.
+        """Go back by step t; return what reaches its state, what reaches its input if `down`, and the norms.
 
         What comes through later steps and what enters at this one are divided by the same e^scale, the larger
         of the two, so nothing leaves the range of a float.
@@ -300,7 +301,7 @@ class _Path:
         pulled = log_norm(later.direction, self._depth) + later.scale + later.low
         grad = entering.direction
         if self._readout is not None:
-            (grad,) = jax.vjp(self._readout, self._carry(t + 1))[1](grad)
+            (grad,) = self._back_through(self._readout, t + 1)(grad)
         size = log_norm(grad, self._depth)
         own = size + entering.scale
         scale = jnp.maximum(later.scale, own)
@@ -312,17 +313,28 @@ class _Path:
         if self._readout is None:  # the output's share joins inside the step
             y_grad = grad
         else:
-            direction = jax.tree.map(jnp.add, direction, grad)
+            direction = direction + grad
             y_grad = jax.tree.map(lambda y: jnp.zeros_like(y[0]), self._trajectory.outputs)
         total = log_norm(direction, self._depth) + scale + low
 
         below = self._x(t) if down else None
-        step = lambda carry, x: self._cell(carry, x if down else self._x(t))  # noqa: E731
-        _, pull_back = jax.vjp(step, self._carry(t), below)
-        earlier, d_x = pull_back((direction, y_grad))
+
+        def step(carry, x):
+            moved, y = self._cell(carry, x if down else self._x(t))
+            return flat_state(moved, self._depth), y
+
+        earlier, d_x = self._back_through(step, t, below)((direction, y_grad))
         length = log_norm(earlier, self._depth)
         before = _Scaled(_unit(earlier, length), *_exact_sum(scale, length, low))
         return before, _Scaled(d_x, scale, low), (total, pulled)
+
+    def _back_through(
+        self, function: Callable[..., Any], t: Any, *others: Any
+    ) -> Callable[..., Any]:
+        """Return what pulls cotangents of a function of the carry back to the state at t, and to others."""
+        carry = self._carry(t)
+        by_state = lambda state, *others: function(carry_of(state, carry), *others)  # noqa: E731
+        return jax.vjp(by_state, flat_state(carry, self._depth), *others)[1]
 
 
 def _exact_sum(high: Any, addend: Any, low: Any) -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ from jaxtyping import Array, Inexact
 from jaxrnn import checks
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
+from jaxrnn.batching import for_batch
 from jaxrnn.contract import is_split, mix_is_affine, obstacle
 from jaxrnn.steps import carry_of, compiled, flat_state, shapes_of_one
 from jaxrnn.typing import Carry, SplitCell, Step, weight_of_mix
@@ -108,19 +109,22 @@ def _check_trajectory(trajectory: Any) -> None:
 @compiled
 def general_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     """Step Jacobians of any step by forward-mode differentiation, [T, *B, S, S]."""
+    step = for_batch(cell, *_shapes_at_one(trajectory), trajectory.batch)
 
     def at_step(now: tuple[Any, Any]) -> Inexact[Array, "*B S S"]:
         carry, x = now
-        return _by_pushes(lambda carry: cell(carry, x)[0], carry, trajectory.batch)
+        return _by_pushes(lambda carry: step(carry, x)[0], carry, trajectory.batch)
 
     return jax.lax.map(at_step, (trajectory.before, trajectory.xs))
 
 
 @compiled
 def _input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S F"]:
+    step = for_batch(cell, *_shapes_at_one(trajectory), trajectory.batch)
+
     def at_step(now: tuple[Any, Any]) -> Inexact[Array, "*B S F"]:
         carry, x = now
-        return _by_pushes(lambda x: cell(carry, x)[0], x, trajectory.batch)
+        return _by_pushes(lambda x: step(carry, x)[0], x, trajectory.batch)
 
     return jax.lax.map(at_step, (trajectory.before, trajectory.xs))
 
@@ -132,12 +136,12 @@ def _by_pushes(
 
     The sequences of a batch do not act on each other, so one push moves the same basis vector in all.
     """
-    flat = flat_state(at, len(batch))
-    _, push = jax.linearize(function, at)
+    depth = len(batch)
+    flat = flat_state(at, depth)
+    _, push = jax.linearize(lambda flat: flat_state(function(carry_of(flat, at)), depth), flat)
 
     def column(direction: Inexact[Array, "M"]) -> Inexact[Array, "*B N"]:
-        everywhere = jnp.broadcast_to(direction, flat.shape)
-        return flat_state(push(carry_of(everywhere, at)), len(batch))
+        return push(jnp.broadcast_to(direction, flat.shape))
 
     return jax.vmap(column, out_axes=-1)(jnp.eye(flat.shape[-1], dtype=flat.dtype))
 

@@ -32,7 +32,8 @@ from jaxrnn import checks
 from jaxrnn.analysis.gradient_flow import log_norm, output_gradients
 from jaxrnn.analysis.trajectory import Trajectory, trace
 from jaxrnn.annotations import checked
-from jaxrnn.steps import compiled_unprepared
+from jaxrnn.batching import for_batch
+from jaxrnn.steps import carry_of, compiled_unprepared, flat_state, shapes_of_one
 from jaxrnn.typing import Carry, Loss, Step, at_least_float32, prepared
 
 
@@ -215,9 +216,10 @@ def _whole_gradient(cell: Step, trajectory: Trajectory, output_grads: Any) -> tu
     """Return the gradient by the parameters through the whole run, and what `_units` makes of it."""
     rebuild, parameters = _apart(cell)
     start = jax.tree.map(lambda leaf: leaf[0], trajectory.carries)
+    x = shapes_of_one(trajectory.xs)
 
     def outputs(parameters):
-        step = prepared(rebuild(parameters))
+        step = for_batch(prepared(rebuild(parameters)), start, x, trajectory.batch)
         run = jax.lax.scan(lambda c, x: step(c, x), start, trajectory.xs, trajectory.length)
         return run[1]
 
@@ -235,27 +237,36 @@ def _by_lag(
     """
     rebuild, parameters = _apart(cell)
 
-    def all_steps(parameters, before):
-        return jax.vmap(prepared(rebuild(parameters)))(before, trajectory.xs)
+    shapes = shapes_of_one(trajectory.carries), shapes_of_one(trajectory.xs)
 
-    _, pull = jax.vjp(all_steps, parameters, trajectory.before)
+    def all_steps(parameters, before):
+        step = for_batch(prepared(rebuild(parameters)), *shapes, trajectory.batch)
+
+        def at_step(state, carry, x):
+            moved, y = step(carry_of(state, carry), x)
+            return flat_state(moved, len(trajectory.batch)), y
+
+        return jax.vmap(at_step)(before, trajectory.before, trajectory.xs)
+
+    states = trajectory.states
+    _, pull = jax.vjp(all_steps, parameters, states[:-1])
 
     def next_lag(state, _):
         arriving, at_outputs, scale, total = state
         gradient, sent = pull((arriving, at_outputs))
         # What reaches s_{t−1} arrives there in the step before; what reaches s_0 has left the run.
-        earlier = jax.tree.map(lambda a: jnp.concatenate([a[1:], jnp.zeros_like(a[:1])]), sent)
+        earlier = jnp.concatenate([sent[1:], jnp.zeros_like(sent[:1])])
         wide = jax.tree.map(lambda a: a.astype(at_least_float32(a.dtype)), gradient)
         total = jax.tree.map(lambda a, g: a + (jnp.exp(scale) * g).astype(a.dtype), total, wide)
         size = log_norm(earlier)
         grown = jnp.where(jnp.isfinite(size), size, 0)
-        earlier = jax.tree.map(lambda a: _shortened(a, grown).astype(a.dtype), earlier)
+        earlier = _shortened(earlier, grown).astype(earlier.dtype)
         logs = jnp.stack([log_norm(leaf) for leaf in jax.tree.leaves(wide)])
         shares = jnp.stack([jnp.vdot(*pair) for pair in _pairs(wide, unit)])
         paid = jax.tree.map(jnp.zeros_like, at_outputs)
         return (earlier, paid, scale + grown, total), (grown, logs, shares)
 
-    none = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[1:]), trajectory.carries)
+    none = jnp.zeros_like(states[1:])
     nothing = jax.tree.map(jnp.zeros_like, unit)
     scale = jnp.zeros((), log_norm(none).dtype)
     start = (none, output_grads, scale, nothing)

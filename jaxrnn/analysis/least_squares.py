@@ -30,6 +30,7 @@ from jaxrnn import checks
 from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
+from jaxrnn.batching import for_batch
 from jaxrnn.contract import is_split
 from jaxrnn.steps import carry_of
 from jaxrnn.typing import Carry, Step
@@ -53,9 +54,10 @@ class Power:
 
     def path(self, state: Inexact[Array, "S"]) -> Trajectory:
         """Return the trajectory of p steps that starts at a state."""
+        step = for_batch(self.cell, self.like, self.x, ())
 
         def move(carry, _):
-            moved, _ = self.cell(carry, self.x)
+            moved, _ = step(carry, self.x)
             return moved, moved
 
         first = carry_of(state, self.like)

@@ -33,7 +33,8 @@ from jaxrnn.analysis.exponents import Lyapunov, Position, PrecisionWarning
 from jaxrnn.analysis.flows import time_step_of
 from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.annotations import checked
-from jaxrnn.steps import begin, flat_state
+from jaxrnn.batching import for_batch
+from jaxrnn.steps import batch_axes, begin, flat_state
 from jaxrnn.typing import Carry, Key, Step, at_least_float32
 
 
@@ -90,8 +91,6 @@ def lyapunov(
         _check_resumed(resume, cell, carry, k, key)
         carry = resume.position.carry
     carry, steps, batch = begin(cell, xs, carry, length)
-    for leaf in jax.tree.leaves(carry):
-        checks.floating("carry", leaf)
     checks.finite("xs", xs)
     checks.finite("carry", carry)
     if renorm_every is not None:
@@ -150,7 +149,8 @@ def _first_position(
 
 def _is_traced(cell: Step, carry: Carry, xs: Any) -> bool:
     """Tell whether values are hidden by a transformation, be it in what a plain function closes over."""
-    moved, _ = cell(carry, jax.tree.map(lambda leaf: leaf[0], xs))
+    x = jax.tree.map(lambda leaf: leaf[0], xs)
+    moved, _ = for_batch(cell, carry, x, batch_axes(cell, xs, carry))(carry, x)
     return not all(map(checks.concrete, jax.tree.leaves(moved)))
 
 

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrnn.batching import for_batch
 from jaxrnn.contract import is_split
-from jaxrnn.steps import carry_of, flat_state, shapes_of_one
+from jaxrnn.steps import carry_of, flat_state, moves_state, shapes_of_one
 from jaxrnn.typing import Carry, SplitCell, Step
 
 _ROUNDINGS = 64  # of the whole, up to which a length is nothing else
@@ -122,25 +123,25 @@ def _lengths(columns: Any, r: Any) -> tuple[Any, Any]:
 def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tuple[Tangents, Any]:
     """Take `count` steps, and rows [*B, K, S] along with them; return them as columns [*B, S, K]."""
     depth = rows.ndim - 2
-    if is_split(cell, state.carry, shapes_of_one(xs)):
-        push_on = _split_push(cell, state.carry)
+    x = shapes_of_one(xs)
+    if is_split(cell, state.carry, x):
+        push_on = _split_push(cell, state.carry, depth)
     else:
-        push_on = _general_push(cell)
+        push_on = _general_push(for_batch(cell, state.carry, x, rows.shape[:-2]), depth)
 
     def step(_, running):
         carry, tangents, t, broken, least = running
         moved, pushed = push_on(carry, tangents, _at(xs, t))
         lost = (broken < 0) & ~jnp.isfinite(flat_state(moved, depth)).all(axis=-1)
         after, before = jax.lax.stop_gradient((pushed, tangents))
-        growth = _longest(after, depth) / _longest(before, depth)
+        growth = _longest(after) / _longest(before)
         least = jnp.minimum(least, growth.astype(least.dtype))
         return moved, pushed, t + 1, jnp.where(lost, t, broken), least
 
     tangents = _tangents_of(rows, state.carry)
     start = (state.carry, tangents, state.t, state.broken, state.least_growth)
     carry, tangents, t, broken, least = jax.lax.fori_loop(0, count, step, start)
-    flat = jax.vmap(lambda tangent: flat_state(tangent, depth))(tangents)
-    columns = jnp.moveaxis(flat, 0, -1).astype(rows.dtype)
+    columns = jnp.moveaxis(tangents, 0, -1).astype(rows.dtype)
     return state._replace(carry=carry, t=t, broken=broken, least_growth=least), columns
 
 
@@ -149,34 +150,32 @@ def _at(xs: Any, t: Any) -> Any:
 
 
 def _tangents_of(rows: Any, carry: Carry) -> Any:
-    """Return rows [*B, K, S] as tangents of a carry, leaves [K, *B, H]."""
-    return jax.vmap(carry_of, in_axes=(0, None))(jnp.moveaxis(rows, -2, 0), carry)
+    """Return rows [*B, K, S] as tangents at a state [K, *B, S], in its precision."""
+    dtype = flat_state(carry, rows.ndim - 2).dtype
+    return jnp.moveaxis(rows, -2, 0).astype(dtype)
 
 
-def _longest(tangents: Any, depth: int) -> Any:
-    """Return the largest entry of all tangents [*B], leaves [K, *B, H]."""
-    return jax.vmap(lambda tangent: _largest(tangent, depth))(tangents).max(axis=0)
-
-
-def _largest(carry: Carry, depth: int) -> Any:
-    return jnp.abs(flat_state(carry, depth)).max(axis=-1)
+def _longest(tangents: Any) -> Any:
+    """Return the largest entry [*B] of all tangents [K, *B, S]."""
+    return jnp.abs(tangents).max(axis=(0, -1))
 
 
 _Push = Callable[[Carry, Any, Any], tuple[Carry, Any]]
-"""A carry, tangents at it (leaves [K, *B, H]) and an input -> the next carry, and the tangents there."""
+"""A carry, tangents at its state [K, *B, S] and an input -> the next carry, and the tangents there."""
 
 
-def _general_push(cell: Step) -> _Push:
+def _general_push(cell: Step, depth: int) -> _Push:
     """Push tangents through any step: it is linearised once, and they go through the linear map together."""
 
     def push_on(carry, tangents, x):
-        moved, push = jax.linearize(lambda carry: cell(carry, x)[0], carry)
+        move = moves_state(cell, carry, x, depth)
+        _, push, moved = jax.linearize(move, flat_state(carry, depth), has_aux=True)
         return moved, jax.vmap(push)(tangents)
 
     return push_on
 
 
-def _split_push(cell: SplitCell, carry: Carry) -> _Push:
+def _split_push(cell: SplitCell, carry: Carry, depth: int) -> _Push:
     """Push tangents through a split step, whose recurrent weights are read once for them and the state.
 
     With few tangents a step is a walk through the weights, and two walks take twice as long.
@@ -184,13 +183,15 @@ def _split_push(cell: SplitCell, carry: Carry) -> _Push:
     constant, linear = jax.linearize(cell.mix, jax.tree.map(jnp.zeros_like, carry))
 
     def push_on(carry, tangents, x):
+        tangents = jax.vmap(carry_of, in_axes=(0, None))(tangents, carry)
         together = jax.tree.map(lambda c, v: jnp.concatenate([c[None], v]), carry, tangents)
         pulls = jax.vmap(linear)(together)
         drive = cell.project(x)
         moved, push = jax.linearize(
             lambda carry, pull: cell.update(carry, drive, pull), carry, constant + pulls[0]
         )
-        return moved, jax.vmap(push)(tangents, pulls[1:])
+        pushed = jax.vmap(push)(tangents, pulls[1:])
+        return moved, jax.vmap(flat_state, in_axes=(0, None))(pushed, depth)
 
     return push_on
 
@@ -220,30 +221,28 @@ def log_determinants(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
 
 def blind_steps(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
     """Return in how many of the next `count` steps all directions come out as rounding of the state [*B]."""
-    depth = state.directions.ndim - 2
-    push_on = _general_push(cell)
-
-    def size_at(size, leaf):
-        sizes = size.reshape(*size.shape, *[1] * (leaf.ndim - depth))
-        return jnp.broadcast_to(sizes, leaf.shape).astype(leaf.dtype)
+    batch = state.directions.shape[:-2]
+    depth = len(batch)
+    push_on = _general_push(for_batch(cell, state.carry, shapes_of_one(xs), batch), depth)
+    eps = float(jnp.finfo(state.directions.dtype).eps)
 
     def step(_, running):
         carry, tangents, t, found = running
-        x = _at(xs, t)
+        x, before = _at(xs, t), flat_state(carry, depth)
         moved, _ = push_on(carry, tangents, x)
-        size = float(jnp.finfo(state.directions.dtype).eps)
-        size *= jnp.maximum(_largest(carry, depth), _largest(moved, depth))
-        rounding = jax.tree.map(lambda leaf: size_at(size, leaf), carry)
+        sizes = [jnp.abs(each).max(axis=-1) for each in (before, flat_state(moved, depth))]
+        rounding = jnp.broadcast_to(eps * jnp.maximum(*sizes)[..., None], before.shape)
         pushed, change = jax.jvp(
-            lambda carry: push_on(carry, tangents, x)[1], (carry,), (rounding,)
+            lambda before: push_on(carry_of(before, carry), tangents, x)[1],
+            (before,),
+            (rounding.astype(before.dtype),),
         )
-        length = _longest(pushed, depth)
-        blind = (length > 0) & (length <= _ROUNDINGS * _longest(change, depth))
+        length = _longest(pushed)
+        blind = (length > 0) & (length <= _ROUNDINGS * _longest(change))
         # Only the longest direction matters here, so they may fall into one; but not out of range.
         unit = jnp.where(length > 0, length, 1)
-        scaled = jax.vmap(lambda v: jax.tree.map(lambda leaf: leaf / size_at(unit, leaf), v))
-        return moved, scaled(pushed), t + 1, found + blind.astype(found.dtype)
+        return moved, pushed / unit[None, ..., None], t + 1, found + blind.astype(found.dtype)
 
     start = (state.carry, _tangents_of(state.directions, state.carry), state.t)
-    none = jnp.zeros(state.directions.shape[:-2], jnp.int32)
+    none = jnp.zeros(batch, jnp.int32)
     return jax.lax.fori_loop(0, count, step, (*start, none))[-1]

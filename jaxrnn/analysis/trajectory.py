@@ -15,7 +15,8 @@ from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
-from jaxrnn.steps import begin, compiled, flat_state
+from jaxrnn.batching import for_batch
+from jaxrnn.steps import begin, compiled, flat_state, shapes_of_one
 from jaxrnn.typing import Carry, Step
 
 
@@ -82,15 +83,19 @@ def trace(
     checks.finite("xs", xs)
     carry, steps, batch = begin(cell, xs, carry, length)
     checks.finite("carry", carry)
-    carries, outputs = _run(cell, carry, xs, length=steps)
+    carries, outputs = _run(cell, carry, xs, length=steps, batch=batch)
     checks.finite("cell: its states", carries)
     return Trajectory(xs=xs, carries=carries, outputs=outputs, batch=batch)
 
 
 @compiled
-def _run(cell: Step, carry: Carry, xs: Any, *, length: int) -> tuple[Carry, Any]:
+def _run(
+    cell: Step, carry: Carry, xs: Any, *, length: int, batch: tuple[int, ...]
+) -> tuple[Carry, Any]:
+    step = for_batch(cell, carry, shapes_of_one(xs), batch)
+
     def record(carry, x):
-        moved, y = cell(carry, x)
+        moved, y = step(carry, x)
         return moved, (moved, y)
 
     _, (after, outputs) = jax.lax.scan(record, carry, xs, length=length)

@@ -65,15 +65,24 @@ def units_mask(key: Key, rate: float, carry: Carry) -> Carry:
     return jax.tree.unflatten(structure, masks)
 
 
-class Dropped(nnx.Module):
+class _Wrapped(nnx.Module):
+    """A cell with something around it; it takes a batch as the cell does."""
+
+    def __init__(self, cell: Any):
+        self.cell = cell
+
+    @property
+    def num_feature_axes(self) -> int:
+        """Number of trailing axes of an input that are features."""
+        return getattr(self.cell, "num_feature_axes", 1)
+
+
+class Dropped(_Wrapped):
     """A cell whose recurrent weights see some units as zero.
 
     The masks are a part of the carry that does not change, so they belong to their sequence, whatever a
     method does with time and batch.
     """
-
-    def __init__(self, cell: Any):
-        self.cell = cell
 
     def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
         """Take one step."""
@@ -82,14 +91,11 @@ class Dropped(nnx.Module):
         return (moved, masks), y
 
 
-class DroppedEachStep(nnx.Module):
+class DroppedEachStep(_Wrapped):
     """A cell whose recurrent weights see other units as zero at every step.
 
     Its inputs are pairs of an input and a mask of the carry.
     """
-
-    def __init__(self, cell: Any):
-        self.cell = cell
 
     def __call__(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
         """Take one step."""
@@ -116,15 +122,12 @@ def _step_with_masks(cell: Any, masks: Carry, carry: Carry, x: Any) -> tuple[Car
     return result
 
 
-class Zoned(nnx.Module):
+class Zoned(_Wrapped):
     """A cell some of whose units stay as they are: s_t = z_t s_t−1 + (1 − z_t) step(s_t−1, x_t).
 
     Its inputs are pairs of an input and of z_t for every leaf of the carry: 1 or 0 in training, the rate in
     evaluation.
     """
-
-    def __init__(self, cell: Any):
-        self.cell = cell
 
     def __call__(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
         """Take one step; the output is read from the state that was kept in part."""

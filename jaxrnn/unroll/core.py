@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
-from jaxrnn.steps import begin, compiled, in_forward_mode, own_carry, varying_alike
+from jaxrnn.batching import for_batch
+from jaxrnn.steps import begin, compiled, in_forward_mode, own_carry, shapes_of_one, varying_alike
 from jaxrnn.typing import Carry, Lengths, Step
 from jaxrnn.unroll.blocked import default_method
 from jaxrnn.unroll.record import Frames, Method, Unrolled
@@ -42,7 +43,8 @@ def unroll(
     """Carry `cell` through time.
 
     Args:
-      cell: a cell, ours or Flax's, or any function ``(carry, x) -> (carry, y)``.
+      cell: a cell, ours or Flax's, or any function ``(carry, x) -> (carry, y)``, of one sequence or of a
+        batch (`jaxrnn.batching`).
       xs: inputs [T, *B, F], time first; or None with `length`, for an autonomous system.
       carry: initial carry, leaves [*B, H]; by default the cell's own ``initialize_carry``.
       length: number of steps; needed only when `xs` is None.
@@ -101,7 +103,8 @@ def unroll(
     if isinstance(cell, nnx.Module):
         cell, carry, frames, initial = varying_alike(cell, carry, frames, initial)
     method = _suited(method, cell, carry, frames)
-    return _run(cell, carry, frames, initial, method=method, length=steps, reverse=reverse)
+    settings = {"method": method, "batch": batch, "length": steps, "reverse": reverse}
+    return _run(cell, carry, frames, initial, **settings)
 
 
 @compiled
@@ -112,9 +115,11 @@ def _run(
     initial: Carry,
     *,
     method: Method | None,
+    batch: tuple[int, ...],
     length: int,
     reverse: bool,
 ) -> Unrolled:
+    cell = for_batch(cell, carry, shapes_of_one(frames.x), batch)
     method = method or default_method(cell, carry, frames)
     if not reverse:
         return method(cell, carry, frames, initial=initial, length=length)
