@@ -73,6 +73,15 @@ def not_negative(argument: str, value: Any) -> None:
         _refuse_number(argument, value, "a number of 0 or more")
 
 
+def positive_float32(argument: str, value: Any) -> None:
+    """Refuse anything but a number above zero that float32 holds without becoming 0 or infinite."""
+    limits = np.finfo(np.float32)
+    low, high = float(limits.tiny), float(limits.max)
+    if not _is_real(value) or not low <= value <= high:
+        expected = f"a number above 0 that float32 holds, from {low:.2g} to {high:.2g}"
+        _refuse_number(argument, value, expected)
+
+
 def rate(argument: str, value: Any) -> None:
     """Refuse what is no share of things to drop."""
     if not (_is_real(value) and 0 <= value < 1):

@@ -78,8 +78,10 @@ def writing(argument: str, path: str | os.PathLike[str], expected: str) -> Itera
     """Turn a failure of the disk into a refusal of the argument that named the path.
 
     Raises:
-      InputError: what was tried within ended in an `OSError`.
+      InputError: what was tried within ended in an `OSError`, or the path holds a null byte.
     """
+    if "\0" in os.fspath(path):
+        checks.refuse(argument, repr(os.fspath(path)), "a path without null bytes")
     try:
         yield
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from jaxrnn import interop
 from jaxrnn.cli import main
 from jaxrnn.experiments import load_network
+
+_IMMENSE, _LONG = "9" * 30, "n" * 300
 
 
 def _jaxrnn(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -113,6 +116,54 @@ def test_resume_of_a_finished_run_prints_its_summary(trained: Path, capsys):
         (["train", "adding", "--out", "x", "--set", "size=3"], "setting: got 'size'; expected one"),
         (["export", "nowhere", "--out", "x"], "run: got nowhere; expected a run's folder"),
         (["generate", "nowhere"], "run: got nowhere; expected a run's folder"),
+        (
+            ["train", "--out", "x", "--learning-rate", "1e-300"],
+            "learning_rate: got 1e-300; .*float32",
+        ),
+        (["train", "--out", "x", "--clip-norm", "1e39"], r"clip_norm: got 1e\+39; .*float32 holds"),
+        (["train", "--out", "x", "--l2", "1e-300"], "l2: got 1e-300; .*float32 holds"),
+        (
+            ["train", "--out", "x", "--hidden-features", "1000000000"],
+            "hidden_features: got 1000000000",
+        ),
+        (
+            ["train", "--out", "x", "--hidden-features", "65536", "--seeds", "1000"],
+            "fill 192,0.. GiB on each device",
+        ),
+        (["train", "--out", "x", "--seeds", "1000000000000"], "seeds: got 1000000000000"),
+        (
+            ["train", "--out", "x", "--steps", _IMMENSE],
+            "steps: got 9+; expected a whole number from 1",
+        ),
+        (
+            ["train", "--out", "x", "--seed", _IMMENSE],
+            "seed: got 9+; expected a whole number from 0",
+        ),
+        (
+            ["train", "adding", "--out", "x", "--set", f"length={_IMMENSE}"],
+            "length: got 9+; expected",
+        ),
+        (
+            ["train", "adding", "--out", "x", "--set", "length=" + 9 * _IMMENSE * 30],
+            "length: got '9+'",
+        ),
+        (
+            ["train", "adding", "--out", "x", "--set", "length=" + "[" * 9_999],
+            "length: got '.*'; exp",
+        ),
+        (
+            ["train", "characters", "--out", "x", "--set", "file=/dev/zero"],
+            "/dev/zero: .*Not a regular",
+        ),
+        (["train", "--out", _LONG], "out: got n+ .File name too long"),
+        (["train", "mnist", "--out", "x", "--data", _LONG], "mnist: got neither n+/train-images"),
+        (["diagnose", _LONG], "target: got 'n+'; expected a run's folder"),
+        (["diagnose", "gru", "--hidden-features", _IMMENSE], "hidden_features: got 9+"),
+        (["export", _LONG, "--out", "x"], "run: got n+; expected a run's folder"),
+        (["cells", "--out", _LONG], "out: got n+ .File name too long"),
+        (["cells", "--out", "/dev/full"], "out: got /dev/full .Not a regular file"),
+        (["cells", "--hidden-features", "2147483648"], "hidden_features: got 2147483648"),
+        (["demo", "--epochs", _IMMENSE], "epochs: got .*9+; expected"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(arguments, message, tmp_path, monkeypatch, capsys):
@@ -167,12 +218,53 @@ def test_tasks_are_listed_with_their_settings(capsys):
 # Exported by the installed command: the batch size stays a symbol, which the types checked in tests refuse.
 
 
+def test_an_ascii_terminal_gets_what_it_cannot_show_as_escapes(trained: Path):
+    words = ["--cell", "elman-tanh", "--hidden-features", "8", "--steps", "40", "--seeds", "2"]
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "jaxrnn", "train", "digits", *words]
+    done = subprocess.run(
+        [*command, "--out", str(trained), "--resume"], capture_output=True, env=plain, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb" \xb1 " in done.stdout
+
+
+def test_a_full_disk_and_a_folder_without_permission_are_one_line(
+    trained: Path, tmp_path: Path, capsys
+):
+    """A small disk is mounted where the user may; a folder of the kernel's takes no file from anyone."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(disk)]
+    mounted = not subprocess.run(mount, capture_output=True, check=False).returncode
+    try:
+        for out in ([disk / "x"] if mounted else []) + [Path("/proc/x")]:
+            sizes = ["--hidden-features", "2", "--sequences", "1"]
+            assert main(["cells", "--out", str(out)]) == 2
+            assert main(["diagnose", "elman-tanh", *sizes, "--out", str(out)]) == 2
+            exported = _jaxrnn("export", str(trained), "--out", str(out))
+            assert exported.returncode == 2
+            for said in (*capsys.readouterr().err.splitlines(), exported.stderr):
+                if "jaxrnn: error" in said:
+                    assert said.startswith("jaxrnn: error: out: got ")
+                    assert "No space left" in said or "No such file" in said
+                else:
+                    assert said.startswith("diagnosis of ")  # its progress
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_a_run_goes_out_as_stablehlo_and_safetensors(trained: Path, tmp_path: Path, capsys):
     done = _jaxrnn("export", str(trained), "--out", str(tmp_path), "--network", "1")
     assert "any batch size" in done.stdout
     task, model = load_network(trained, 1)
     program = jax.export.deserialize(bytearray((tmp_path / "model.stablehlo").read_bytes()))
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
+    again = _jaxrnn("export", str(trained), "--out", str(tmp_path / "again"), "--network", "1")
+    assert again.returncode == 0
+    for name in ("model.stablehlo", "model.safetensors"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     inputs = task.test.take(5).inputs
     found = program.call(inputs)
     np.testing.assert_allclose(found, model(inputs), rtol=1e-5, atol=1e-5)
@@ -196,6 +288,8 @@ def test_a_language_model_is_trained_and_writes(tmp_path: Path, capsys):
     assert main(["generate", str(out), *written]) == 0
     said = capsys.readouterr().out.rstrip("\n")
     assert said == "the quick brown fox jumps over the lazy "
+    assert main(["generate", str(out), "--prompt", "Äh, the!"]) == 0
+    assert "holds what training did not: 'Ä', ',', '!'" in capsys.readouterr().err
     assert main(["generate", str(out), "--prompt", ""]) == 2
     assert "prompt: got ''" in capsys.readouterr().err
     assert main(["generate", str(out), "--top-k", "999"]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import scipy.io
 
 from jaxrnn.checks import InputError
 from jaxrnn.tasks import Batch, LanguageModelling, Text, Translation, load_task
+from jaxrnn.tasks.idx import read_idx
 from jaxrnn.tasks.language import characters, shakespeare, words
 from jaxrnn.tasks.piano_rolls import jsb_chorales
 from jaxrnn.tasks.sentences import SentenceTask, read_conll, sentiment, wnut17
@@ -232,12 +234,98 @@ def test_what_is_no_piano_roll_is_refused(tmp_path: Path):
     odd = np.empty((1, 1), object)
     odd[0, 0] = np.zeros((4, 87))
     _mat(path, validdata=odd)
-    with pytest.raises(InputError, match=r"validdata\[0\] of float32\[4, 87\]"):
+    with pytest.raises(InputError, match=r"validdata\[0\] of float64\[4, 87\]"):
         jsb_chorales(tmp_path)
-    odd[0, 0] = np.full((4, 88), 2)
-    _mat(path, validdata=odd)
-    with pytest.raises(InputError, match="values beside 0 and 1"):
+    for wrong in (np.full((4, 88), 2), np.full((4, 88), 1 + 1j)):
+        odd[0, 0] = wrong
+        _mat(path, validdata=odd)
+        with pytest.raises(InputError, match="values beside 0 and 1"):
+            jsb_chorales(tmp_path)
+
+
+def test_chance_is_finite_where_a_key_always_sounds(tmp_path: Path):
+    always = np.empty((1, 2), object)
+    for i in range(2):
+        always[0, i] = np.eye(88)[[3, 3, 3]]
+    _mat(tmp_path / "JSB_Chorales.mat", traindata=always, testdata=always)
+    # All 88 keys are as certain as they may be.
+    expected = -88 * np.log(1 - 1e-4)
+    assert jsb_chorales(tmp_path).chance == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(("place", "bit"), [(557, 0), (240, 6)])
+def test_a_damaged_piano_roll_does_not_end_the_process(place: int, bit: int, tmp_path: Path):
+    """Either flip makes SciPy's reader, in this process, end in a segmentation fault."""
+    cells = np.empty((1, 2), object)
+    for i in range(2):
+        cells[0, i] = np.zeros((3, 88), np.uint8)
+    path = tmp_path / "JSB_Chorales.mat"
+    scipy.io.savemat(path, dict.fromkeys(("traindata", "validdata", "testdata"), cells))
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"JSB_Chorales\.mat: got"):
         jsb_chorales(tmp_path)
+
+
+# What may be read at all.
+
+
+def test_a_small_file_does_not_unpack_to_an_immense_one(tmp_path: Path):
+    path = tmp_path / "text.gz"
+    with gzip.open(path, "wb") as file:
+        for _ in range(80):
+            file.write(bytes(2**20))
+    with pytest.raises(InputError, match="unpacks to more than 67,108,864 bytes"):
+        characters(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_only_regular_files_are_read(make, tmp_path: Path):
+    make(tmp_path / "text")
+    with pytest.raises(InputError, match=r"a file that cannot be read \(.*(regular|directory)"):
+        characters(tmp_path / "text")
+
+
+def _idx(path: Path, shape: tuple[int, ...], content: bytes) -> Path:
+    path.write_bytes(
+        gzip.compress(struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape) + content)
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "message"),
+    [
+        ((2, 3), 5, "5 bytes of values; expected 6"),
+        ((2, 3), 2**26, "more bytes of values; expected 6"),
+        ((2**32 - 1,) * 2, 9, "the declared shape .*fewer than"),
+        ((2**20, 2**10), 9, "9 bytes of values; expected 1073741824"),
+        ((1,) * 9, 1, "9 axes; expected 1 to 8"),
+        ((), 1, "0 axes; expected 1 to 8"),
+    ],
+)
+def test_an_idx_file_is_read_as_far_as_its_header_says(shape, size, message, tmp_path: Path):
+    path = _idx(tmp_path / "images.gz", shape, bytes(size))
+    with pytest.raises(InputError, match=message):
+        read_idx(path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        ((4, 8, 6), (4, 8, 6), r"train images: got uint8\[4, 8, 6\]; expected squares"),
+        ((4, 8, 8), (4, 6, 6), r"test images: got uint8\[4, 6, 6\]; expected squares"),
+        ((0, 8, 8), (4, 8, 8), r"train images: got uint8\[0, 8, 8\]; expected 3 axes, none"),
+        ((1, 8, 8), (4, 8, 8), r"train images: got uint8\[1, 8, 8\]; expected one to train"),
+    ],
+)
+def test_images_that_do_not_fit_together_are_refused(train, test, message, tmp_path: Path):
+    for name, shape in (("train", train), ("t10k", test)):
+        _idx(tmp_path / f"{name}-images-idx3-ubyte", shape, bytes(math.prod(shape)))
+        _idx(tmp_path / f"{name}-labels-idx1-ubyte", shape[:1], bytes(shape[0]))
+    with pytest.raises(InputError, match=message):
+        load_task("mnist", tmp_path, side=2)
 
 
 # Translation.

@@ -33,8 +33,11 @@ from jaxrnn.experiments import (
     translate,
     write,
 )
+from jaxrnn.files import replace_file, writing
 from jaxrnn.report import CELLS_HEADER, TASKS_HEADER, cell_rows, cells_page, task_rows
 from jaxrnn.training import FitConfig, Placement
+
+_LARGEST = 2**20  # features, at which sizes can still be counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _settings(words: tuple[str, ...]) -> dict[str, Any]:
             checks.refuse("set", repr(word), "name=value, as in length=400")
         try:
             settings[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # digits, or lists within lists, without end
             settings[name] = value
     return settings
 
@@ -302,12 +305,12 @@ class Cells:
 
     def run(self) -> None:
         """Print the table, or write the page."""
-        checks.count("in_features", self.in_features)
-        checks.count("hidden_features", self.hidden_features)
+        for name in ("in_features", "hidden_features"):
+            checks.within(name, getattr(self, name), 1, _LARGEST)
         if self.out is not None:
-            if self.out.is_dir() or not self.out.parent.is_dir():
-                checks.refuse("out", self.out, "a file in a folder that exists")
-            self.out.write_text(cells_page(self.in_features, self.hidden_features), "utf-8")
+            page = cells_page(self.in_features, self.hidden_features)
+            with writing("out", self.out, "a file in a folder that exists"):
+                replace_file(self.out, page.encode())
             print(f"wrote {self.out}")
             return
         title = f"Cells (F = {self.in_features}, H = {self.hidden_features})"

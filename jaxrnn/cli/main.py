@@ -48,6 +48,9 @@ _OTHERS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 2 for bad input, 128 + n for signal n."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is written as \xb1
+            stream.reconfigure(errors="backslashreplace")
     try:
         _parse(arguments).run()
     except checks.InputError as error:

@@ -43,6 +43,8 @@ def digits_comparison(
       seeds: how many networks of each cell.
       parameters: what each network's number of parameters comes nearest to, readout included.
     """
+    checks.count("epochs", epochs)
+    checks.within("epochs", epochs, 1, 10**6)
     task = load_task("digits")
     epoch = task.train.steps(FitConfig.batch_size)
     runs = []

@@ -29,6 +29,8 @@ from jaxrnn.report import Report
 from jaxrnn.tasks import load_task
 from jaxrnn.training import RunFolder, read_metrics, required, view, whole_sequences
 
+_MOST_SEQUENCES = 10_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
@@ -55,6 +57,7 @@ class Subject:
     def __post_init__(self):
         """Refuse what is neither a run nor a cell."""
         checks.count("sequences", self.sequences)
+        checks.within("sequences", self.sequences, 1, _MOST_SEQUENCES)
         if not self._is_run and self.target not in CELLS:
             got, cells = repr(self.target), ", ".join(CELLS)
             checks.refuse("target", got, f"a run's folder, or one of {cells}")

@@ -25,7 +25,7 @@ from flax import nnx
 from jaxrnn import checks, interop
 from jaxrnn.annotations import checked
 from jaxrnn.experiments.runs import load_network
-from jaxrnn.files import replace_file
+from jaxrnn.files import replace_file, writing
 from jaxrnn.layers import RNN
 from jaxrnn.tasks import Task, Translation
 from jaxrnn.unroll import Scan
@@ -76,10 +76,8 @@ def export(run: str | Path, out: str | Path, *, network: int = 0) -> Exported:
     if isinstance(task, Translation):
         checks.refuse("run", "a translator, whose decoder needs its own words", "another network")
     folder = Path(out)
-    try:
+    with writing("out", folder, "a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        checks.refuse("out", f"{folder} ({error.strerror})", "a folder that can be written")
     arguments = _arguments(task)
     expected = _answers(model, *arguments)
     _read_step_by_step(model)
@@ -95,7 +93,8 @@ def export(run: str | Path, out: str | Path, *, network: int = 0) -> Exported:
         got = f"a program whose answers differ by {difference:.1e}"
         checks.refuse("export", got, f"less than {_TOLERANCE:.0e}, relative to the largest")
     paths = folder / "model.stablehlo", folder / "model.safetensors"
-    replace_file(paths[0], program)
+    with writing("out", paths[0], "a file that can be written"):
+        replace_file(paths[0], program)
     interop.save(paths[1], model)
     return Exported(*paths, len(arguments[0]), len(arguments) > 1, difference)
 

@@ -32,8 +32,8 @@ from jaxrnn.models import (
 )
 from jaxrnn.tasks import LanguageModelling, Task, Translation
 
-MOST_UNITS = 2**17
-"""Most units of a layer and numbers of an embedding: one matrix of that many squared fills 64 GiB."""
+MOST_UNITS = 2**16
+"""Most units of a layer, and numbers of an embedding: a matrix of as many rows and columns fills 16 GiB."""
 
 _MOST_LAYERS = 1_000  # each is compiled by itself
 
@@ -67,9 +67,10 @@ class NetworkConfig:
     def check(self) -> None:
         """Refuse a cell that is not in the table, and sizes that are none."""
         checks.choice("cell", self.cell, CELLS)
-        for field in ("hidden_features", "embedding_features"):
-            checks.within(field, getattr(self, field), 1, MOST_UNITS)
-        checks.within("layers", self.layers, 1, _MOST_LAYERS)
+        for field in ("hidden_features", "layers", "embedding_features"):
+            checks.count(field, getattr(self, field))
+            most = _MOST_LAYERS if field == "layers" else MOST_UNITS
+            checks.within(field, getattr(self, field), 1, most)
         for field in ("dropout", "recurrent_dropout", "zoneout"):
             checks.rate(field, getattr(self, field))
 

@@ -115,14 +115,15 @@ def train(
 def load_network(run: str | Path, number: int) -> tuple[Task, Any]:
     """Return a run's task and one of its networks, from the newest intact checkpoint.
 
-    Which one that is, and which are damaged, is written to standard error.
+    If newer ones are damaged, standard error says so, and which one is read.
 
     Raises:
       InputError: no run there, no intact checkpoint of it, or no such network.
     """
     config = RunConfig.of(run)
     count = len(config.fit.members)
-    checks.within("network", number, 0, count - 1, ", the networks of the run")
+    if number not in range(count):
+        checks.refuse("network", number, f"0 to {count - 1}, the networks of the run")
     task = config.load_task()
     say = ProgressBar(str(run), 1).say
     models = load_models(network(config.network, task), task, config.fit, Path(run), say)

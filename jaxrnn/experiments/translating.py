@@ -17,6 +17,8 @@ from jaxrnn.experiments.runs import load_network
 from jaxrnn.models import beam_search
 from jaxrnn.tasks import END, Translation
 
+_MOST = 2**12  # words, and hypotheses
+
 
 @dataclasses.dataclass(frozen=True)
 class Translated:
@@ -64,8 +66,8 @@ def translate(
     words = sentence.split()
     if not words:
         checks.refuse("sentence", repr(sentence), "at least one word")
-    checks.count("width", width)
-    checks.count("longest", longest)
+    checks.within("width", width, 1, _MOST)
+    checks.within("longest", longest, 1, _MOST)
     task, model = load_network(run, network)
     if not isinstance(task, Translation):
         checks.refuse("run", f"a run of {task.name}", "a run of a translation task")

@@ -12,6 +12,9 @@ from jaxrnn.annotations import checked
 from jaxrnn.experiments.runs import load_network
 from jaxrnn.models import generate
 from jaxrnn.tasks import LanguageModelling
+from jaxrnn.training import ProgressBar
+
+_MOST = 2**20  # characters or words, all of which are held at once
 
 
 @checked
@@ -27,6 +30,8 @@ def write(
 ) -> str:
     """Return a text that a run's language model writes on from a prompt, the prompt included.
 
+    Characters or words of the prompt that training did not know are named on standard error.
+
     Args:
       run: the run's folder.
       prompt: what stands before; at least one character or word.
@@ -39,12 +44,17 @@ def write(
     Raises:
       InputError: no run of a language model there, no such network, or an argument out of its range.
     """
+    checks.within("count", count, 1, _MOST)
+    checks.within("seed", seed, 0, 2**31 - 1)
     task, model = load_network(run, network)
     if not isinstance(task, LanguageModelling):
         checks.refuse("run", f"a run of {task.name}", "a run of a language model")
     tokens = task.encode(prompt)
     if not len(tokens):
         checks.refuse("prompt", repr(prompt), "at least one character or word")
+    if unknown := task.unknown(prompt):
+        names = ", ".join(map(repr, unknown))
+        ProgressBar(str(run), 1).say(f"the prompt holds what training did not: {names}")
     written = generate(
         model,
         jnp.asarray(tokens)[:, None],

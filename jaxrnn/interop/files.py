@@ -16,6 +16,7 @@ around them; `load` needs one of the same make.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ def save(path: PathLike, module: nnx.Module | Any) -> None:
             checks.refuse("module", f"{name}, {checks.describe(leaf)}", "arrays of numbers alone")
         arrays[name] = np.asarray(leaf, order="C")
     try:
-        content = safetensors.numpy.save(arrays, metadata=_METADATA)
+        content = _in_order(safetensors.numpy.save(arrays, metadata=_METADATA))
     except SafetensorError as error:
         checks.refuse("module", str(error), "dtypes that safetensors has")
     try:
@@ -147,6 +148,16 @@ def read(path: PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             start = file.read(16)
         kinds = (kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning))
         checks.refuse("path", f"{path}, {next(kinds, f'unreadable ({error})')}", _EXPECTED)
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the metadata of a safetensors file, which come in any order: equal arrays are equal bytes."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # arrays begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def few(differences: Sequence[str]) -> list[str]:

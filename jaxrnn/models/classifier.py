@@ -133,12 +133,24 @@ def last_output(
     return done.outputs[0] if layer.reverse else last_step(done.outputs, seq_lengths)
 
 
+_LARGEST = 2**40  # parameters, of which the machines that there are hold fewer
+
+
 @checked
 def matched_width(entry: CellEntry, in_features: int, classes: int, parameters: int) -> int:
     """Return the units H with which a classifier comes nearest to a number of parameters, readout included.
 
     Both counts rise with H, so the nearest is found by bisection.
+
+    Raises:
+      InputError: a size that is no whole number above 0, or beyond any network.
     """
+    for name, value in (
+        ("in_features", in_features),
+        ("classes", classes),
+        ("parameters", parameters),
+    ):
+        checks.within(name, value, 1, _LARGEST)
     low, high = 1, 2
     while classifier_parameters(entry, in_features, classes, high) < parameters:
         low, high = high, 2 * high

@@ -1,7 +1,8 @@
 """Where a task's files lie: a folder that is given, or one of the task's name below ``$JAXRNN_DATA``.
 
 A file may be compressed, with ``.gz`` behind its name. What is missing is named, with every place that was
-looked at.
+looked at. Only regular files are read, and a small file may not unpack to an immense one: a text packs to a
+third, and to a thirtieth where it repeats itself, but a gzip bomb to a thousandth.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxrnn import checks
+from jaxrnn.files import open_regular
+
+_MOST_RATIO = 32
+_ALWAYS_UNPACKED = 64 * 2**20  # bytes that any file may unpack to
 
 
 def find_files(
@@ -37,7 +42,7 @@ def find_files(
     found = {}
     for what, name in names.items():
         candidates = [Path(folder) / name, Path(folder) / f"{name}.gz"]
-        there = [path for path in candidates if path.is_file()]
+        there = [path for path in candidates if os.path.isfile(path)]
         if not there:
             looked = " nor ".join(map(str, candidates))
             checks.refuse(task, f"neither {looked}", what)
@@ -45,17 +50,32 @@ def find_files(
     return found
 
 
-def read_bytes(path: Path, expected: str) -> bytes:
+def read_bytes(path: Path, expected: str, count: int | None = None) -> bytes:
     """Read a file, unpacked if it is compressed.
 
+    Args:
+      path: the file.
+      expected: what it should be, for the message.
+      count: bytes to read at most; None reads all.
+
     Raises:
-      InputError: it cannot be read or unpacked; `expected` says what it should be.
+      InputError: it cannot be read or unpacked, is a device or a pipe, or unpacks to more than 32 times its
+        size, and more than 64 MiB.
     """
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError, zlib.error) as error:
+        with open_regular(path) as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if not packed:
+                return raw.read() if count is None else raw.read(count)
+            most = max(_MOST_RATIO * os.fstat(raw.fileno()).st_size, _ALWAYS_UNPACKED)
+            with gzip.open(raw) as stream:
+                content = stream.read(most + 1 if count is None else min(count, most + 1))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         checks.refuse(str(path), f"a file that cannot be read ({error})", expected)
+    if len(content) > most:
+        checks.refuse(str(path), f"a file that unpacks to more than {most:,} bytes", expected)
+    return content
 
 
 def read_text(path: Path, expected: str, encoding: str = "utf-8") -> str:

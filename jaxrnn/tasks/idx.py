@@ -18,6 +18,7 @@ from jaxrnn.annotations import checked
 from jaxrnn.tasks.files import read_bytes
 
 _UINT8 = 0x08
+_MOST_AXES = 8  # images have three
 
 
 @checked
@@ -30,18 +31,24 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
       InputError: the file cannot be read, is not IDX, or holds fewer or more bytes than it declares.
     """
-    content = read_bytes(Path(path), "an IDX file")
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != _UINT8:
+    what = "an IDX file"
+    header = read_bytes(Path(path), what, 4 + 4 * _MOST_AXES)
+    if len(header) < 4 or header[:2] != b"\0\0" or header[2] != _UINT8:
         checks.refuse(
-            str(path), f"a file beginning {content[:4].hex(' ')}", "an IDX file of bytes, 00 00 08"
+            str(path), f"a file beginning {header[:4].hex(' ')}", "an IDX file of bytes, 00 00 08"
         )
-    axes = content[3]
-    header = 4 + 4 * axes
-    if len(content) < header:
-        checks.refuse(str(path), f"{len(content)} bytes", f"a header of {header} bytes")
-    shape = struct.unpack(f">{axes}I", content[4:header])
-    expected = math.prod(shape)
-    if len(content) - header != expected:
-        got = f"{len(content) - header} bytes of values"
-        checks.refuse(str(path), got, f"{expected}, for the declared shape {list(shape)}")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    axes = header[3]
+    if not 1 <= axes <= _MOST_AXES:
+        checks.refuse(str(path), f"{axes} axes", f"1 to {_MOST_AXES}")
+    begin = 4 + 4 * axes
+    if len(header) < begin:
+        checks.refuse(str(path), f"{len(header)} bytes", f"a header of {begin} bytes")
+    shape = struct.unpack(f">{axes}I", header[4:begin])
+    end = begin + math.prod(shape)
+    if end >= 2**63:
+        checks.refuse(str(path), f"the declared shape {list(shape)}", "fewer than 2⁶³ bytes")
+    content = read_bytes(Path(path), what, end + 1)  # one more, to see whether there is more
+    if len(content) != end:
+        got = f"{'more' if len(content) > end else len(content) - begin} bytes of values"
+        checks.refuse(str(path), got, f"{end - begin}, for the declared shape {list(shape)}")
+    return np.frombuffer(content, np.uint8, offset=begin).reshape(shape)

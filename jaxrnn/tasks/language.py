@@ -51,7 +51,14 @@ class LanguageModelling(Task):
     @checked
     def encode(self, text: str) -> Any:
         """Return the tokens of a text [T]."""
-        return self.vocabulary.encode(text.split(self.joint) if self.joint else list(text))
+        return self.vocabulary.encode(self._each(text))
+
+    def unknown(self, text: str) -> list[str]:
+        """Return the words or characters of a text that are not in the vocabulary, each once."""
+        return [word for word in dict.fromkeys(self._each(text)) if word not in self.vocabulary]
+
+    def _each(self, text: str) -> list[str]:
+        return text.split(self.joint) if self.joint else list(text)
 
     @checked
     def decode(self, tokens: Any) -> str:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import scipy.io
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.tasks.base import Task
 from jaxrnn.tasks.examples import bucketed
 from jaxrnn.tasks.files import find_files
+from jaxrnn.tasks.mat_files import read_cell_arrays
 from jaxrnn.tasks.objectives import LOSSES, nll
 from jaxrnn.tasks.sources import Source
 
 _KEYS = 88
 _PARTS = ("traindata", "validdata", "testdata")
+_RAREST = 1e-4  # probability that chance gives to what training never showed
 
 
 @checked
@@ -38,9 +38,11 @@ def jsb_chorales(folder: str | os.PathLike[str] | None = None) -> Task:
     """
     what = f"a MATLAB file with {', '.join(_PARTS)}, pieces of {_KEYS} keys a step"
     (path,) = find_files("jsb", folder, {what: "JSB_Chorales.mat"}).values()
-    pieces = {part: _pieces(path, part, what) for part in _PARTS}
+    found = read_cell_arrays(path, _PARTS, what)
+    pieces = {part: _checked(path, part, found[part], what) for part in _PARTS}
     train, valid, test = (_foretelling(pieces[part]) for part in _PARTS)
-    often = np.concatenate(pieces["traindata"]).mean(axis=0).clip(1e-4)
+    often = np.concatenate(pieces["traindata"]).mean(axis=0)
+    often = often.clip(_RAREST, 1 - _RAREST)
     asked = np.concatenate(pieces["testdata"])
     logits = np.broadcast_to(np.log(often / (1 - often)), asked.shape).astype(np.float32)
     return Task(
@@ -65,17 +67,13 @@ def _foretelling(pieces: list[np.ndarray]) -> Source:
     return bucketed(shown, pieces, groups=4)
 
 
-def _pieces(path: Path, part: str, expected: str) -> list[np.ndarray]:
-    try:
-        content: Any = scipy.io.loadmat(path)
-    except Exception as error:  # a damaged file can raise anything
-        checks.refuse(str(path), f"a file that cannot be read ({error})", expected)
-    if part not in content:
-        checks.refuse(str(path), f"no {part}", expected)
-    pieces = [np.asarray(piece, np.float32) for piece in content[part].reshape(-1)]
-    for number, piece in enumerate(pieces):
+def _checked(path: Path, part: str, found: list[np.ndarray], expected: str) -> list[np.ndarray]:
+    """Refuse what is no piano roll, and return the others as float32."""
+    if not found:
+        checks.refuse(str(path), f"no pieces in {part}", expected)
+    for number, piece in enumerate(found):
         if piece.ndim != 2 or piece.shape[1] != _KEYS or not len(piece):
             checks.refuse(str(path), f"{part}[{number}] of {checks.describe(piece)}", expected)
-        if not np.isin(piece, (0, 1)).all():
+        if not np.isin(piece, (0, 1)).all():  # complex numbers among them
             checks.refuse(str(path), f"{part}[{number}] with values beside 0 and 1", expected)
-    return pieces
+    return [np.asarray(np.real(piece), np.float32) for piece in found]

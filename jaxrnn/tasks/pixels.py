@@ -79,8 +79,18 @@ def mnist(
         ("test images", test_images, 3),
         ("test labels", test_labels, 1),
     ):
-        if array.ndim != ndim:
-            checks.refuse(f"mnist {name}", checks.describe(array), f"{ndim} axes")
+        if array.ndim != ndim or not array.size:
+            checks.refuse(
+                f"mnist {name}", checks.describe(array), f"{ndim} axes, none of them empty"
+            )
+    for name, array in (("train images", images), ("test images", test_images)):
+        if array.shape[1] != array.shape[2] or array.shape[1:] != images.shape[1:]:
+            expected = "squares of one size in training and test"
+            checks.refuse(f"mnist {name}", checks.describe(array), expected)
+    if len(images) < 2:
+        checks.refuse(
+            "mnist train images", checks.describe(images), "one to train and one to validate"
+        )
     images, test_images = (_prepared(each, side, permuted) for each in (images, test_images))
     held = min(_MNIST_VALID, max(len(images) // 10, 1))
     return image_classification(

@@ -24,6 +24,8 @@ from jaxrnn.tasks.objectives import rmse
 from jaxrnn.tasks.synthetic import synthetic
 from jaxrnn.typing import Key
 
+_LONGEST = 10**5  # the series, all of which are integrated at once, then fill 2 GB
+
 Field = Callable[[np.ndarray], np.ndarray]
 
 
@@ -39,7 +41,7 @@ def fitzhugh_nagumo(length: int = 1_000) -> Task:
     Args:
       length: values of a series.
     """
-    checks.count("length", length)
+    _check(length=length)
     random = np.random.default_rng(0)
     start = np.stack([random.uniform(-1, 1, 128 + 128 + 1_024), np.zeros(1_280)])
     substeps = max(1, round(8 * 1_000 / length))
@@ -66,6 +68,7 @@ def lorenz(ahead: int = 10, length: int = 200) -> Task:
       ahead: steps between the last known value and the one that is asked for.
       length: values of a series.
     """
+    _check(length=length, ahead=ahead)
     series = 640
     start = np.random.default_rng(0).normal(size=(3, series)) + np.array([[0.0], [0.0], [25.0]])
     settled = _integrate(_lorenz, start, 0.02, 1_000, 2)[-1]
@@ -91,7 +94,10 @@ def mackey_glass(ahead: int = 84, length: int = 200, delay: float = 17.0) -> Tas
       length: values of a series.
       delay: τ; chaotic from about 17 on.
     """
+    _check(length=length, ahead=ahead)
     checks.positive("delay", delay)
+    if delay > _LONGEST:
+        checks.refuse("delay", delay, f"at most {_LONGEST:,} units of time")
     path = _mackey_glass(delay, series=640, steps=1_000 + length + ahead)[1_000:]
     return _forecast("mackey-glass", _scaled(path), (384, 128), ahead, 0.1, "Mackey & Glass 1977")
 
@@ -149,6 +155,12 @@ def random_walk(length: int = 100) -> Task:
         solved=None,
         forecast=True,
     )
+
+
+def _check(**lengths: int) -> None:
+    for name, value in lengths.items():
+        checks.count(name, value)
+        checks.within(name, value, 1, _LONGEST)
 
 
 def _integrate(

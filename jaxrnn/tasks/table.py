@@ -34,6 +34,7 @@ from jaxrnn.tasks.series import fitzhugh_nagumo, lorenz, mackey_glass, random_wa
 from jaxrnn.tasks.translation import multi30k
 
 _FOLDER = "folder"
+_LARGEST = 10**6  # of a setting: no task has so many steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +138,20 @@ def load_task(name: str, folder: str | os.PathLike[str] | None = None, **setting
         hint = "; a text is given as the setting file" if "file" in entry.choices else ""
         checks.refuse("data", folder, expected + hint)
     files = {_FOLDER: folder} if entry.reads_files else {}
-    task = entry.make(**files, **{**entry.settings, **settings})
+    try:
+        task = entry.make(**files, **{**entry.settings, **settings})
+    except MemoryError:
+        given = ", ".join(f"{setting}={value}" for setting, value in settings.items())
+        checks.refuse(
+            name, f"{given or 'data'} that fill more memory than there is", "smaller ones"
+        )
     return dataclasses.replace(task, name=name)
 
 
 def _check_kind(setting: str, value: Any, default: Any) -> None:
-    """Refuse a value of another kind than the default's; a float may be whole."""
+    """Refuse a value of another kind than the default's, and immense ones; a float may be whole."""
+    if isinstance(value, int | float) and not abs(value) <= _LARGEST:
+        checks.refuse(setting, repr(value), f"a number of at most {_LARGEST:,}")
     kind = str if default is None else type(default)
     if kind is float and type(value) is int:
         return

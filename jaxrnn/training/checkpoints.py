@@ -49,7 +49,7 @@ class Checkpoints:
 
     Args:
       folder: where they lie.
-      say: is told of a checkpoint that is damaged, and which one was read in its place.
+      say: is told of a checkpoint that is damaged, and which one is read in its place.
       origin: returns what is known of the run now; it is stored in each checkpoint and compared with what is
         read. None stores nothing and compares nothing.
       writing: whether `save` will be called; without it nothing in the folder is changed.
@@ -126,7 +126,7 @@ class Checkpoints:
     def restore(self, like: Any) -> Any:
         """Return the newest state that is intact, with the structure, shapes, dtypes and devices of `like`.
 
-        Those that are damaged are passed over; `say` is told of them, and of the step that was taken.
+        Those that are damaged are passed over; `say` is told of them, and which one is read in their place.
 
         Raises:
           InputError: there is no intact checkpoint, it is of another run, or it holds something else than
@@ -173,7 +173,8 @@ class Checkpoints:
                 if (self._folder / str(step)).exists():  # or else it was deleted, not damaged
                     self._say(f"the checkpoint of step {step} is damaged ({_first_line(error)})")
             else:
-                self._say(f"read the checkpoint of step {step}")
+                if len(tried) > 1:
+                    self._say(f"read the checkpoint of step {step}")
                 return found
         checks.refuse("run", "no intact checkpoint", "a run that has come to its first report")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import Any
 
 from jaxrnn import checks
@@ -19,6 +20,8 @@ Values = float | tuple[float, ...]
 """One value for all networks, or several, each of which is tried."""
 
 _SWEPT = ("learning_rate", "clip_norm", "clip_value")
+_LARGEST = 2**31 - 1  # steps and seeds are counted in int32
+_MOST_NETWORKS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,21 +74,26 @@ class FitConfig:
         """Refuse settings with which nothing can be trained."""
         for field in ("steps", "every", "batch_size", "seeds"):
             checks.count(field, getattr(self, field))
+            most = _MOST_NETWORKS if field == "seeds" else _LARGEST
+            checks.within(field, getattr(self, field), 1, most)
         for field in ("warmup", "patience", "seed"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-                checks.refuse(field, repr(value), "a whole number from 0 to 2³¹ − 1")
+            checks.within(field, getattr(self, field), 0, _LARGEST)
+        checks.within("seed", self.seed, 0, _LARGEST - self.seeds, ", for the seeds follow it")
         for field, values in self.tried.items():
             if not values:
                 checks.refuse(field, "no value", "at least one")
             for value in values:
-                checks.positive(field, value)
+                checks.positive_float32(field, value)
             if len(set(values)) < len(values):
                 checks.refuse(field, repr(values), "each value once")
-        if not 0 <= self.momentum < 1:
-            checks.refuse("momentum", self.momentum, "a number from 0 up to, not including, 1")
+        networks = self.seeds * math.prod(map(len, self.tried.values()))
+        if networks > _MOST_NETWORKS:
+            checks.refuse("seeds", f"{networks} networks", f"at most {_MOST_NETWORKS} in all")
+        checks.rate("momentum", self.momentum)
         for field in ("weight_decay", "weight_noise"):
             checks.not_negative(field, getattr(self, field))
+            if getattr(self, field):
+                checks.positive_float32(field, getattr(self, field))
         self.penalties.check()
         checks.choice("optimizer", self.optimizer, OPTIMIZERS)
         for field, takers in (

@@ -196,7 +196,7 @@ def load_models(
       task: what the run learnt.
       config: how it was trained.
       folder: the run's folder.
-      say: is told which checkpoint was read, and of those that are damaged.
+      say: is told of checkpoints that are damaged, and which one is read in their place.
 
     Raises:
       InputError: the folder holds no intact checkpoint, or one of another network or another run.

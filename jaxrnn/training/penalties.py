@@ -58,9 +58,12 @@ class Penalties:
     gradient: float = 0.0
 
     def check(self) -> None:
-        """Refuse weights below 0."""
+        """Refuse weights below 0, and those that float32 does not hold."""
         for field in dataclasses.fields(self):
-            checks.not_negative(field.name, getattr(self, field.name))
+            weight = getattr(self, field.name)
+            checks.not_negative(field.name, weight)
+            if weight:
+                checks.positive_float32(field.name, weight)
 
     @property
     def wanted(self) -> dict[str, float]:

@@ -11,6 +11,7 @@ numbers up to the order in which sums are taken.
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import jax
@@ -69,10 +70,12 @@ class Grid:
       shared: sharding of what every device has whole; None on one device.
       spread: sharding of arrays with an axis of networks in front; None on one device.
       axis: name of the axis of networks, for ``jax.vmap``; None on one device.
+      devices: over how many devices the networks are spread.
     """
 
     def __init__(self, mesh: Mesh | None):
         self._mesh = mesh
+        self.devices = 1 if mesh is None else mesh.shape["members"]
         self.shared: Any = mesh and NamedSharding(mesh, PartitionSpec())
         self.spread: Any = mesh and NamedSharding(mesh, PartitionSpec("members"))
         self.axis = None if mesh is None else "members"
@@ -101,3 +104,12 @@ class Grid:
             targets=spread(batch.targets, answers),
             mask=spread(batch.mask, answers),
         )
+
+
+def memory_bytes() -> int | None:
+    """Return the memory of a device, that of the machine for a CPU; None where it is not known."""
+    (device, *_) = jax.local_devices()
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None and device.platform == "cpu" and hasattr(os, "sysconf"):
+        limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return limit

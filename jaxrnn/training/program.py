@@ -21,12 +21,13 @@ import optax
 from flax import nnx
 from jaxtyping import Float
 
+from jaxrnn import checks
 from jaxrnn.cells.weights import Orthogonal
 from jaxrnn.tasks import Batch, Source, Stretch, Task
 from jaxrnn.training.config import FitConfig
 from jaxrnn.training.optimizers import make_optimizer
 from jaxrnn.training.penalties import check_penalties, penalty
-from jaxrnn.training.placement import Grid
+from jaxrnn.training.placement import Grid, memory_bytes
 from jaxrnn.typing import Key
 
 
@@ -108,8 +109,14 @@ class Program:
     # The state.
 
     def start(self) -> State:
-        """Return the state before the first step."""
-        return jax.jit(self._start, out_shardings=self._state)(self._keys, self._values)
+        """Return the state before the first step.
+
+        Raises:
+          InputError: the networks need more memory than their devices have.
+        """
+        started = jax.jit(self._start, out_shardings=self._state).trace(self._keys, self._values)
+        _check_memory(started.out_info, self._grid.devices)
+        return started.lower().compile()(self._keys, self._values)
 
     def _start(self, keys: _Keys, values: Any) -> State:
         zero = jnp.zeros((), jnp.int32)
@@ -308,6 +315,15 @@ class Program:
             return (loss, counted, sums), carry
 
         return self._each(answer, in_turn=self._factorises)(models, carry)
+
+
+def _check_memory(state: Any, devices: int) -> None:
+    """Refuse a state of training that fills more than its devices' memory: the process would be ended."""
+    needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / devices
+    there = memory_bytes()
+    if there is not None and needed > there:
+        got = f"networks whose weights and optimiser fill {needed / 2**30:,.0f} GiB on each device"
+        checks.refuse("hidden_features, layers and seeds", got, f"at most {there / 2**30:,.0f} GiB")
 
 
 def _streams(seed: Any) -> _Keys:
