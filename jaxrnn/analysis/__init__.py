@@ -14,7 +14,7 @@ from jaxrnn.analysis.cycles import Cycles, cycles
 from jaxrnn.analysis.diagnose import PARTS, Diagnosis, Verdict, diagnose, judge
 from jaxrnn.analysis.exponents import Lyapunov, PrecisionWarning
 from jaxrnn.analysis.fixed_points import candidates_from, fixed_points
-from jaxrnn.analysis.flows import Flow
+from jaxrnn.analysis.flows import Flow, FlowModes, flow_modes
 from jaxrnn.analysis.gated_mean_field import GatedMeanField, gated_mean_field
 from jaxrnn.analysis.gradient_flow import (
     FlowHistory,
@@ -51,6 +51,7 @@ from jaxrnn.analysis.propagator import (
 from jaxrnn.analysis.pseudospectrum import Pseudospectrum, pseudospectrum
 from jaxrnn.analysis.rates import Rate
 from jaxrnn.analysis.roots import Outcome
+from jaxrnn.analysis.series_exponents import SeriesExponent, series_exponent
 from jaxrnn.analysis.spectrum import (
     Modes,
     Spectrum,
@@ -78,6 +79,7 @@ __all__ = [
     "FixedPoints",
     "Flow",
     "FlowHistory",
+    "FlowModes",
     "GatedMeanField",
     "GradientFlow",
     "Horizon",
@@ -96,6 +98,7 @@ __all__ = [
     "PropagatorDirections",
     "Pseudospectrum",
     "Rate",
+    "SeriesExponent",
     "Spectrum",
     "SplitWarning",
     "Trajectory",
@@ -112,6 +115,7 @@ __all__ = [
     "edge_of_chaos",
     "factored_jacobians",
     "fixed_points",
+    "flow_modes",
     "gated_mean_field",
     "gradient_flow",
     "input_jacobians",
@@ -130,6 +134,7 @@ __all__ = [
     "propagator",
     "propagator_directions",
     "pseudospectrum",
+    "series_exponent",
     "slope_bound",
     "spectrum",
     "spectrum_of",

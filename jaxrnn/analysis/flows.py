@@ -3,6 +3,9 @@
 A step of the classical fourth-order method (Kutta 1901) is a map like any other, so every analysis takes it.
 What is counted in steps elsewhere is counted in units of time here: `lyapunov` divides by `time_step`.
 
+At a fixed point of a flow the derivative A = ∂f/∂s says in units of time what the step Jacobian, exp(A Δt) to
+the method's order, says in steps: a mode decays as exp(t Re μ) and turns with Im μ (`flow_modes`).
+
 The map is not the flow. Its error falls with the fourth power of the time step, and a step that is too long
 for a stiff equation shows dynamics of its own: halve it and see that nothing changes.
 """
@@ -14,9 +17,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float
 
 from jaxrnn import checks
+from jaxrnn.analysis.lapack import eigenvalues, in_float64, square_matrices
 from jaxrnn.annotations import checked
+from jaxrnn.steps import carry_of, flat_state
 from jaxrnn.typing import Carry
 
 
@@ -57,6 +65,69 @@ class Flow:
         )
         moved = _moved(carry, self.time_step, slope)
         return moved, moved
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class FlowModes:
+    """The linearised flow at N states, in units of time.
+
+    Attributes:
+      matrices: A = ∂f/∂s [N, S, S].
+      eigenvalues: μ of A, by falling real part [N, S].
+    """
+
+    matrices: Float[Array, "N S S"]
+    eigenvalues: Complex[Array, "N S"]
+
+    @property
+    def stable(self) -> Bool[Array, "N"]:
+        """Whether all modes decay: all real parts below 0 [N]."""
+        return (jnp.real(self.eigenvalues) < 0).all(axis=-1)
+
+    @property
+    def time_constants(self) -> Float[Array, "N S"]:
+        """Time in which a mode decays by the factor e, −1/Re μ; negative for growth [N, S]."""
+        rates = jnp.real(self.eigenvalues)
+        return jnp.where(rates == 0, jnp.inf, -1 / jnp.where(rates == 0, 1, rates))
+
+    @property
+    def frequencies(self) -> Float[Array, "N S"]:
+        """Turns of a mode, Im μ / 2π in cycles a unit of time [N, S]."""
+        return jnp.imag(self.eigenvalues) / (2 * np.pi)
+
+
+@checked
+def flow_modes(flow: Flow, x: Any, carries: Carry) -> FlowModes:
+    """Return eigenvalues and time constants of a flow at given states, in units of time.
+
+    Args:
+      flow: the differential equation.
+      x: its constant input, or None.
+      carries: states, leaves [N, H], such as ``fixed_points(flow, x, candidates).carries``.
+
+    Raises:
+      InputError: another step than a `Flow`, or carries or derivatives that are not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.analysis import Flow, flow_modes
+      >>> spiral = Flow(lambda s, x: jnp.array([[-0.5, 2.0], [-2.0, -0.5]]) @ s, time_step=0.01)
+      >>> modes = flow_modes(spiral, None, jnp.zeros((1, 2)))
+      >>> modes.time_constants.tolist(), abs(modes.frequencies[0] * jnp.pi).round(5).tolist()
+      ([[2.0, 2.0]], [1.0, 1.0])
+    """
+    checks.finite("carries", carries)
+    carries = jax.tree.map(jnp.asarray, carries)
+
+    def slope(carry: Carry) -> Any:
+        state = flat_state(carry, 0)
+        return jax.jacfwd(lambda state: flat_state(flow.field(carry_of(state, carry), x), 0))(state)
+
+    matrices = square_matrices("flow: its derivative", jax.vmap(slope)(carries))
+    values = in_float64(eigenvalues, matrices)
+    order = jnp.argsort(-jnp.real(values), axis=-1)
+    return FlowModes(matrices, jnp.take_along_axis(values, order, axis=-1))
 
 
 def time_step_of(step: Any) -> float:

@@ -10,6 +10,10 @@ it decays: by the Kreiss matrix theorem
 
     sup_k ‖J^k‖  ≥  sup_{|z| > 1} (|z| − 1) / σ_min(z I − J) .
 
+and of a flow ds/dt = J s, by the theorem's other form,
+
+    sup_t ‖exp(t J)‖  ≥  sup_{Re z > 0} Re z / σ_min(z I − J) .
+
 Trefethen & Embree, "Spectra and Pseudospectra", 2005, chapters 14, 16 and 39. As there, the matrix is
 brought to Schur form T once; at each z, the largest singular value of (z I − T)⁻¹ comes from Lanczos
 iteration, a step of which solves two triangular systems: O(S²) a point where an SVD takes O(S³). All points
@@ -95,6 +99,21 @@ class Pseudospectrum:
             return float(np.inf)
         with np.errstate(divide="ignore", invalid="ignore"):
             bounds = (np.abs(self._points) - 1) / np.asarray(self.smallest)
+        return float(np.nanmax(bounds, initial=1.0))
+
+    @property
+    def flow_kreiss(self) -> float:
+        """Lower bound of sup_t ‖exp(t J)‖ over t ≥ 0, for J the derivative of a flow; 1 at least.
+
+        It is the largest Re z / σ_min(z I − J) right of the imaginary axis; infinite where an eigenvalue is
+        there by more than rounding.
+        """
+        size = float(abs(self.eigenvalues[0]))
+        rounding = 16 * len(self.eigenvalues) * float(jnp.finfo(self.eigenvalues.dtype).eps)
+        if float(jnp.real(self.eigenvalues).max()) > rounding * size:
+            return float(np.inf)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bounds = np.real(self._points) / np.asarray(self.smallest)
         return float(np.nanmax(bounds, initial=1.0))
 
     @property
