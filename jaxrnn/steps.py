@@ -6,6 +6,7 @@ to import the other.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -38,11 +39,10 @@ def begin(
     Raises:
       InputError: the arguments do not fit each other or the cell.
     """
-    if isinstance(cell, type):
-        checks.refuse("cell", f"the class {cell.__name__}", "a cell of it, or any other step")
+    layer, cell = cell, step_of(cell)
     steps = _length(xs, length)
     if carry is None:
-        carry = own_carry(cell, xs, "carry")
+        carry = own_carry(layer, xs, "carry")
     weights = cell if isinstance(cell, nnx.Module) else None
     _, carry, _ = varying_alike(weights, carry, xs)
     if not jax.tree.leaves(carry):
@@ -51,6 +51,66 @@ def begin(
     x = shapes_of_one(xs)
     _check_step(for_batch(cell, carry, x, batch), carry, x)
     return carry, steps, batch
+
+
+def step_of(cell: Any) -> Step:
+    """Return the step that an analysis is to take for what it was handed.
+
+    That is the step itself; a layer's, which its `as_step` returns; and of a function of the carry alone, an
+    autonomous map, the step that takes no input and returns the new carry as its output.
+
+    Raises:
+      InputError: a class, what cannot be called, or a model, which holds a step and is none.
+    """
+    if isinstance(cell, type):
+        checks.refuse("cell", f"the class {cell.__name__}", "a cell of it, or any other step")
+    if hasattr(cell, "as_step"):
+        return cell.as_step()
+    if not callable(cell):
+        checks.refuse("cell", checks.describe(cell), "a step (carry, x) -> (carry, y)")
+    if _is_model(cell):
+        parts = " or ".join(f".{name}" for name, part in vars(cell).items() if _has_start(part))
+        expected = f"a step (carry, x) -> (carry, y), such as its {parts}"
+        checks.refuse("cell", checks.describe(cell), expected)
+    of_carry_alone = _takes(cell, 1) and not _takes(cell, 2)
+    step: Any = Autonomous(cell) if of_carry_alone else cell
+    return step
+
+
+@dataclasses.dataclass(frozen=True)
+class Autonomous:
+    """A map of the carry as a step, which has no input and returns its carry."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, carry: Carry, x: Any) -> tuple[Carry, Carry]:
+        """Take one step."""
+        if jax.tree.leaves(x):
+            expected = "None and a length: cell is a function of the carry alone"
+            checks.refuse("xs", checks.describe(x), expected)
+        moved = self.function(carry)
+        return moved, moved
+
+
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """Tell whether a function can be called with so many arguments; yes, if it does not say."""
+    try:
+        inspect.signature(function).bind(*[None] * count)
+    except ValueError:  # some functions of C have no signature
+        return True
+    except TypeError:
+        return False
+    return True
+
+
+def _is_model(cell: Any) -> bool:
+    """Tell a module that holds layers or cells and can be called with one argument, its inputs."""
+    holds = isinstance(cell, nnx.Module) and any(map(_has_start, vars(cell).values()))
+    return holds and not _has_start(cell) and _takes(cell, 1)
+
+
+def _has_start(part: Any) -> bool:
+    return hasattr(part, "initialize_carry")
 
 
 def shapes_of_one(steps: Any) -> Any:

@@ -61,6 +61,9 @@ Step = Annotated[
 ]
 """``(carry, x) -> (carry, y)``."""
 
+StepLike = Annotated[Callable[..., Any], "a cell, or a function (carry, x) -> (carry, y)"]
+"""A step, or what stands for one in an analysis: a layer, or a function of the carry alone."""
+
 Key = Annotated[PRNGKeyArray, "a random key, such as jax.random.key(0)"]
 """A typed random key, as made by ``jax.random.key``."""
 

@@ -39,7 +39,7 @@ from jaxrnn.analysis.jacobians import jacobians
 from jaxrnn.analysis.lapack import in_float64, resolution, singular_values
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
-from jaxrnn.typing import ArrayLike, Step
+from jaxrnn.typing import ArrayLike, StepLike
 
 Activation = Callable[[Any], Any]
 """φ, elementwise on an array."""
@@ -162,7 +162,7 @@ def _largest_slopes(activation: Activation, preactivations: Any, size: int) -> A
 
 
 @checked
-def trajectory_bound(cell: Step, trajectory: Trajectory) -> TrajectoryBound:
+def trajectory_bound(cell: StepLike, trajectory: Trajectory) -> TrajectoryBound:
     """Return bounds on the BPTT product of any step, from the step Jacobians of a trajectory.
 
     The singular values are taken in float64, on a TPU in float32.

@@ -51,8 +51,8 @@ from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.least_squares import Power, half_square
 from jaxrnn.analysis.roots import eigenvalues_of, is_root
 from jaxrnn.annotations import checked
-from jaxrnn.steps import carry_of, compiled, flat_state
-from jaxrnn.typing import Carry, Step
+from jaxrnn.steps import carry_of, compiled, flat_state, step_of
+from jaxrnn.typing import Carry, Step, StepLike
 
 _NEWTON_STEPS = 10
 _SHORTEST = 1e-6
@@ -141,7 +141,7 @@ class Branch:
 
 @checked
 def continuation(
-    cell: Step,
+    cell: StepLike,
     path: Callable[[Any], Any],
     start: Carry,
     *,
@@ -185,6 +185,7 @@ def continuation(
     checks.count("max_points", max_points)
     begin, end = checks.number("begin", begin), checks.number("end", end)
     start = jax.tree.map(jnp.asarray, start)
+    cell = step_of(cell)
     _check(cell, path, start, begin, end)
     dtype = flat_state(start, 0).dtype
     correct = functools.partial(_corrected.bound(cell), start, path=path)

@@ -30,7 +30,7 @@ from jaxrnn.analysis.jacobians import jacobians
 from jaxrnn.analysis.lapack import one_blas_thread, singular_values
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
-from jaxrnn.typing import Key, Step, at_least_float32
+from jaxrnn.typing import Key, StepLike, at_least_float32
 
 
 @jax.tree_util.register_dataclass
@@ -73,7 +73,7 @@ class CovariantVectors:
 
 @checked
 def covariant_vectors(
-    cell: Step,
+    cell: StepLike,
     trajectory: Trajectory,
     *,
     k: int | None = None,

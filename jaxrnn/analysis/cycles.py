@@ -25,7 +25,7 @@ from jaxrnn.analysis.fixed_points import Settings, periodic_points
 from jaxrnn.analysis.least_squares import LevenbergMarquardt, Search
 from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.annotations import checked
-from jaxrnn.typing import Carry, Step
+from jaxrnn.typing import Carry, StepLike
 
 
 @jax.tree_util.register_dataclass
@@ -68,7 +68,7 @@ class Cycles:
 
 @checked
 def cycles(
-    cell: Step,
+    cell: StepLike,
     x: Any,
     candidates: Carry,
     period: int,

@@ -48,8 +48,8 @@ from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.analysis.trajectory import Trajectory, trace
 from jaxrnn.annotations import checked
 from jaxrnn.batching import for_batch
-from jaxrnn.steps import carry_of, flat_state
-from jaxrnn.typing import Carry, Loss, Step, at_least_float32
+from jaxrnn.steps import carry_of, flat_state, step_of
+from jaxrnn.typing import Carry, Loss, Step, StepLike, at_least_float32
 
 _FADED = math.log(100.0)
 _NOTICEABLE = math.log(10.0)
@@ -273,7 +273,7 @@ def at_once(name: str, compute: Callable[[], Any]) -> Any:
 
 @checked
 def diagnose(
-    cell: Step,
+    cell: StepLike,
     xs: Any,
     loss: Loss | None = None,
     *,
@@ -308,6 +308,7 @@ def diagnose(
       'vanishing'
     """
     path = trace(cell, xs, carry=carry, length=length)
+    cell = step_of(cell)
     if 0 in path.batch:
         checks.refuse("xs", f"batch axes {list(path.batch)}", "at least one sequence")
     loss = loss or default_loss(cell, path)

@@ -48,8 +48,8 @@ from jaxrnn.analysis.roots import (
 from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
-from jaxrnn.steps import begin, carry_of, flat_state
-from jaxrnn.typing import Carry, Key, Step
+from jaxrnn.steps import begin, carry_of, flat_state, step_of
+from jaxrnn.typing import Carry, Key, Step, StepLike
 
 
 @checked
@@ -100,7 +100,7 @@ def candidates_from(trajectory: Trajectory, count: int, *, key: Key, noise: floa
 
 @checked
 def fixed_points(
-    cell: Step,
+    cell: StepLike,
     x: Any,
     candidates: Carry,
     *,
@@ -180,6 +180,7 @@ def periodic_points(
     cell: Step, x: Any, candidates: Carry, period: int, settings: Settings
 ) -> tuple[FixedPoints, Float[Array, "N p S"], int]:
     """Return a point of every orbit of least period p, the orbits, and how many had a shorter period."""
+    cell = step_of(cell)
     x, like, starts = _checked_system(cell, x, candidates)
     tolerance = checked_tolerance(settings.tolerance, starts.dtype)
     batch = batch_for(starts, settings.batch)

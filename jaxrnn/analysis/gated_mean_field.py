@@ -47,7 +47,7 @@ from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.contract import obstacle
 from jaxrnn.steps import compiled
-from jaxrnn.typing import ArrayLike, Key, SplitCell, Step
+from jaxrnn.typing import ArrayLike, Key, SplitCell, StepLike
 
 CONVERGED = "converged"
 DRIFTS = "still drifting"
@@ -78,7 +78,7 @@ class GatedMeanField:
 
 @checked
 def gated_mean_field(
-    cell: Step,
+    cell: StepLike,
     gains: ArrayLike,
     *,
     drive_mean: ArrayLike,

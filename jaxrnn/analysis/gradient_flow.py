@@ -34,8 +34,8 @@ from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory, trace
 from jaxrnn.annotations import checked
 from jaxrnn.batching import for_batch
-from jaxrnn.steps import carry_of, compiled, flat_state, readout_of
-from jaxrnn.typing import Carry, Loss, Step, at_least_float32
+from jaxrnn.steps import carry_of, compiled, flat_state, readout_of, step_of
+from jaxrnn.typing import Carry, Loss, Step, StepLike, at_least_float32
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +87,7 @@ class FlowHistory:
 
 @checked
 def gradient_flow(
-    cell: Step, xs: Any, loss: Loss, *, carry: Carry | None = None, length: int | None = None
+    cell: StepLike, xs: Any, loss: Loss, *, carry: Carry | None = None, length: int | None = None
 ) -> GradientFlow:
     """Follow the gradient of a loss back through time.
 
@@ -121,12 +121,12 @@ def gradient_flow(
 
 def flow_along(cell: Step, trajectory: Trajectory, loss: Loss) -> GradientFlow:
     """Follow the gradient of a loss back along a trajectory that is already there."""
-    return _flows([cell], [trajectory], loss)[0]
+    return _flows([step_of(cell)], [trajectory], loss)[0]
 
 
 @checked
 def stack_gradient_flow(
-    cells: Sequence[Step],
+    cells: Sequence[StepLike],
     xs: Any,
     loss: Loss,
     *,
@@ -168,7 +168,7 @@ def stack_gradient_flow(
     for cell, carry in zip(cells, carries, strict=True):
         trajectories.append(trace(cell, xs, carry=carry))
         xs = trajectories[-1].outputs
-    return _flows(cells, trajectories, loss)
+    return _flows(list(map(step_of, cells)), trajectories, loss)
 
 
 def _flows(

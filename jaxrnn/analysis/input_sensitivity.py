@@ -27,7 +27,7 @@ from jaxrnn.analysis.propagator import checked_lags, each_sequence, transposed_p
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
-from jaxrnn.typing import ArrayLike, Step
+from jaxrnn.typing import ArrayLike, StepLike
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +52,7 @@ class InputSensitivity:
 
 @checked
 def input_sensitivity(
-    cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = None
+    cell: StepLike, trajectory: Trajectory, lags: Sequence[int] | Any = None
 ) -> InputSensitivity:
     """Return the singular values of ∂s_T/∂x_{T−k} for each lag k.
 

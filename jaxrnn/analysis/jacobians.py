@@ -27,12 +27,12 @@ from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
 from jaxrnn.batching import for_batch
 from jaxrnn.contract import is_split, mix_is_affine, obstacle
-from jaxrnn.steps import carry_of, compiled, flat_state, shapes_of_one
-from jaxrnn.typing import Carry, SplitCell, Step, weight_of_mix
+from jaxrnn.steps import carry_of, compiled, flat_state, shapes_of_one, step_of
+from jaxrnn.typing import Carry, SplitCell, Step, StepLike, weight_of_mix
 
 
 @checked
-def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
+def jacobians(cell: StepLike, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
     """Return ∂s_t/∂s_{t−1} for every step of a trajectory, [T, *B, S, S].
 
     Row i, column j holds ∂(s_t)_i/∂(s_{t−1})_j; entry 0 belongs to the first step. Split cells take the
@@ -54,6 +54,7 @@ def jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
       >>> jaxrnn.analysis.jacobians(cell, path).shape
       (20, 4, 16, 16)
     """
+    cell = step_of(cell)
     _check_trajectory(trajectory)
     if is_split(cell, *_shapes_at_one(trajectory)):
         return _finite(structured_jacobians(cell, trajectory))
@@ -70,7 +71,7 @@ def _finite(derivatives: Any) -> Any:
 
 
 @checked
-def input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S F"]:
+def input_jacobians(cell: StepLike, trajectory: Trajectory) -> Inexact[Array, "T *B S F"]:
     """Return ∂s_t/∂x_t for every step of a trajectory, [T, *B, S, F], the carry before held fixed.
 
     Raises:
@@ -85,6 +86,7 @@ def input_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B 
       >>> input_jacobians(leaky, path)[:, 0, 0].tolist()
       [3.0, 3.0, 3.0, 3.0]
     """
+    cell = step_of(cell)
     _check_trajectory(trajectory)
     leaves = jax.tree.leaves(trajectory.xs)
     if not leaves:
@@ -208,7 +210,7 @@ class FactoredJacobians:
 
 
 @checked
-def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
+def factored_jacobians(cell: StepLike, trajectory: Trajectory) -> FactoredJacobians:
     """Return the step Jacobians of a split cell as their factors, where S² numbers a step are too many.
 
     Raises:
@@ -224,6 +226,7 @@ def factored_jacobians(cell: Step, trajectory: Trajectory) -> FactoredJacobians:
       >>> jaxrnn.analysis.factored_jacobians(cell, path).rmatvec(path.states[1:]).shape
       (20, 4, 1024)
     """
+    cell = step_of(cell)
     _check_trajectory(trajectory)
     expected = "a split cell (jaxrnn.typing.SplitCell); jacobians(cell, trajectory) takes any step"
     if not isinstance(cell, SplitCell):

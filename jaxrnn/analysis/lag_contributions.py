@@ -33,8 +33,8 @@ from jaxrnn.analysis.gradient_flow import log_norm, output_gradients
 from jaxrnn.analysis.trajectory import Trajectory, trace
 from jaxrnn.annotations import checked
 from jaxrnn.batching import for_batch
-from jaxrnn.steps import carry_of, compiled_unprepared, flat_state, shapes_of_one
-from jaxrnn.typing import Carry, Loss, Step, at_least_float32, prepared
+from jaxrnn.steps import carry_of, compiled_unprepared, flat_state, shapes_of_one, step_of
+from jaxrnn.typing import Carry, Loss, Step, StepLike, at_least_float32, prepared
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +67,7 @@ class LagContributions:
 
 @checked
 def lag_contributions(
-    cell: Step,
+    cell: StepLike,
     xs: Any,
     loss: Loss,
     *,
@@ -101,11 +101,12 @@ def lag_contributions(
       >>> sorted(found.leaf_fractions)
       ['bias', 'kernel', 'recurrent_kernel']
     """
+    layer, cell = cell, step_of(cell)
     if not has_parameters(cell):
         got = type(cell).__name__ + isinstance(cell, nnx.Module) * " without nnx.Param"
         expected = "an nnx.Module with nnx.Param leaves: a plain function shows no parameters"
         checks.refuse("cell", got, expected)
-    trajectory = trace(cell, xs, carry=carry, length=length)
+    trajectory = trace(layer, xs, carry=carry, length=length)
     limit = _limit(max_lag, trajectory.length - 1)
     gradient = ParameterGradient.of(cell, trajectory, loss)
     checks.finite("cell: its gradient", gradient.whole)

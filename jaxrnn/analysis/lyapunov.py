@@ -34,13 +34,13 @@ from jaxrnn.analysis.flows import time_step_of
 from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.annotations import checked
 from jaxrnn.batching import for_batch
-from jaxrnn.steps import batch_axes, begin, flat_state
-from jaxrnn.typing import Carry, Key, Step, at_least_float32
+from jaxrnn.steps import batch_axes, begin, flat_state, step_of
+from jaxrnn.typing import Carry, Key, Step, StepLike, at_least_float32
 
 
 @checked
 def lyapunov(
-    cell: Step,
+    cell: StepLike,
     xs: Any = None,
     *,
     carry: Carry | None = None,
@@ -91,6 +91,7 @@ def lyapunov(
         _check_resumed(resume, cell, carry, k, key)
         carry = resume.position.carry
     carry, steps, batch = begin(cell, xs, carry, length)
+    cell = step_of(cell)
     checks.finite("xs", xs)
     checks.finite("carry", carry)
     if renorm_every is not None:

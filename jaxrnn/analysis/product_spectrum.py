@@ -39,7 +39,7 @@ from jaxrnn.analysis.propagator import checked_lags, each_sequence, transposed_p
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
-from jaxrnn.typing import ArrayLike, Step
+from jaxrnn.typing import ArrayLike, StepLike
 
 _DETERMINANT = 1e-6  # nats by which the sum of log moduli may miss the determinant's logarithm
 _STAYS = 1e-6  # nats by which a log modulus may move with the rounding of the entries
@@ -69,7 +69,7 @@ class ProductSpectrum:
 
 @checked
 def product_spectrum(
-    cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = None
+    cell: StepLike, trajectory: Trajectory, lags: Sequence[int] | Any = None
 ) -> ProductSpectrum:
     """Return the eigenvalues of the BPTT product of the last k steps, for each lag k.
 

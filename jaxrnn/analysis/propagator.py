@@ -41,7 +41,7 @@ from jaxrnn.analysis.lapack import in_float64, one_blas_thread, square_matrices
 from jaxrnn.analysis.rates import Rate, rate_by_lag
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
-from jaxrnn.typing import ArrayLike, Step
+from jaxrnn.typing import ArrayLike, StepLike
 
 _DEFAULT_LAGS = 20
 
@@ -86,7 +86,9 @@ class PropagatorDirections:
 
 
 @checked
-def propagator(cell: Step, trajectory: Trajectory, lags: Sequence[int] | Any = None) -> Propagator:
+def propagator(
+    cell: StepLike, trajectory: Trajectory, lags: Sequence[int] | Any = None
+) -> Propagator:
     """Return the singular values of the BPTT product of the last k steps, for each lag k.
 
     Args:
@@ -123,7 +125,7 @@ def propagator_of(matrices: ArrayLike, lags: Sequence[int] | Any = None) -> Prop
 
 @checked
 def propagator_directions(
-    cell: Step,
+    cell: StepLike,
     trajectory: Trajectory,
     lags: Sequence[int] | Any = None,
     *,

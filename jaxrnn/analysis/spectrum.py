@@ -43,7 +43,8 @@ from jaxrnn.analysis.lapack import (
 )
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
-from jaxrnn.typing import ArrayLike, SplitCell, Step, at_least_float32
+from jaxrnn.steps import step_of
+from jaxrnn.typing import ArrayLike, SplitCell, StepLike, at_least_float32
 
 
 @jax.tree_util.register_dataclass
@@ -141,7 +142,7 @@ class WeightSpectrum:
 
 
 @checked
-def spectrum(cell: Step, trajectory: Trajectory) -> Spectrum:
+def spectrum(cell: StepLike, trajectory: Trajectory) -> Spectrum:
     """Return eigenvalues and singular values of every step Jacobian, leading axes [T, *B].
 
     Eigenvalues of a general matrix exist on CPU and GPU; on a TPU they come from the host.
@@ -184,7 +185,7 @@ def spectrum_of(matrices: ArrayLike) -> Spectrum:
 
 
 @checked
-def modes(cell: Step, trajectory: Trajectory) -> Modes:
+def modes(cell: StepLike, trajectory: Trajectory) -> Modes:
     """Return eigenvalues, left and right eigenvectors and non-normality of every step Jacobian.
 
     Raises:
@@ -268,7 +269,7 @@ def _departure(matrix: np.ndarray) -> float:
 
 
 @checked
-def weight_spectrum(cell: Step) -> WeightSpectrum:
+def weight_spectrum(cell: StepLike) -> WeightSpectrum:
     """Return the spectra of a split cell's recurrent weights, gate by gate and carry leaf by carry leaf.
 
     Raises:
@@ -285,6 +286,7 @@ def weight_spectrum(cell: Step) -> WeightSpectrum:
       >>> found.spectrum.spectral_radius.round(3).tolist()  # orthogonal at the start
       [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
     """
+    cell = step_of(cell)
     if not isinstance(cell, SplitCell) or not hasattr(cell, "initialize_carry"):
         checks.refuse(
             "cell", type(cell).__name__, "a split cell: project, mix, update, readout, and a carry"

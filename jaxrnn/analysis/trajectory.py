@@ -16,8 +16,8 @@ from jaxtyping import Array, Inexact
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.batching import for_batch
-from jaxrnn.steps import begin, compiled, flat_state, shapes_of_one
-from jaxrnn.typing import Carry, Step
+from jaxrnn.steps import begin, compiled, flat_state, shapes_of_one, step_of
+from jaxrnn.typing import Carry, Step, StepLike
 
 
 @jax.tree_util.register_dataclass
@@ -55,7 +55,7 @@ class Trajectory:
 
 @checked
 def trace(
-    cell: Step, xs: Any, *, carry: Carry | None = None, length: int | None = None
+    cell: StepLike, xs: Any, *, carry: Carry | None = None, length: int | None = None
 ) -> Trajectory:
     """Run a cell and keep every state.
 
@@ -83,6 +83,7 @@ def trace(
     checks.finite("xs", xs)
     carry, steps, batch = begin(cell, xs, carry, length)
     checks.finite("carry", carry)
+    cell = step_of(cell)
     carries, outputs = _run(cell, carry, xs, length=steps, batch=batch)
     checks.finite("cell: its states", carries)
     return Trajectory(xs=xs, carries=carries, outputs=outputs, batch=batch)

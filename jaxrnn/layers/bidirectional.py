@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,15 @@ class Bidirectional(nnx.Module):
         outputs = jax.tree.map(self.merge_fn, ahead, back)
         wanted = self.return_carry if return_carry is None else return_carry
         return ((first, last), outputs) if wanted else outputs
+
+    def as_step(self) -> NoReturn:
+        """Refuse to be one step: the directions go through time apart.
+
+        Raises:
+          InputError: always.
+        """
+        expected = "its .forward_rnn or its .backward_rnn.cell, one direction at a time"
+        checks.refuse("cell", "a Bidirectional layer", expected)
 
     @property
     def num_feature_axes(self) -> int:

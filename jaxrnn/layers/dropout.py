@@ -141,6 +141,19 @@ class Zoned(_Wrapped):
         return carry, readout(carry)
 
 
+class Expected(_Wrapped):
+    """A cell with zoneout in evaluation: each unit keeps the share `rate` of its state."""
+
+    def __init__(self, cell: Any, rate: float):
+        super().__init__(cell)
+        self.rate = rate
+
+    def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
+        """Take one step."""
+        stays = jax.tree.map(lambda leaf: jnp.full_like(leaf, self.rate), carry)
+        return Zoned(self.cell)(carry, (x, stays))
+
+
 def staying(key: Key | None, rate: float, carry: Carry, steps: int) -> Carry:
     """Return which units stay at each step [T, …], 1 or 0; without a key the rate, for all."""
     leaves, structure = jax.tree.flatten(carry)

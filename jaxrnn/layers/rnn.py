@@ -17,6 +17,7 @@ from jaxrnn.layers.axes import time_axis, time_first
 from jaxrnn.layers.dropout import (
     Dropped,
     DroppedEachStep,
+    Expected,
     Zoned,
     dropped,
     keys,
@@ -24,7 +25,7 @@ from jaxrnn.layers.dropout import (
     steps_mask,
     units_mask,
 )
-from jaxrnn.typing import Carry, Initializer, Key, Lengths, SplitCell
+from jaxrnn.typing import Carry, Initializer, Key, Lengths, SplitCell, Step
 from jaxrnn.unroll import Method, Unrolled, unroll
 
 
@@ -189,6 +190,19 @@ class RNN(nnx.Module):
         settings["reset_carry"] = None if reset_carry is None else (reset_carry, masks)
         done = unroll(Dropped(self.cell), xs, carry=(initial_carry, masks), **settings)
         return dataclasses.replace(done, carry=done.carry[0], carries=done.carries[0])
+
+    def as_step(self) -> Step:
+        """Return the step that analyses take the layer for: its cell, or with zoneout the expected step.
+
+        Analyses go forward, time first [T, *B, F], and start from the layer's `initialize_carry`.
+
+        Raises:
+          InputError: a layer that reads backwards.
+        """
+        if self.reverse:
+            expected = "its .cell, with inputs in the order of reading"
+            checks.refuse("cell", "an RNN that reads backwards", expected)
+        return Expected(self.cell, self.zoneout) if self.zoneout else self.cell
 
     @property
     def num_feature_axes(self) -> int:

@@ -17,7 +17,7 @@ from jaxrnn.layers.axes import time_axis, time_first
 from jaxrnn.layers.bidirectional import Bidirectional
 from jaxrnn.layers.dropout import keys
 from jaxrnn.layers.rnn import RNN
-from jaxrnn.typing import Carry, Key, Lengths
+from jaxrnn.typing import Carry, Key, Lengths, Step
 from jaxrnn.unroll import padding_mask
 from jaxrnn.unroll.record import seen
 
@@ -133,6 +133,14 @@ class Stack(nnx.Module):
             below = jax.eval_shape(read, below)
         return tuple(starts)
 
+    def as_step(self) -> Step:
+        """Return the step that analyses take the stack for: all layers at one time step, one carry a layer.
+
+        Raises:
+          InputError: a layer that reads backwards.
+        """
+        return _StackStep(self)
+
     @property
     def num_feature_axes(self) -> int:
         """Number of trailing axes of an input that are features."""
@@ -146,6 +154,25 @@ class Stack(nnx.Module):
             expected = f"one carry for each of {len(self.layers)} layers"
             checks.refuse(argument, checks.describe(carries), expected)
         return carries
+
+
+class _StackStep(nnx.Module):
+    """One time step of all layers of a stack."""
+
+    def __init__(self, stack: Stack):
+        self.steps = nnx.data([layer.as_step() for layer in stack.layers])
+        self.norms = nnx.data(list(stack.norms))
+        self.residual = stack.residual
+        self.num_feature_axes = stack.num_feature_axes
+
+    def __call__(self, carries: Sequence[Carry], x: Any) -> tuple[tuple[Carry, ...], Any]:
+        """Take one step."""
+        moved = []
+        for i, (step, carry) in enumerate(zip(self.steps, carries, strict=True)):
+            after, above = step(carry, self.norms[i](x) if len(self.norms) else x)
+            x = x + above if self.residual else above
+            moved.append(after)
+        return tuple(moved), x
 
 
 def _valid(inputs: Any, seq_lengths: Any, mask: Any, time_major: bool, features: int) -> Any:
