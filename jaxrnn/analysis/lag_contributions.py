@@ -228,14 +228,37 @@ def _whole_gradient(cell: Step, trajectory: Trajectory, output_grads: Any) -> tu
     return whole, *_units(whole)
 
 
-@compiled_unprepared
 def _by_lag(
     cell: Step, trajectory: Trajectory, output_grads: Any, whole: Any, unit: Any, *, lags: int
 ) -> tuple[Any, Any, Any, Any]:
     """Return by lag the growth of the cotangents [K], log ‖g_k‖ and ⟨g_k, unit⟩ [K, N]; and the difference.
 
-    The last two are those of the cotangents scaled to length 1: their logarithms lack the growth so far.
+    The last two are those of the cotangents scaled to length 1: their logarithms lack the growth so far. The
+    lags come in pieces of one compiled call each, and between two of them an interrupt is heard.
     """
+    none = jnp.zeros_like(trajectory.states[1:])
+    scale = jnp.zeros((), log_norm(none).dtype)
+    state = (none, output_grads, scale, jax.tree.map(jnp.zeros_like, unit))
+    count = min(lags, max(1, _PIECE // trajectory.length))
+    pieces = []
+    for _ in range(-(-lags // count)):
+        state, piece = jax.block_until_ready(_some_lags(cell, trajectory, state, unit, lags=count))
+        pieces.append(piece)
+    # The last piece may go beyond the lags that were asked for.
+    grown, logs, shares = (jnp.concatenate(parts)[:lags] for parts in zip(*pieces, strict=True))
+    *_, total = state
+    wrong = [t - w.astype(t.dtype) for t, w in _pairs(total, whole)]
+    return grown, logs, shares, jnp.exp(log_norm(wrong) - log_norm(whole))
+
+
+_PIECE = 2**20  # step gradients of one call: a second or so
+
+
+@compiled_unprepared
+def _some_lags(
+    cell: Step, trajectory: Trajectory, state: Any, unit: Any, *, lags: int
+) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Go on by so many lags; the state: cotangents, those of the outputs, their scale, the sum so far."""
     rebuild, parameters = _apart(cell)
 
     shapes = shapes_of_one(trajectory.carries), shapes_of_one(trajectory.xs)
@@ -249,8 +272,7 @@ def _by_lag(
 
         return jax.vmap(at_step)(before, trajectory.before, trajectory.xs)
 
-    states = trajectory.states
-    _, pull = jax.vjp(all_steps, parameters, states[:-1])
+    _, pull = jax.vjp(all_steps, parameters, trajectory.states[:-1])
 
     def next_lag(state, _):
         arriving, at_outputs, scale, total = state
@@ -267,13 +289,7 @@ def _by_lag(
         paid = jax.tree.map(jnp.zeros_like, at_outputs)
         return (earlier, paid, scale + grown, total), (grown, logs, shares)
 
-    none = jnp.zeros_like(states[1:])
-    nothing = jax.tree.map(jnp.zeros_like, unit)
-    scale = jnp.zeros((), log_norm(none).dtype)
-    start = (none, output_grads, scale, nothing)
-    (*_, total), by_lag = jax.lax.scan(next_lag, start, length=lags)
-    wrong = [t - w.astype(t.dtype) for t, w in _pairs(total, whole)]
-    return *by_lag, jnp.exp(log_norm(wrong) - log_norm(whole))
+    return jax.lax.scan(next_lag, state, length=lags)
 
 
 def _apart(cell: Any) -> tuple[Any, Any]:

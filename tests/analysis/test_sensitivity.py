@@ -6,7 +6,9 @@ networks; differentiation of the composed steps; mpmath.
 
 from __future__ import annotations
 
+import importlib
 import re
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -410,3 +412,33 @@ def test_float32_products_are_taken_in_float64():
     found = input_sensitivity(lambda s, x: (0.1 * s + x, s), path, lags=[499])
     assert found.log_singular_values.dtype == jnp.float32
     np.testing.assert_allclose(found.log_singular_values, [[499 * np.log(0.1)]], rtol=1e-6)
+
+
+def test_lags_in_pieces_are_those_of_one_call(monkeypatch):
+    cell = jaxrnn.make_cell("gru", 2, 4, rngs=nnx.Rngs(0))
+    xs = jax.random.normal(jax.random.key(1), (11, 3, 2))
+    module = importlib.import_module("jaxrnn.analysis.lag_contributions")
+    found = []
+    for piece in (2**20, 44):  # all eleven lags at once; four, four, and the rest
+        monkeypatch.setattr(module, "_PIECE", piece)
+        found.append(lag_contributions(cell, xs, lambda y: (y[-1] ** 2).sum()))
+    assert found[1].lags.tolist() == list(range(11))
+    # The same sums in the same order, but for how XLA fuses the first step of a piece.
+    for whole, pieces in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(whole, pieces, rtol=1e-5, atol=1e-6)
+
+
+def test_lags_of_a_long_sequence_can_be_interrupted():
+    """All 20,000 lags would take half an hour."""
+    cell = jaxrnn.make_cell("elman-tanh", 1, 4, rngs=nnx.Rngs(0))
+    xs = jnp.zeros((20_000, 1))
+    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            lag_contributions(cell, xs, lambda y: (y**2).sum() + y.sum())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGINT, interrupt)
