@@ -206,7 +206,7 @@ def _array(hint: Any) -> _Kind:
     return _Kind(admits, f"an array of {entries} [{legend}]")
 
 
-def _sizes(shape: tuple[int, ...], axes: Sequence[str]) -> _Sizes | None:
+def _sizes(shape: tuple[Any, ...], axes: Sequence[str]) -> _Sizes | None:
     """Return the sizes of the named axes of an array; None if it has other axes."""
     for i, axis in enumerate(axes):
         if axis.startswith("*") or axis == "...":  # any number of axes, all that are left

@@ -21,10 +21,10 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from jaxrnn.contract import once_a_form
-from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.typing import Carry, Size, SplitCell, Step
 
 
-def for_batch(cell: Step, carry: Carry, x: Any, batch: tuple[int, ...]) -> Step:
+def for_batch(cell: Step, carry: Carry, x: Any, batch: tuple[Size, ...]) -> Step:
     """Return the step that takes a batch as what its sequences are, one by one.
 
     Args:
@@ -74,7 +74,7 @@ class _Axes:
 
 @once_a_form
 def _axes(
-    cell_of: Callable[[Any], Step], held: Any, carry: Carry, x: Any, *, batch: tuple[int, ...]
+    cell_of: Callable[[Any], Step], held: Any, carry: Carry, x: Any, *, batch: tuple[Size, ...]
 ) -> _Axes | None:
     """Return how to map a step over its batch; None where it is to be called with all of it."""
 

@@ -184,7 +184,7 @@ def finite(argument: str, tree: Any) -> None:
             )
 
 
-def shape(argument: str, x: Any, expected: Sequence[int], legend: str) -> None:
+def shape(argument: str, x: Any, expected: Sequence[Any], legend: str) -> None:
     """Refuse an array whose shape is not `expected`; `legend` names its axes, as in "[T, *B]"."""
     if tuple(jnp.shape(x)) != tuple(expected):
         refuse(argument, describe(x), f"shape {list(expected)}, {legend}")

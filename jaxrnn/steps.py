@@ -22,12 +22,12 @@ from jaxtyping import Array, Inexact
 from jaxrnn import checks
 from jaxrnn.batching import for_batch
 from jaxrnn.contract import parts_make_step
-from jaxrnn.typing import ArrayLike, Carry, Step, prepared
+from jaxrnn.typing import ArrayLike, Carry, Size, Step, prepared
 
 
 def begin(
     cell: Step, xs: Any, carry: Carry | None = None, length: int | None = None
-) -> tuple[Carry, int, tuple[int, ...]]:
+) -> tuple[Carry, Size, tuple[Size, ...]]:
     """Return the initial carry, the number of steps T and the batch axes *B, all checked.
 
     Args:
@@ -227,20 +227,25 @@ class Compiled:
     def __init__(self, function: Callable[..., Any]):
         parameters = inspect.signature(function).parameters.values()
         self._settings = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-        self._function = function
+        self.function = function
         self._for_pytrees = jax.jit(function, static_argnames=self._settings)
         functools.update_wrapper(self, function)
 
     def bound(self, cell: Any) -> Callable[..., Any]:
         """Return the function of the arrays alone, for many calls with one step."""
-        leaves = jax.tree.leaves(cell)
-        if leaves and all(isinstance(leaf, ArrayLike) for leaf in leaves):
+        if not is_plain_function(cell):
             return functools.partial(self._for_pytrees, cell)
-        return jax.jit(functools.partial(self._function, cell), static_argnames=self._settings)
+        return jax.jit(functools.partial(self.function, cell), static_argnames=self._settings)
 
     def __call__(self, cell: Any, *arrays: Any, **chosen: Any) -> Any:
         """Call it once."""
         return self.bound(cell)(*arrays, **chosen)
+
+
+def is_plain_function(cell: Any) -> bool:
+    """Tell whether a step is no pytree of arrays, such as a module is."""
+    leaves = jax.tree.leaves(cell)
+    return not leaves or not all(isinstance(leaf, ArrayLike) for leaf in leaves)
 
 
 def compiled(function: Callable[..., Any]) -> Compiled:
@@ -260,13 +265,19 @@ def compiled_unprepared(function: Callable[..., Any]) -> Compiled:
 
 def in_forward_mode(tree: Any) -> bool:
     """Tell whether ``jax.jvp``, or what rests on it, differentiates an array of a tree."""
+    return any(isinstance(_unmapped(leaf), JVPTracer) for leaf in jax.tree.leaves(tree))
 
-    def unmapped(leaf: Any) -> Any:
-        while hasattr(leaf, "batch_dim"):  # the tracers of vmap, whose class JAX does not export
-            leaf = leaf.val
-        return leaf
 
-    return any(isinstance(unmapped(leaf), JVPTracer) for leaf in jax.tree.leaves(tree))
+def is_differentiated(tree: Any) -> bool:
+    """Tell whether ``jax.grad``, ``jax.jvp`` or what rests on them differentiates an array of a tree."""
+    # The tracers of ``jax.linearize``, on which ``jax.grad`` rests, are of a class that JAX does not export.
+    return any(hasattr(_unmapped(leaf), "tangent") for leaf in jax.tree.leaves(tree))
+
+
+def _unmapped(leaf: Any) -> Any:
+    while hasattr(leaf, "batch_dim"):  # the tracers of vmap, whose class JAX does not export
+        leaf = leaf.val
+    return leaf
 
 
 def varying_alike(*trees: Any) -> tuple[Any, ...]:
@@ -284,12 +295,17 @@ def varying_alike(*trees: Any) -> tuple[Any, ...]:
     return jax.tree.map(spread, trees)
 
 
+def is_varying(tree: Any) -> bool:
+    """Tell whether an array of a tree differs from device to device inside ``jax.shard_map``."""
+    return any(_varying(leaf) for leaf in jax.tree.leaves(tree))
+
+
 def _varying(leaf: Any) -> frozenset[str]:
     kind = getattr(jax.typeof(leaf), "manual_axis_type", None)
     return frozenset() if kind is None else kind.varying
 
 
-def _length(xs: Any, length: int | None) -> int:
+def _length(xs: Any, length: int | None) -> Size:
     leaves = jax.tree.leaves(xs)
     if not leaves:
         if length is None:
@@ -323,10 +339,10 @@ def own_carry(cell: Step, xs: Any, argument: str) -> Carry:
     if not hasattr(xs, "shape"):
         checks.refuse(argument, "None", "an initial carry, where xs is not one array [T, *B, F]")
     # Flax's own cells insist on a random stream even where the carry is zeros.
-    return cell.initialize_carry(xs.shape[1:], nnx.Rngs(0))  # pyright: ignore[reportFunctionMemberAccess]
+    return cell.initialize_carry(xs.shape[1:], rngs=nnx.Rngs(0))  # pyright: ignore[reportFunctionMemberAccess]
 
 
-def batch_axes(cell: Step, xs: Any, carry: Carry) -> tuple[int, ...]:
+def batch_axes(cell: Step, xs: Any, carry: Carry) -> tuple[Size, ...]:
     """Return *B: a cell says how many axes of its input are features, otherwise the carry shows it.
 
     Of several leaves the first that has batch axes counts: others may be shared by all sequences.

@@ -56,6 +56,9 @@ ArrayLike = jax.Array | np.ndarray
 Carry = Any
 """A pytree of arrays [*B, H]: what a cell hands to its next step."""
 
+Size = Any
+"""A size of an array: a whole number, or an expression where ``jax.export`` leaves it open."""
+
 Step = Annotated[
     Callable[[Any, Any], tuple[Any, Any]], "a cell, or a function (carry, x) -> (carry, y)"
 ]

@@ -19,6 +19,9 @@ other, as in LEM, it does not, and the cell writes `step` as a whole.
 from __future__ import annotations
 
 import abc
+import dataclasses
+import importlib
+import sys
 from typing import Any, ClassVar, Required, TypedDict, Unpack, final
 
 import jax
@@ -29,7 +32,7 @@ from jaxtyping import Array, Float, Inexact
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
-from jaxrnn.typing import Carry, Initializer, multiplies_by
+from jaxrnn.typing import Carry, Initializer, Size, multiplies_by
 
 
 class InputOptions(TypedDict, total=False):
@@ -76,7 +79,46 @@ def free_leaves(cell: Any, carry: Carry) -> list[int]:
     return [i for i, name in enumerate(cell.carry_names) if name not in own]
 
 
-class RecurrentCell(nnx.Module, abc.ABC):
+@dataclasses.dataclass(frozen=True)
+class _Name:
+    """Where a function is found."""
+
+    module: str
+    name: str
+
+    @classmethod
+    def of(cls, function: Any) -> _Name | None:
+        """Return the name of a function, or None where it is not found by it."""
+        name = cls(getattr(function, "__module__", None) or "", getattr(function, "__name__", ""))
+        return name if name.module in sys.modules and name.find() is function else None
+
+    def find(self) -> Any:
+        """Return what has this name."""
+        return getattr(importlib.import_module(self.module), self.name, None)
+
+
+class PickledByName(nnx.Module):
+    """A module that is pickled with its functions by name: ``jnp.tanh`` is no plain function."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, with names for functions."""
+        attributes = super().__getstate__().items()
+        return {
+            key: (_Name.of(value) or value) if callable(value) else value
+            for key, value in attributes
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the attributes back."""
+        super().__setstate__(
+            {
+                key: value.find() if isinstance(value, _Name) else value
+                for key, value in state.items()
+            }
+        )
+
+
+class RecurrentCell(PickledByName, abc.ABC):
     """The protocol common to all cells.
 
     Args:
@@ -120,7 +162,7 @@ class RecurrentCell(nnx.Module, abc.ABC):
 
     @checked
     def initialize_carry(
-        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+        self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> Carry:
         """Return the zero carry, leaves [*B, H], for inputs of shape [*B, F]; `rngs` is not used."""
         del rngs  # Flax's protocol has it; a zero carry draws nothing
@@ -142,7 +184,7 @@ class RecurrentCell(nnx.Module, abc.ABC):
         """Number of trailing axes of an input that are not batch (Flax's protocol)."""
         return 1
 
-    def _check_carry(self, carry: Carry, batch: tuple[int, ...]) -> None:
+    def _check_carry(self, carry: Carry, batch: tuple[Size, ...]) -> None:
         like = jax.eval_shape(lambda: self.initialize_carry((*batch, self.in_features)))
         names = ", ".join(self.carry_names)
         if jax.tree.structure(carry) != jax.tree.structure(like):
@@ -177,7 +219,11 @@ class InputWeights(RecurrentCell):
     gates: ClassVar[tuple[str, ...]]
     """Names of the gates in the order in which the kernels hold them."""
 
-    default_bias_init: ClassVar[Initializer] = staticmethod(jax.nn.initializers.zeros)
+    # A class method: `nnx.tabulate` replaces plain functions of a class, static ones too, by methods.
+    @classmethod
+    def default_bias_init(cls) -> Initializer:
+        """Return the initialiser of the biases where none is given: zeros."""
+        return jax.nn.initializers.zeros
 
     @checked
     def __init__(
@@ -197,8 +243,9 @@ class InputWeights(RecurrentCell):
         self.kernel = nnx.Param(
             initializers.per_gate(kernel_init, rngs.params(), (in_features, h), g, param_dtype)
         )
-        bias_init = bias_init or self.default_bias_init
-        self.bias = nnx.Param(bias_init(rngs.params(), (g, h), param_dtype).reshape(-1))
+        bias_init = bias_init or self.default_bias_init()
+        biases = bias_init(rngs.params(), (g, h), param_dtype)
+        self.bias = nnx.Param(initializers.on_drawn(jnp.ravel, biases))
 
     def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B P"]:
         """Map the input to the drive, W x + b."""
@@ -218,7 +265,10 @@ class DenseWeights(InputWeights):
       recurrent_kernel: recurrent weights [H, G·H], gates side by side.
     """
 
-    default_recurrent_kernel_init: ClassVar[Initializer] = staticmethod(initializers.orthogonal())
+    @classmethod
+    def default_recurrent_kernel_init(cls) -> Initializer:
+        """Return the initialiser of a recurrent block where none is given: `orthogonal`."""
+        return initializers.orthogonal()
 
     @checked
     def __init__(
@@ -230,7 +280,7 @@ class DenseWeights(InputWeights):
         **options: Unpack[InputOptions],
     ):
         super().__init__(in_features, hidden_features, **options)
-        init = recurrent_kernel_init or self.default_recurrent_kernel_init
+        init = recurrent_kernel_init or self.default_recurrent_kernel_init()
         key, shape = options["rngs"].params(), (hidden_features, hidden_features)
         self.recurrent_kernel = nnx.Param(
             initializers.per_gate(init, key, shape, len(self.gates), self.dtype)

@@ -80,7 +80,7 @@ class CoRNNCell(DenseCell):
         self.step_size = step_size
         self.frequency = frequency
         self.damping = damping
-        init = options.get("recurrent_kernel_init") or self.default_recurrent_kernel_init
+        init = options.get("recurrent_kernel_init") or self.default_recurrent_kernel_init()
         shape = (hidden_features, hidden_features)
         self.velocity_kernel = nnx.Param(init(options["rngs"].params(), shape, self.dtype))
 

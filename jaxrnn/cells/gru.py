@@ -56,9 +56,9 @@ class GRUCell(DenseCell):
 
     gates: ClassVar[tuple[str, ...]] = ("reset", "update", "new")
 
-    @staticmethod
+    @classmethod
     @checked
-    def chrono(max_lag: float) -> Initializer:
+    def chrono(cls, max_lag: float) -> Initializer:
         """Update-gate biases log U(1, max_lag − 1) (Tallec & Ollivier 2018), the others 0."""
         return initializers.chrono(max_lag, signs=(0.0, 1.0, 0.0))
 

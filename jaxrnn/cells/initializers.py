@@ -17,10 +17,13 @@ an orthogonal [H, G·H] matrix would not have orthogonal blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
@@ -113,10 +116,29 @@ def chrono(max_lag: float, signs: Sequence[float]) -> Initializer:
 
 def per_gate(
     init: Initializer, key: Key, shape: Sequence[int], gates: int, dtype
-) -> Float[Array, "N P"]:
+) -> Float[Array, "N P"] | Any:
     """Draw `gates` blocks of `shape` [N, H], each with a key of its own, side by side: [N, G·H]."""
     blocks = [init(k, tuple(shape), dtype) for k in jax.random.split(key, gates)]
-    return jnp.concatenate(blocks, axis=-1)
+    return on_drawn(lambda *blocks: jnp.concatenate(blocks, axis=-1), *blocks)
+
+
+def on_drawn(function: Callable[..., Array], *drawn: Any) -> Any:
+    """Apply a function to arrays that an initialiser drew.
+
+    ``nnx.with_partitioning`` and ``nnx.with_metadata`` make initialisers that return an array with metadata.
+    The result has the metadata of the first; where it has fewer axes than the sharding names, the last of
+    these names are its own, and where it has more, its first axes are not sharded.
+    """
+    first = drawn[0]
+    if not isinstance(first, nnx.VariableMetadata):
+        return function(*drawn)
+    array = function(*(each.raw_value for each in drawn))
+    metadata = dict(first.metadata)
+    names = metadata.get("out_sharding")
+    if names is not None:
+        names = (None,) * (array.ndim - len(names)) + tuple(names)
+        metadata["out_sharding"] = names[len(names) - array.ndim :]
+    return dataclasses.replace(first, raw_value=array, metadata=metadata)
 
 
 @jax.jit

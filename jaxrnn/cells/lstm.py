@@ -30,7 +30,7 @@ from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import CellOptions, DenseCell, InputOptions, InputWeights, everywhere
-from jaxrnn.typing import Initializer
+from jaxrnn.typing import Initializer, Size
 
 LSTMCarry = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
 
@@ -56,18 +56,20 @@ class LSTMCell(DenseCell):
 
     gates: ClassVar[tuple[str, ...]] = ("input", "forget", "cell", "output")
     carry_names: ClassVar[tuple[str, ...]] = ("c", "h")
-    default_bias_init: ClassVar[Initializer] = staticmethod(
-        initializers.constant_per_gate((0.0, 1.0, 0.0, 0.0))
-    )
 
-    @staticmethod
-    def forget_bias(value: float) -> Initializer:
+    @classmethod
+    def default_bias_init(cls) -> Initializer:
+        """Return biases of 1 for the forget gate and 0 elsewhere."""
+        return cls.forget_bias(1.0)
+
+    @classmethod
+    def forget_bias(cls, value: float) -> Initializer:
         """Biases with `value` for the forget gate and 0 for the others."""
         return initializers.constant_per_gate((0.0, value, 0.0, 0.0))
 
-    @staticmethod
+    @classmethod
     @checked
-    def chrono(max_lag: float) -> Initializer:
+    def chrono(cls, max_lag: float) -> Initializer:
         """Forget biases log U(1, max_lag − 1), input biases their negative (Tallec & Ollivier 2018)."""
         return initializers.chrono(max_lag, signs=(-1.0, 1.0, 0.0, 0.0))
 
@@ -105,7 +107,11 @@ class PeepholeLSTMCell(DenseCell):
 
     gates: ClassVar[tuple[str, ...]] = LSTMCell.gates
     carry_names: ClassVar[tuple[str, ...]] = LSTMCell.carry_names
-    default_bias_init: ClassVar[Initializer] = staticmethod(LSTMCell.default_bias_init)
+
+    @classmethod
+    def default_bias_init(cls) -> Initializer:
+        """Return the biases of `LSTMCell`."""
+        return LSTMCell.default_bias_init()
 
     @checked
     def __init__(self, in_features: int, hidden_features: int, **options: Unpack[CellOptions]):
@@ -157,7 +163,11 @@ class ProjectedLSTMCell(InputWeights):
 
     gates: ClassVar[tuple[str, ...]] = LSTMCell.gates
     carry_names: ClassVar[tuple[str, ...]] = LSTMCell.carry_names
-    default_bias_init: ClassVar[Initializer] = staticmethod(LSTMCell.default_bias_init)
+
+    @classmethod
+    def default_bias_init(cls) -> Initializer:
+        """Return the biases of `LSTMCell`."""
+        return LSTMCell.default_bias_init()
 
     @checked
     def __init__(
@@ -187,7 +197,7 @@ class ProjectedLSTMCell(InputWeights):
 
     @checked
     def initialize_carry(
-        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+        self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> tuple[Float[Array, "*B H"], Float[Array, "*B Y"]]:
         """Return the zero carry (c [*B, H], h [*B, Y]) for inputs of shape [*B, F]; `rngs` is not used."""
         del rngs

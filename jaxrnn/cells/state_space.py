@@ -66,7 +66,8 @@ class StateSpaceCell(SplitStep):
         """Return γ B x."""
         scale, kernel = self.input_scale(), self.kernel[...]
         # What has fewer rows is scaled. Over many steps that is B, and no derivative asks for B x again.
-        if math.prod(x.shape[:-1]) < self.in_features:
+        rows = math.prod(x.shape[:-1])
+        if isinstance(rows, int) and rows < self.in_features:  # jax.export may leave it open
             return _times(scale, jnp.split(product(x, kernel), 2, axis=-1))
         return product(x, _times(scale, jnp.split(kernel, 2, axis=-1)))
 

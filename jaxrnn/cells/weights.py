@@ -25,6 +25,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jaxrnn.annotations import checked
+from jaxrnn.cells.initializers import on_drawn
 from jaxrnn.typing import Initializer, Key, at_least_float32
 
 
@@ -67,7 +68,7 @@ class SkewSymmetric(_Derived):
     def __init__(self, size: int, *, init: Initializer, param_dtype: Any, key: Key):
         self.size = size
         matrix = init(key, (size, size), param_dtype)
-        self.upper = nnx.Param(matrix[np.triu_indices(size, 1)])
+        self.upper = nnx.Param(on_drawn(lambda m: m[np.triu_indices(size, 1)], matrix))
 
     def derive(self) -> Float[Array, "H H"]:
         """Return A."""
@@ -166,7 +167,8 @@ class BlockTriangular(_Derived):
     def __init__(self, group: Sequence[int], *, init: Initializer, param_dtype: Any, key: Key):
         self.group = tuple(group)
         size = len(self.group)
-        self.entries = nnx.Param(init(key, (size, size), param_dtype)[self._places])
+        matrix = init(key, (size, size), param_dtype)
+        self.entries = nnx.Param(on_drawn(lambda m: m[self._places], matrix))
 
     @property
     def _places(self) -> tuple[Any, ...]:

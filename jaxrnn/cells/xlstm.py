@@ -37,7 +37,7 @@ from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import InputOptions, InputWeights, SplitStep, affine
-from jaxrnn.typing import Initializer
+from jaxrnn.typing import Initializer, Size
 
 ScalarCarry = tuple[
     Float[Array, "*B H"], Float[Array, "*B H"], Float[Array, "*B H"], Float[Array, "*B H"]
@@ -72,9 +72,11 @@ class SLSTMCell(InputWeights, SplitStep):
     gates: ClassVar[tuple[str, ...]] = ("cell", "input", "forget", "output")
     carry_names: ClassVar[tuple[str, ...]] = ("c", "n", "m", "h")
     own_carry: ClassVar[tuple[str, ...]] = ("c", "n", "m")
-    default_bias_init: ClassVar[Initializer] = staticmethod(
-        initializers.constant_per_gate((0.0, 0.0, 1.0, 0.0))
-    )
+
+    @classmethod
+    def default_bias_init(cls) -> Initializer:
+        """Return biases of 1 for the forget gate and 0 elsewhere."""
+        return initializers.constant_per_gate((0.0, 0.0, 1.0, 0.0))
 
     @checked
     def __init__(
@@ -97,7 +99,10 @@ class SLSTMCell(InputWeights, SplitStep):
             return initializers.per_gate(recurrent_kernel_init, key, (size, size), 4, self.dtype)
 
         keys = jax.random.split(options["rngs"].params(), heads)
-        self.recurrent_kernel = nnx.Param(jnp.stack([of_head(key) for key in keys]))
+        heads_drawn = [of_head(key) for key in keys]
+        self.recurrent_kernel = nnx.Param(
+            initializers.on_drawn(lambda *blocks: jnp.stack(blocks), *heads_drawn)
+        )
 
     def mix(self, carry: ScalarCarry) -> Float[Array, "*B P"]:
         """Return R h, gates side by side."""
@@ -162,7 +167,7 @@ class MLSTMCell(InputWeights):
 
     @checked
     def initialize_carry(
-        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+        self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> MatrixCarry:
         """Return the zero carry for inputs of shape [*B, F]; `rngs` is not used."""
         del rngs

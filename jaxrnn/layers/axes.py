@@ -13,7 +13,11 @@ def time_axis(inputs: Any, time_major: bool, feature_axes: int = 1) -> int:
     """Return the axis of time of inputs [*B, T, F], or [T, *B, F] if `time_major`; refuse what has none."""
     if not hasattr(inputs, "shape") or len(inputs.shape) < feature_axes + 1:
         checks.refuse("inputs", checks.describe(inputs), "sequences [*B, T, F]")
-    return 0 if time_major else jnp.ndim(inputs) - feature_axes - 1
+    axis = 0 if time_major else jnp.ndim(inputs) - feature_axes - 1
+    if inputs.shape[axis] == 0:
+        layout = "[T, *B, F]" if time_major else "[*B, T, F]"
+        checks.refuse("inputs", checks.describe(inputs), f"at least 1 step, {layout}")
+    return axis
 
 
 def time_first(name: str, flags: Any, inputs: Any, axis: int, feature_axes: int = 1) -> Any:

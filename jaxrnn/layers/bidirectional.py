@@ -11,12 +11,13 @@ from flax import nnx
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
+from jaxrnn.cells.base import PickledByName
 from jaxrnn.layers.dropout import keys
 from jaxrnn.layers.rnn import RNN
-from jaxrnn.typing import Carry, Key
+from jaxrnn.typing import Carry, Key, Size
 
 
-class Bidirectional(nnx.Module):
+class Bidirectional(PickledByName):
     """Two RNNs over the same sequence, one from each end.
 
     Args:
@@ -68,7 +69,7 @@ class Bidirectional(nnx.Module):
         reset_carry: tuple[Carry, Carry] | Any = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
         **options: Any,
     ) -> Any:
         """Read the inputs from both ends; `options` (lengths, mask, resets) are those of `RNN`.
@@ -114,7 +115,7 @@ class Bidirectional(nnx.Module):
         return self.forward_rnn.num_feature_axes
 
     def initialize_carry(
-        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+        self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> tuple[Carry, Carry]:
         """Return where both directions start, for inputs of one step [*B, F]; as `RNN.initialize_carry`."""
         both = (self.forward_rnn, self.backward_rnn)

@@ -14,6 +14,7 @@ Weakness: masks of every step are as large as the states of every step, and are 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,13 +23,38 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrnn import checks
-from jaxrnn.steps import readout_of
-from jaxrnn.typing import Carry, Key
+from jaxrnn.steps import is_differentiated, readout_of
+from jaxrnn.typing import ArrayLike, Carry, Key, Size
 
 
-def keys(key: Key | None, count: int) -> Sequence[Key | None]:
-    """Return one key a layer; without a key, none has one."""
-    return [None] * count if key is None else list(jax.random.split(key, count))
+def keys(key: Key | Any, count: int) -> Sequence[Key | None]:
+    """Return one key a layer; without a key, none has one.
+
+    Raises:
+      InputError: not a random key, but an ``nnx.Rngs`` for instance.
+    """
+    if key is None:
+        return [None] * count
+    is_array = isinstance(key, ArrayLike)
+    is_typed = is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not is_array or key.ndim != (0 if is_typed else 1):
+        got = checks.describe(key) if is_array else f"{type(key).__name__}"
+        expected = "one random key, such as jax.random.key(0) or, of an nnx.Rngs, rngs.dropout()"
+        checks.refuse("dropout_key", got, expected)
+    return list(jax.random.split(key, count))
+
+
+def warn_without_key(module: nnx.Module, key: Key | None, rate: float) -> None:
+    """Warn where a module's weights are differentiated, as in training, and nothing is dropped without a key.
+
+    Unseen where a ``jax.jit`` lies between the derivative and the module.
+    """
+    if rate and key is None and is_differentiated(module):
+        warnings.warn(
+            f"a {type(module).__name__} with a dropout or zoneout rate of {rate:g} is differentiated without "
+            "dropout_key, and drops nothing: pass a key in training",
+            stacklevel=3,
+        )
 
 
 def dropped(key: Key | None, rate: float, xs: Any, like: Any = None) -> Any:
@@ -51,7 +77,7 @@ def sequence_mask(key: Key, rate: float, like: Any) -> Any:
     return kept.astype(like.dtype) / (1 - rate)
 
 
-def steps_mask(key: Key, rate: float, carry: Carry, steps: int) -> Carry:
+def steps_mask(key: Key, rate: float, carry: Carry, steps: Size) -> Carry:
     """Return a mask [T, …] for every leaf of a carry, new at every step."""
     each = jax.vmap(lambda key: units_mask(key, rate, carry))
     return each(jax.random.split(key, steps))
@@ -154,7 +180,7 @@ class Expected(_Wrapped):
         return Zoned(self.cell)(carry, (x, stays))
 
 
-def staying(key: Key | None, rate: float, carry: Carry, steps: int) -> Carry:
+def staying(key: Key | None, rate: float, carry: Carry, steps: Size) -> Carry:
     """Return which units stay at each step [T, …], 1 or 0; without a key the rate, for all."""
     leaves, structure = jax.tree.flatten(carry)
     if key is None:

@@ -24,8 +24,9 @@ from jaxrnn.layers.dropout import (
     staying,
     steps_mask,
     units_mask,
+    warn_without_key,
 )
-from jaxrnn.typing import Carry, Initializer, Key, Lengths, SplitCell, Step
+from jaxrnn.typing import Carry, Initializer, Key, Lengths, Size, SplitCell, Step
 from jaxrnn.unroll import Method, Unrolled, unroll
 
 
@@ -121,7 +122,7 @@ class RNN(nnx.Module):
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Any:
         """Carry the cell over the inputs.
 
@@ -165,7 +166,7 @@ class RNN(nnx.Module):
         initial_carry: Carry | None = None,
         reset_carry: Carry | None = None,
         reverse: bool | None = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
         **options: Any,
     ) -> Unrolled:
         """Return all that `unroll` returns, every carry included; `xs` [T, *B, F], time first."""
@@ -177,14 +178,17 @@ class RNN(nnx.Module):
         settings = {"reverse": reverse, "method": self.method, "reset_carry": reset_carry}
         settings |= options
         for_inputs, for_units = keys(dropout_key, 2)
-        xs = dropped(for_inputs, self.dropout, xs, xs[0] if self.variational else xs)
+        rate = max(self.dropout, self.recurrent_dropout, self.zoneout)
+        warn_without_key(self, dropout_key, rate)
+        each = jax.ShapeDtypeStruct(xs.shape[1:], xs.dtype) if self.variational else xs
+        xs = dropped(for_inputs, self.dropout, xs, each)
         if self.zoneout:
-            stays = staying(for_units, self.zoneout, initial_carry, len(xs))
+            stays = staying(for_units, self.zoneout, initial_carry, xs.shape[0])
             return unroll(Zoned(self.cell), (xs, stays), carry=initial_carry, **settings)
         if not self.recurrent_dropout or for_units is None:
             return unroll(self.cell, xs, carry=initial_carry, **settings)
         if not self.variational:
-            masks = steps_mask(for_units, self.recurrent_dropout, initial_carry, len(xs))
+            masks = steps_mask(for_units, self.recurrent_dropout, initial_carry, xs.shape[0])
             return unroll(DroppedEachStep(self.cell), (xs, masks), carry=initial_carry, **settings)
         masks = units_mask(for_units, self.recurrent_dropout, initial_carry)
         settings["reset_carry"] = None if reset_carry is None else (reset_carry, masks)
@@ -210,13 +214,13 @@ class RNN(nnx.Module):
         return getattr(self.cell, "num_feature_axes", 1)
 
     def initialize_carry(
-        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+        self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> Carry:
         """Return where sequences start, leaves [*B, H], for inputs of one step [*B, F].
 
         That is the learnt carry, and in leaves that have none the cell's own; `rngs` is the cell's.
         """
-        start = self.cell.initialize_carry(input_shape, rngs or nnx.Rngs(0))
+        start = self.cell.initialize_carry(input_shape, rngs=rngs or nnx.Rngs(0))
         if not len(self.carry):
             return start
         leaves, structure = jax.tree.flatten(start)
@@ -229,7 +233,7 @@ def _has_recurrent_weights(cell: Any) -> bool:
     """Tell whether a split cell multiplies its past by weights; one that does not say its features may."""
     if not hasattr(cell, "in_features"):
         return True
-    carry = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
+    carry = cell.initialize_carry((cell.in_features,), rngs=nnx.Rngs(0))
     return jax.eval_shape(cell.mix, carry).shape[-1] > 0
 
 
@@ -238,7 +242,12 @@ def _learnable_carry(cell: Any, carry_init: Initializer | None, rngs: nnx.Rngs |
         return []
     if rngs is None:
         checks.refuse("rngs", "None", "nnx.Rngs, to draw the learnable carry")
-    zeros = cell.initialize_carry((cell.in_features,), nnx.Rngs(0))
+    if not hasattr(cell, "in_features"):
+        got = f"an initialiser, for a {type(cell).__name__}"
+        checks.refuse(
+            "carry_init", got, "None for a cell without in_features: its carry may have any size"
+        )
+    zeros = cell.initialize_carry((cell.in_features,), rngs=nnx.Rngs(0))
     free = [jax.tree.leaves(zeros)[i] for i in free_leaves(cell, zeros)]
     if not free:
         checks.refuse(

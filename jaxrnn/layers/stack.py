@@ -17,7 +17,7 @@ from jaxrnn.layers.axes import time_axis, time_first
 from jaxrnn.layers.bidirectional import Bidirectional
 from jaxrnn.layers.dropout import keys
 from jaxrnn.layers.rnn import RNN
-from jaxrnn.typing import Carry, Key, Lengths, Step
+from jaxrnn.typing import Carry, Key, Lengths, Size, Step
 from jaxrnn.unroll import padding_mask
 from jaxrnn.unroll.record import seen
 
@@ -81,7 +81,7 @@ class Stack(nnx.Module):
         reset_carry: Sequence[Carry] | Any = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Any:
         """Carry the inputs up through the layers.
 
@@ -122,7 +122,7 @@ class Stack(nnx.Module):
         return (tuple(carries), xs) if wanted else xs
 
     def initialize_carry(
-        self, input_shape: tuple[int, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
+        self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> tuple[Carry, ...]:
         """Return where each layer starts, for inputs of one step [*B, F]; as `RNN.initialize_carry`."""
         starts = []

@@ -71,7 +71,7 @@ class SequenceClassifier(nnx.Module):
         xs: Float[ArrayLike, "T *B F"],
         *,
         seq_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Float[Array, "*B C"]:
         """Map sequences [T, *B, F] to logits [*B, C], from the output after each one's last valid step."""
         done = self.layer.unrolled(xs, seq_lengths=seq_lengths, dropout_key=dropout_key)
@@ -117,7 +117,7 @@ class EncoderClassifier(nnx.Module):
         xs: Float[ArrayLike, "T *B F"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Float[Array, "*B C"]:
         """Map sequences [T, *B, F] to logits [*B, C]."""
         return self.readout(self.pool(*outputs(self.encoder, xs, seq_lengths, dropout_key)))

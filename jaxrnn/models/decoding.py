@@ -29,7 +29,7 @@ from jaxrnn.annotations import checked
 from jaxrnn.models.attention import Memory
 from jaxrnn.models.encoder_decoder import EncoderDecoder, State, checked_sequences
 from jaxrnn.steps import compiled
-from jaxrnn.typing import ArrayLike, Lengths, at_least_float32
+from jaxrnn.typing import ArrayLike, Lengths, Size, at_least_float32
 
 
 @jax.tree_util.register_dataclass
@@ -105,7 +105,7 @@ def beam_search(
     checks.count("width", width)
     checks.not_negative("length_penalty", length_penalty)
     batch = sources.shape[1:]
-    flat = sources.reshape(len(sources), -1)
+    flat = sources.reshape(sources.shape[0], -1)
     lengths = None if lengths is None else lengths.reshape(-1)
     found = _beam(model, flat, lengths, length_penalty, steps=steps, width=width)
     return Hypotheses(
@@ -131,7 +131,7 @@ class _Search(NamedTuple):
     log_probability: Any
 
 
-def _begin(model: EncoderDecoder, state: State, batch: tuple[int, ...]) -> _Search:
+def _begin(model: EncoderDecoder, state: State, batch: tuple[Size, ...]) -> _Search:
     return _Search(
         state=state,
         token=jnp.full(batch, model.start, jnp.int32),

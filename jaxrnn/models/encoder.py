@@ -56,7 +56,7 @@ class SequenceEncoder(nnx.Module, abc.ABC):
         xs: Float[ArrayLike, "T *B F"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Float[Array, "U *B Y"]:
         """Encode sequences.
 

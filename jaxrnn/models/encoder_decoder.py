@@ -158,7 +158,7 @@ class EncoderDecoder(nnx.Module):
         *,
         seq_lengths: Lengths | Any = None,
         target_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Decoded:
         """Read sources and predict each token of the targets from those before it (teacher forcing).
 
@@ -174,7 +174,7 @@ class EncoderDecoder(nnx.Module):
         """
         for name, tokens in (("sources", sources), ("targets", targets)):
             checks.sequences(name, tokens)
-        checks.shape("targets", targets, (len(targets), *sources.shape[1:]), "[T, *B]")
+        checks.shape("targets", targets, (targets.shape[0], *sources.shape[1:]), "[T, *B]")
         sources, lengths = checked_sequences(
             "sources", sources, self.source.tokens, "seq_lengths", seq_lengths
         )
@@ -191,7 +191,7 @@ class EncoderDecoder(nnx.Module):
         *,
         seq_lengths: Lengths | Any = None,
         target_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Float[Array, ""]:
         """Return the mean of −log p(t_i | t_1 … t_i−1, x), in nats a valid token; 0 if there is none."""
         decoded = self(
@@ -211,7 +211,7 @@ class EncoderDecoder(nnx.Module):
         sources: Int[ArrayLike, "L *B"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> tuple[Memory | None, State]:
         """Read sources; return what attention asks, and the state from which to write."""
         steps, *batch = sources.shape
@@ -246,7 +246,7 @@ class EncoderDecoder(nnx.Module):
 
     def _first_carry(self, z: Float[Array, "*B S"]) -> Carry:
         """Return the cell's own initial carry, plus tanh(V z + b) where others may set it."""
-        own = self.cell.initialize_carry((*z.shape[:-1], self.cell.in_features), nnx.Rngs(0))
+        own = self.cell.initialize_carry((*z.shape[:-1], self.cell.in_features), rngs=nnx.Rngs(0))
         if self.first_carry is None:
             return own
         leaves, structure = jax.tree.flatten(own)
@@ -304,7 +304,7 @@ def _cell(cell: Any, in_features: int, dtype: Any) -> tuple[int, int]:
         checks.refuse("cell", f"{cell.in_features} input features", expected)
     if jax.tree.leaves(nnx.state(cell))[0].dtype != dtype:
         checks.refuse("cell", f"weights of {jax.tree.leaves(cell)[0].dtype}", f"{dtype}")
-    carry = jax.eval_shape(lambda: cell.initialize_carry((in_features,), nnx.Rngs(0)))
+    carry = jax.eval_shape(lambda: cell.initialize_carry((in_features,), rngs=nnx.Rngs(0)))
     _, y = jax.eval_shape(cell, carry, jax.ShapeDtypeStruct((in_features,), dtype))
     leaves = jax.tree.leaves(carry)
     return _state_size("cell", [leaves[i] for i in free_leaves(cell, carry)]), y.shape[-1]

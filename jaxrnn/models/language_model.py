@@ -100,7 +100,7 @@ class LanguageModel(nnx.Module):
         tokens: Int[ArrayLike, "T *B"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Float[Array, "T *B V"]:
         """Map tokens [T, *B] to the logits of the token after each; those of padded steps mean nothing."""
         _, logits = self.read(tokens, seq_lengths=seq_lengths, dropout_key=dropout_key)
@@ -115,7 +115,7 @@ class LanguageModel(nnx.Module):
         seq_lengths: Lengths | Any = None,
         resets: Bool[Array, "T *B"] | Any = None,
         reset_carry: Carry | None = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> tuple[Carry, Float[Array, "T *B V"]]:
         """Read on from `carry`; return the carry after each sequence's last valid token, and the logits.
 
@@ -148,7 +148,7 @@ class LanguageModel(nnx.Module):
         tokens: Int[ArrayLike, "T *B"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Float[Array, ""]:
         """Return the mean of −log p(token_t | tokens before it) over t from 2, in nats a token.
 

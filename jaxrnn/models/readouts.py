@@ -80,7 +80,7 @@ class SequenceLabeller(nnx.Module):
         xs: Float[ArrayLike, "T *B F"],
         *,
         seq_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Float[Array, "U *B C"]:
         """Map sequences [T, *B, F] to the logits of every output; those of padded steps mean nothing."""
         return self.readout(outputs(self.body, xs, seq_lengths, dropout_key)[0])

@@ -28,7 +28,7 @@ from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
-from jaxrnn.layers.dropout import dropped, keys
+from jaxrnn.layers.dropout import dropped, keys, warn_without_key
 from jaxrnn.models.convolution import causal_convolution
 from jaxrnn.models.encoder import SequenceEncoder
 from jaxrnn.typing import Key
@@ -151,9 +151,10 @@ class ResidualBlock(nnx.Module):
         self.skip = nnx.data(skip)
 
     def __call__(
-        self, xs: Float[Array, "T *B F"], dropout_key: Key | None
+        self, xs: Float[Array, "T *B F"], dropout_key: Key | Any
     ) -> Float[Array, "T *B H"]:
         """Return ReLU(F(x) + P x)."""
+        warn_without_key(self, dropout_key, self.dropout)
         ys = xs
         for convolution, key in zip(self.convolutions, keys(dropout_key, 2), strict=True):
             ys = causal_convolution(ys, convolution.kernel(), self.dilation)

@@ -72,7 +72,7 @@ class TokenTransformer(nnx.Module):
         tokens: Int[ArrayLike, "T *B"] | Any,
         *,
         seq_lengths: Lengths | Any = None,
-        dropout_key: Key | None = None,
+        dropout_key: Key | Any = None,
     ) -> Float[Array, "T *B V"]:
         """Map tokens [T, *B] to logits [T, *B, V], zeros at padded steps.
 
@@ -173,7 +173,7 @@ def masked_token_loss(
     key: Key,
     mask_id: int,
     seq_lengths: Lengths | Any = None,
-    dropout_key: Key | None = None,
+    dropout_key: Key | Any = None,
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy of the tokens that `mask_tokens` chooses, in nats a token; 0 if none."""
     tokens, valid = _unpadded(tokens, seq_lengths)
@@ -190,7 +190,7 @@ def next_token_loss(
     tokens: Int[ArrayLike, "T *B"] | Any,
     *,
     seq_lengths: Lengths | Any = None,
-    dropout_key: Key | None = None,
+    dropout_key: Key | Any = None,
 ) -> Float[Array, ""]:
     """Return the mean cross-entropy of tokens 2 … T, each given those before it, in nats a token.
 

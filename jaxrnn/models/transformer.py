@@ -28,9 +28,9 @@ from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import affine
-from jaxrnn.layers.dropout import dropped, keys
+from jaxrnn.layers.dropout import dropped, keys, warn_without_key
 from jaxrnn.models.encoder import SequenceEncoder
-from jaxrnn.typing import Key, at_least_float32
+from jaxrnn.typing import Key, Size, at_least_float32
 from jaxrnn.unroll import padding_mask
 
 
@@ -103,6 +103,7 @@ class TransformerStack(nnx.Module):
             waves = waves.reshape(steps, *(1 for _ in batch), features)
             xs = xs + jnp.broadcast_to(waves, xs.shape)
         visible = self._visible(padding_mask(seq_lengths, None, steps, tuple(batch)), steps)
+        warn_without_key(self, dropout_key, self.dropout)
         first, *others = keys(dropout_key, 1 + len(self.blocks))
         xs = dropped(first, self.dropout, xs)
         for block, key in zip(self.blocks, others, strict=True):
@@ -110,7 +111,7 @@ class TransformerStack(nnx.Module):
         return self.norm(xs)
 
     def _visible(
-        self, valid: Bool[Array, "T *B"] | None, steps: int
+        self, valid: Bool[Array, "T *B"] | None, steps: Size
     ) -> Bool[Array, "N 1 Q T"] | None:
         """Return which steps each step sees, for all sequences or each; None where it is all of them."""
         if self.causal:  # padding stands on the right, where no valid step looks
@@ -181,7 +182,7 @@ class Block(nnx.Module):
         self,
         xs: Float[Array, "T *B D"],
         visible: Bool[Array, "N 1 Q T"] | None,
-        dropout_key: Key | None,
+        dropout_key: Key | Any,
     ) -> Float[Array, "T *B D"]:
         """Return xs with what both sublayers add."""
         for_attention, for_mlp = keys(dropout_key, 2)
@@ -264,7 +265,7 @@ def attention(
 
 
 def sinusoidal_positions(
-    steps: int, features: int, dtype: Any = jnp.float32
+    steps: Size, features: int, dtype: Any = jnp.float32
 ) -> Float[Array, "T D"]:
     """Return sin(t ω_k) and cos(t ω_k) side by side, entries 2k and 2k + 1, with ω_k = 10000^(−2k/D).
 
@@ -273,7 +274,33 @@ def sinusoidal_positions(
       >>> sinusoidal_positions(3, 4).shape
       (3, 4)
     """
+    if not isinstance(steps, int):
+        return _positions_of_open_length(steps, features, dtype)
     # In NumPy's float64: a large t in float32 has lost the digits that its sine depends on.
-    angles = np.arange(steps)[:, None] * 10_000.0 ** (-np.arange(0, features, 2) / features)
+    angles = np.arange(steps)[:, None] * _frequencies(features)
     waves = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
     return jnp.asarray(waves.reshape(steps, features), dtype)
+
+
+_TABLE = 1024
+"""Positions in each of two tables; for longer sequences than _TABLE² the tables would have to be larger."""
+
+
+def _positions_of_open_length(steps: Any, features: int, dtype: Any) -> Float[Array, "T D"]:
+    """Return `sinusoidal_positions` where ``jax.export`` leaves the number of steps open, up to _TABLE².
+
+    With t = _TABLE a + b, by the sum of two angles, each of which is read from a table made in float64.
+    """
+    wide = at_least_float32(dtype)
+    t = jnp.arange(steps, dtype=jnp.int32)
+    parts = []
+    for index, stride in ((t // _TABLE, _TABLE), (t % _TABLE, 1)):
+        angles = stride * np.arange(_TABLE)[:, None] * _frequencies(features)
+        parts += [jnp.asarray(table, wide)[index] for table in (np.sin(angles), np.cos(angles))]
+    sin_a, cos_a, sin_b, cos_b = parts
+    waves = jnp.stack([sin_a * cos_b + cos_a * sin_b, cos_a * cos_b - sin_a * sin_b], axis=-1)
+    return waves.reshape(steps, features).astype(dtype)
+
+
+def _frequencies(features: int) -> Any:
+    return 10_000.0 ** (-np.arange(0, features, 2) / features)

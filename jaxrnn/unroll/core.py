@@ -19,11 +19,22 @@ from jaxtyping import Array, Bool
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.batching import for_batch
-from jaxrnn.steps import begin, compiled, in_forward_mode, own_carry, shapes_of_one, varying_alike
-from jaxrnn.typing import Carry, Lengths, Step
+from jaxrnn.steps import (
+    begin,
+    compiled,
+    in_forward_mode,
+    is_plain_function,
+    is_varying,
+    own_carry,
+    shapes_of_one,
+    varying_alike,
+)
+from jaxrnn.typing import Carry, Lengths, Size, Step
 from jaxrnn.unroll.blocked import default_method
+from jaxrnn.unroll.functions import compiled_for, program_of
 from jaxrnn.unroll.record import Frames, Method, Unrolled
 from jaxrnn.unroll.scan import Scan
+from jaxrnn.unroll.variables import WithoutEffects, has_variables
 
 
 @checked
@@ -86,7 +97,11 @@ def unroll(
         checks.refuse("method", checks.describe(method), "a method such as jaxrnn.Scan()")
     if isinstance(method, Method) and not method.any_mask:
         _refuse_masks(method, seq_lengths, mask, resets, reverse)
+    if isinstance(cell, nnx.Module) and has_variables(cell):
+        cell = WithoutEffects(cell)
     carry, steps, batch = begin(cell, xs, carry, length)
+    if isinstance(cell, WithoutEffects):
+        cell = cell.settled(carry, xs)
     if not (hasattr(cell, "num_feature_axes") and hasattr(xs, "shape")):
         batch = _batch_of_flags(batch, carry, seq_lengths, mask, resets)
     valid = padding_mask(seq_lengths, mask, steps, batch)
@@ -102,9 +117,39 @@ def unroll(
     checks.alike("reset_carry", initial, carry, "leaves as those of the carry")
     if isinstance(cell, nnx.Module):
         cell, carry, frames, initial = varying_alike(cell, carry, frames, initial)
-    method = _suited(method, cell, carry, frames)
-    settings = {"method": method, "batch": batch, "length": steps, "reverse": reverse}
-    return _run(cell, carry, frames, initial, **settings)
+    length = None if jax.tree.leaves(frames) else steps
+    settings = {"method": method, "length": length, "reverse": reverse}
+    if not isinstance(cell, WithoutEffects):
+        return _compiled_run(cell, carry, frames, initial, batch=batch, **settings)
+    step, start = cell.threaded(initial), cell.start(carry)
+    frames = Frames(frames, None, None)
+    return cell.finish(_compiled_run(step, start, frames, start, batch=(), **settings))
+
+
+def _compiled_run(
+    cell: Step,
+    carry: Carry,
+    frames: Frames,
+    initial: Carry,
+    *,
+    method: Method | None,
+    batch: tuple[Size, ...],
+    **settings: Any,
+) -> Unrolled:
+    """Return what `_run` does, compiled once for all cells of one form and all functions of one program."""
+    arrays = carry, frames, initial
+    # Programs are compared by their text, which shows neither open sizes nor what varies over a mesh.
+    if not is_plain_function(cell) or _has_open_sizes(arrays) or is_varying(arrays):
+        method = _suited(method, cell, carry, frames)
+        return _run(cell, *arrays, batch=batch, method=method, **settings)
+    step = for_batch(cell, carry, shapes_of_one(frames.x), batch)
+    found = program_of(step, carry, frames.x)
+    if found is None:
+        method = _suited(method, cell, carry, frames)
+        return _run(step, *arrays, batch=(), method=method, **settings)
+    program, held = found
+    settings |= {"method": _suited(method, held, carry, frames), "batch": ()}
+    return compiled_for(program, _run.function, tuple(settings))(held, *arrays, **settings)
 
 
 @compiled
@@ -115,11 +160,12 @@ def _run(
     initial: Carry,
     *,
     method: Method | None,
-    batch: tuple[int, ...],
-    length: int,
+    batch: tuple[Size, ...],
+    length: Size | None,
     reverse: bool,
 ) -> Unrolled:
     cell = for_batch(cell, carry, shapes_of_one(frames.x), batch)
+    length = jax.tree.leaves(frames)[0].shape[0] if length is None else length
     method = method or default_method(cell, carry, frames)
     if not reverse:
         return method(cell, carry, frames, initial=initial, length=length)
@@ -128,8 +174,8 @@ def _run(
 
 
 def _batch_of_flags(
-    batch: tuple[int, ...], carry: Carry, seq_lengths: Any, mask: Any, resets: Any
-) -> tuple[int, ...]:
+    batch: tuple[Size, ...], carry: Carry, seq_lengths: Any, mask: Any, resets: Any
+) -> tuple[Size, ...]:
     """Return the batch axes of lengths or flags if the carry can have them, otherwise `batch`.
 
     No step but a cell says which axes of its carry are batch. [B, H, H] may be a matrix of one sequence each,
@@ -155,8 +201,12 @@ def _refuse_masks(method: Method, seq_lengths: Any, mask: Any, resets: Any, reve
         checks.refuse("reverse", "True, and seq_lengths", f"one of them with {method}")
 
 
-def _suited(method: Method | None, cell: Step, carry: Carry, frames: Frames) -> Method | None:
-    """Return the method asked for, if it can do it; `Scan` for forward mode, if none is."""
+def _suited(method: Method | None, cell: Any, carry: Carry, frames: Frames) -> Method | None:
+    """Return the method asked for, if it can do it; `Scan` for what only that can, if none is."""
+    if _has_open_sizes((carry, frames)):
+        if method is not None and not isinstance(method, Scan):
+            checks.refuse("method", f"{method} for sizes that are open (jax.export)", "Scan()")
+        return method or Scan()
     if not in_forward_mode((cell, carry, frames)):
         return method
     if method is not None and not method.forward_mode:
@@ -164,11 +214,16 @@ def _suited(method: Method | None, cell: Step, carry: Carry, frames: Frames) -> 
     return method or Scan()
 
 
+def _has_open_sizes(tree: Any) -> bool:
+    """Tell whether ``jax.export`` leaves a size open, so that blocks of steps cannot be planned."""
+    return any(not isinstance(size, int) for leaf in jax.tree.leaves(tree) for size in leaf.shape)
+
+
 def padding_mask(
     seq_lengths: Any,
     mask: Any,
-    steps: int,
-    batch: tuple[int, ...],
+    steps: Size,
+    batch: tuple[Size, ...],
     argument: str = "seq_lengths",
 ) -> Any:
     """Join lengths and mask into one array, False where a step is padding.
@@ -189,18 +244,28 @@ def padding_mask(
     mask = _flags("mask", mask, steps, batch)
     if seq_lengths is None:
         return mask
-    lengths = jnp.asarray(seq_lengths)
+    lengths = _checked_lengths(argument, seq_lengths, steps, batch)
+    within = jax.vmap(lambda t: t < lengths)(jnp.arange(steps, dtype=jnp.int32))
+    return within if mask is None else within & mask
+
+
+def _checked_lengths(argument: str, lengths: Any, steps: Size, batch: tuple[Size, ...]) -> Any:
+    """Return lengths [*B] as int32; of traced ones, whose values cannot be checked, as far as it reaches."""
+    traced = not checks.concrete(lengths)
+    # NumPy keeps what is wider than int32, and JAX would trace a reduction of constants inside jit.
+    lengths = lengths if traced else np.asarray(lengths)
     checks.shape(argument, lengths, batch, "[*B]")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         checks.refuse(argument, checks.describe(lengths), "integers")
-    if checks.concrete(lengths) and lengths.size:
-        values = np.asarray(lengths)  # JAX would trace a reduction inside jit, of constants too
-        low, high = int(values.min()), int(values.max())
+    if traced:
+        most = min(np.iinfo(np.int32).max, np.iinfo(lengths.dtype).max)
+        return jnp.minimum(lengths, jnp.asarray(most, lengths.dtype)).astype(jnp.int32)
+    if lengths.size and isinstance(steps, int):
+        low, high = int(lengths.min()), int(lengths.max())
         if low < 0 or high > steps:
             expected = f"0 to {steps}, the steps of the sequences"
             checks.refuse(argument, f"values from {low} to {high}", expected)
-    within = jax.vmap(lambda t: t < lengths.astype(jnp.int32))(jnp.arange(steps, dtype=jnp.int32))
-    return within if mask is None else within & mask
+    return jnp.asarray(lengths.astype(np.int32))
 
 
 def _at_valid_steps(resets: Any, valid: Any, reverse: bool) -> Any:
@@ -212,7 +277,7 @@ def _at_valid_steps(resets: Any, valid: Any, reverse: bool) -> Any:
     return count > jnp.concatenate(before)
 
 
-def _flags(name: str, flags: Any, steps: int, batch: tuple[int, ...]) -> Any:
+def _flags(name: str, flags: Any, steps: Size, batch: tuple[Size, ...]) -> Any:
     if flags is None:
         return None
     flags = jnp.asarray(flags)

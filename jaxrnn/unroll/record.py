@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from jaxrnn.typing import Carry, Step
+from jaxrnn.typing import Carry, Size, Step
 
 
 class Frames(NamedTuple):
@@ -45,7 +45,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def __call__(
-        self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
+        self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: Size
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
 

@@ -14,7 +14,7 @@ import jax
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
-from jaxrnn.typing import Carry, Step
+from jaxrnn.typing import Carry, Size, Step
 from jaxrnn.unroll.record import Frames, Method, Unrolled, framed_step
 
 
@@ -34,7 +34,7 @@ class Scan(Method):
         checks.count("unroll", self.unroll)
 
     def __call__(
-        self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
+        self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: Size
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
         step = framed_step(cell, initial)
@@ -43,7 +43,9 @@ class Scan(Method):
             carry, y = step(carry, frame)
             return carry, (carry, y)
 
+        # A length that ``jax.export`` leaves open is to be read off the frames.
+        given = None if jax.tree.leaves(frames) else length
         last, (carries, outputs) = jax.lax.scan(
-            record, carry, frames, length=length, unroll=self.unroll
+            record, carry, frames, length=given, unroll=self.unroll
         )
         return Unrolled(outputs=outputs, carry=last, carries=carries, method=self)

@@ -1,0 +1,139 @@
+"""Plain functions as steps, compiled once for all calls in which they compute the same.
+
+What is compiled for a module depends on its arrays' shapes alone, and its arrays are arguments. A plain
+function may hold anything, and be made anew at every call. So it is traced at every call, which takes
+milliseconds: its program is what is compiled for, and the arrays that it closes over are arguments. Two
+programs are the same if their operations are, one after the other.
+
+Weakness: functions within a program, such as host callbacks, or rules for a derivative that is asked for
+(``jax.custom_jvp``), count as the same only if they are one object. A step that makes them anew is compiled
+anew.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
+
+from jaxrnn.steps import is_differentiated, shapes_of_one
+from jaxrnn.typing import Carry, Step
+
+_KEPT = 64
+"""Programs whose compiled loops are kept."""
+
+_WITH_RULES = ("custom_jvp_call", "custom_vjp_call")
+"""Operations some of whose parameters are rules for derivatives."""
+
+
+class _NoKeyError(Exception):
+    """A program that cannot be compared with others."""
+
+
+class Program:
+    """The program of a step; two are equal if they compute the same.
+
+    Args:
+      closed: the program, of the carry and the input.
+      form: the tree of its results.
+      key: what tells it from others.
+    """
+
+    def __init__(self, closed: ClosedJaxpr, form: Any, key: Hashable):
+        self._closed, self._form, self._key = closed, form, key
+        self._hash = hash(key)
+
+    def __hash__(self) -> int:
+        """Return a number that equal programs share."""
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether both compute the same."""
+        return isinstance(other, Program) and self._key == other._key
+
+    def step(self, held: list[Any]) -> Step:
+        """Return the step that closes over the arrays `held`."""
+
+        def step(carry: Carry, x: Any) -> Any:
+            run = jaxpr_as_fun(ClosedJaxpr(self._closed.jaxpr, held))
+            return jax.tree.unflatten(self._form, run(*jax.tree.leaves((carry, x))))
+
+        return step
+
+
+def program_of(step: Step, carry: Carry, xs: Any) -> tuple[Program, list[Any]] | None:
+    """Return the program of a step and the arrays that it closes over; None where it has no key.
+
+    Args:
+      step: a plain function.
+      carry: a carry of one step.
+      xs: inputs of all steps [T, *B, F].
+    """
+    # A function of its own: JAX would trace a function that it knows no second time, whatever it now holds.
+    trace = jax.make_jaxpr(lambda carry, x: step(carry, x), return_shape=True)
+    closed, result = trace(carry, shapes_of_one(xs))
+    differentiated = is_differentiated((carry, xs, closed.consts))
+    structure = jax.tree.structure((carry, xs)), jax.tree.structure(result)
+    try:
+        key = structure, _key_of(closed.jaxpr, differentiated)
+        return Program(closed, structure[1], key), list(closed.consts)
+    except _NoKeyError:
+        return None
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def compiled_for(program: Program, run: Callable[..., Any], settings: tuple[str, ...]) -> Any:
+    """Return ``run(step, *arrays, **settings)``, compiled for a program; it takes ``(held, *arrays)``."""
+
+    def of_arrays(held: list[Any], *arrays: Any, **chosen: Any) -> Any:
+        return run(program.step(held), *arrays, **chosen)
+
+    return jax.jit(of_arrays, static_argnames=settings)
+
+
+def _key_of(jaxpr: Jaxpr, differentiated: bool) -> Hashable:
+    """Return what tells a program from others: its operations, with variables by number."""
+    numbers: dict[Any, int] = {}
+
+    def number(var: Any) -> Hashable:
+        if isinstance(var, Literal):
+            return str(var.aval), np.asarray(var.val).tobytes()
+        return numbers.setdefault(var, len(numbers))
+
+    def form(variables: Any) -> Hashable:
+        return tuple((number(var), str(var.aval)) for var in variables)
+
+    inputs = form([*jaxpr.constvars, *jaxpr.invars])
+    equations = []
+    for eqn in jaxpr.eqns:
+        rules = eqn.primitive.name in _WITH_RULES and not differentiated
+        params = tuple(
+            (name, _param_key(value, differentiated, rules))
+            for name, value in sorted(eqn.params.items())
+        )
+        read = tuple(map(number, eqn.invars))
+        equations.append((eqn.primitive, params, read, form(eqn.outvars)))
+    return inputs, tuple(equations), tuple(map(number, jaxpr.outvars))
+
+
+def _param_key(value: Any, differentiated: bool, rules: bool) -> Hashable:
+    """Return what tells a parameter of an operation from others; rules for derivatives may be left out."""
+    if isinstance(value, ClosedJaxpr):
+        if value.consts:
+            raise _NoKeyError
+        return _key_of(value.jaxpr, differentiated)
+    if isinstance(value, Jaxpr):
+        return _key_of(value, differentiated)
+    if isinstance(value, list | tuple):
+        return tuple(_param_key(each, differentiated, rules) for each in value)
+    if rules and not isinstance(value, int | str):
+        return None
+    try:
+        hash(value)
+    except TypeError:
+        raise _NoKeyError from None
+    return type(value), value
