@@ -1,7 +1,7 @@
 """Certificates: identities that hold for every network, checked on the numbers at hand.
 
-- **Jacobian.** J v equals the forward-mode derivative of the step itself, for a random v. The structured path
-  trusts a cell's promise to work unit by unit; this is where a broken promise shows.
+- **Jacobian.** J v equals the forward-mode derivative of the step itself, for a random v of each sequence.
+  Where sequences act on each other, it does not.
 - **Determinant.** The singular values of a product multiply to the product of the factors' determinants:
   Σ log σ = Σ_t log |det J_t|.
 - **Gradient.** ‖∂L/∂s_1‖ from the flow equals what autodiff gives for the whole run.

@@ -297,7 +297,7 @@ def diagnose(
 
     Raises:
       InputError: inputs that are not finite, parameters that are no floats, arguments that do not fit, or a
-        split cell that breaks its promise to work unit by unit.
+        step in which one sequence acts on another.
 
     Example:
       >>> from flax import nnx
@@ -341,7 +341,7 @@ def diagnose(
     )
     if certificates.jacobian > _rounding(steps.dtype):
         got = f"Jacobians that are off by {certificates.jacobian:.0e}"
-        checks.refuse("cell", got, "an update that works unit by unit, as a SplitCell promises")
+        checks.refuse("cell", got, "a step in which no sequence acts on another")
     return Diagnosis(
         spectra, product, inputs, flow, contributions, exponents, bound, points, certificates
     )
