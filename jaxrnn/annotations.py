@@ -139,7 +139,8 @@ def _taken(name: str, value: Any, kinds: Mapping[str, _Kind], sizes: _Sizes) -> 
 def _plain(value: Any) -> Any:
     """Return the numbers of an array [] or [N] as Python's; any other value as it is."""
     if isinstance(value, jax.Array | np.ndarray | np.generic) and checks.concrete(value):
-        return value.tolist() if value.ndim < 2 else value
+        plain = value.ndim < 2 and isinstance(value.dtype, np.dtype)  # a key has no numbers
+        return value.tolist() if plain else value
     return value
 
 

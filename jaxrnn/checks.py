@@ -147,15 +147,61 @@ def counts(**values: Any) -> None:
 
 def sequences(argument: str, x: Any) -> None:
     """Refuse what is no array with time as its first axis, such as a list."""
-    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+    if not is_array(x):
         refuse(argument, f"a {type(x).__name__}", "an array [T, *B] (jnp.asarray makes one)")
     if not x.shape:
         refuse(argument, describe(x), "an array [T, *B]")
 
 
+def is_array(x: Any) -> bool:
+    """Tell an array of JAX or NumPy, traced ones among them."""
+    return isinstance(x, jax.Array | np.ndarray | np.generic)
+
+
+def arrays(argument: str, tree: Any) -> None:
+    """Refuse a tree in which something else than numbers and arrays of numbers or keys stands."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        try:
+            plain = jnp.asarray(leaf) if isinstance(leaf, numbers.Number) else leaf
+            fits = is_array(leaf) or isinstance(leaf, numbers.Number)
+            fits = fits and jax.dtypes.result_type(plain) is not None
+        except (TypeError, OverflowError):  # NumPy's objects and texts, whole numbers without end
+            fits = False
+        if not fits:
+            name = argument + jax.tree_util.keystr(path)
+            kind = "a ShapeDtypeStruct of " if isinstance(leaf, jax.ShapeDtypeStruct) else ""
+            refuse(name, kind + describe(leaf), "an array of numbers (jnp.asarray makes one)")
+
+
+def as_array(argument: str, value: Any) -> jax.Array:
+    """Return a value, such as a list of numbers, as an array, or refuse what cannot be one."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        refuse(argument, describe(value), "an array of numbers")
+
+
+def host_array(argument: str, value: Any) -> np.ndarray:
+    """Return a value, such as a list of numbers, as an array of NumPy's, or refuse what cannot be one."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):
+        refuse(argument, describe(value), "an array of numbers")
+
+
+def floating_dtype(argument: str, dtype: Any) -> None:
+    """Refuse what is no dtype of real floats."""
+    try:
+        fits = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        refuse(argument, describe(dtype), "a dtype of floats, such as jnp.float32")
+
+
 def floating(argument: str, x: Any) -> None:
     """Refuse anything but an array of floats: integers have no gradient to analyse."""
-    if not hasattr(x, "dtype"):
+    if not is_array(x):
         refuse(argument, f"a {type(x).__name__}", "a floating-point array (jnp.asarray makes one)")
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         refuse(argument, describe(x), "a floating-point array (convert it with .astype)")
@@ -171,7 +217,8 @@ def features(argument: str, x: Any, in_features: int, dtype: Any, owner: str) ->
 
 
 def finite(argument: str, tree: Any) -> None:
-    """Refuse NaN and infinity, and say where the first one stands."""
+    """Refuse NaN and infinity, and say where the first one stands; and what are no arrays of numbers."""
+    arrays(argument, tree)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not concrete(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             continue

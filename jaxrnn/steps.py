@@ -40,6 +40,8 @@ def begin(
       InputError: the arguments do not fit each other or the cell.
     """
     layer, cell = cell, step_of(cell)
+    checks.arrays("xs", xs)
+    checks.arrays("carry", carry)
     steps = _length(xs, length)
     if carry is None:
         carry = own_carry(layer, xs, "carry")

@@ -248,6 +248,8 @@ def _checked_system(cell: Step, x: Any, candidates: Carry) -> tuple[Any, Carry, 
         checks.refuse(
             "candidates", got, "carries with leaves [C, H], as from candidates_from(it, …)"
         )
+    checks.arrays("candidates", candidates)
+    checks.arrays("x", x)
     candidates, x = jax.tree.map(jnp.asarray, (candidates, x))
     leaves = jax.tree.leaves(candidates)
     counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}

@@ -237,8 +237,7 @@ class InputWeights(RecurrentCell):
         rngs: nnx.Rngs,
     ):
         super().__init__(in_features, hidden_features, rngs=rngs)
-        if not jnp.issubdtype(param_dtype, jnp.floating):
-            checks.refuse("param_dtype", repr(param_dtype), "a dtype of floats")
+        checks.floating_dtype("param_dtype", param_dtype)
         g, h = len(self.gates), hidden_features
         self.kernel = nnx.Param(
             initializers.per_gate(kernel_init, rngs.params(), (in_features, h), g, param_dtype)

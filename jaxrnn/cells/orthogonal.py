@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import SplitStep, everywhere, product
@@ -65,6 +66,7 @@ class OrthogonalCell(SplitStep):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.floating_dtype("param_dtype", param_dtype)
         super().__init__(in_features, hidden_features, rngs=rngs)
         shape = (in_features, hidden_features)
         self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))

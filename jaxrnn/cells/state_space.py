@@ -131,6 +131,7 @@ class LRUCell(StateSpaceCell):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.floating_dtype("param_dtype", param_dtype)
         super().__init__(in_features, hidden_features, rngs=rngs)
         least, largest = checks.interval("radius", radius, 0, 1 - 1e-6)
         checks.positive("largest_phase", largest_phase)
@@ -186,6 +187,7 @@ class S5Cell(StateSpaceCell):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.floating_dtype("param_dtype", param_dtype)
         super().__init__(in_features, hidden_features, rngs=rngs)
         least, largest = checks.interval("steps", steps, 1e-6, 10)
         h = hidden_features

@@ -27,6 +27,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
 from jaxrnn.cells.base import SplitStep, everywhere, product
@@ -75,6 +76,7 @@ class UnitaryCell(SplitStep):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.floating_dtype("param_dtype", param_dtype)
         super().__init__(in_features, hidden_features, rngs=rngs)
         h = hidden_features
         self.kernel = nnx.Param(

@@ -97,7 +97,9 @@ def to_nnx(cell: RecurrentCell, kind: Any = None) -> Any:
     kinds = _KINDS[type(cell)]
     chosen = kind or kinds[0]
     if chosen not in kinds:
-        checks.refuse("kind", chosen.__name__, " or ".join(f"nnx.{k.__name__}" for k in kinds))
+        checks.refuse(
+            "kind", checks.describe(chosen), " or ".join(f"nnx.{k.__name__}" for k in kinds)
+        )
     if np.any(weights.recurrent_bias):
         checks.refuse("cell", "a recurrent_bias that is not 0", "0: nnx.GRUCell has none")
     options = {"activation_fn": cell.activation_fn} if isinstance(cell, ElmanCell) else {}

@@ -11,7 +11,7 @@ from jaxrnn import checks
 
 def time_axis(inputs: Any, time_major: bool, feature_axes: int = 1) -> int:
     """Return the axis of time of inputs [*B, T, F], or [T, *B, F] if `time_major`; refuse what has none."""
-    if not hasattr(inputs, "shape") or len(inputs.shape) < feature_axes + 1:
+    if not checks.is_array(inputs) or inputs.ndim < feature_axes + 1:
         checks.refuse("inputs", checks.describe(inputs), "sequences [*B, T, F]")
     axis = 0 if time_major else jnp.ndim(inputs) - feature_axes - 1
     if inputs.shape[axis] == 0:
@@ -24,7 +24,7 @@ def time_first(name: str, flags: Any, inputs: Any, axis: int, feature_axes: int 
     """Return flags over the steps of `inputs`, laid out as these, with time first; None for None."""
     if flags is None:
         return None
-    flags = jnp.asarray(flags)
+    flags = checks.as_array(name, flags)
     steps = inputs.shape[: jnp.ndim(inputs) - feature_axes]
     checks.shape(name, flags, steps, "[T, *B]" if axis == 0 else "[*B, T]")
     return jnp.moveaxis(flags, axis, 0)

@@ -123,6 +123,7 @@ class AdditiveAttention(Attention):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.floating_dtype("param_dtype", param_dtype)
         checks.count("query_features", query_features)
         checks.count("value_features", value_features)
         checks.count("attention_features", attention_features)

@@ -58,6 +58,7 @@ class Embedding(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.floating_dtype("param_dtype", param_dtype)
         checks.count("tokens", tokens)
         checks.count("features", features)
         table_init = table_init or jax.nn.initializers.normal(features**-0.5)
@@ -135,7 +136,7 @@ class Embedded(nnx.Module):
 
 def check_tokens(argument: str, tokens: Any, vocabulary: int) -> None:
     """Refuse what are no token numbers from 0 to `vocabulary` − 1."""
-    if not jnp.issubdtype(jnp.result_type(tokens), jnp.integer):
+    if not jnp.issubdtype(checks.as_array(argument, tokens).dtype, jnp.integer):
         checks.refuse(argument, checks.describe(tokens), "token numbers, which are integers")
     if checks.concrete(tokens) and jnp.size(tokens):
         values = np.asarray(tokens)  # NumPy's minimum of a JAX array would be traced under jit

@@ -90,6 +90,7 @@ class SequenceEncoder(nnx.Module, abc.ABC):
 @checked
 def last_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
     """Return the output of each sequence's last valid step, zeros for an empty sequence."""
+    _check_lengths(outputs, lengths)
     if lengths is None:
         return outputs[-1]
     last = jnp.maximum(jnp.asarray(lengths), 1) - 1
@@ -100,12 +101,20 @@ def last_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Arr
 @checked
 def mean_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
     """Return the mean output over each sequence's valid steps, zeros for an empty sequence."""
+    _check_lengths(outputs, lengths)
     if lengths is None:
         return jnp.mean(outputs, axis=0)
     wide = at_least_float32(outputs.dtype)  # half precision can neither count nor sum many steps
     counts = jnp.maximum(jnp.asarray(lengths), 1).astype(wide)
     total = jnp.sum(outputs, axis=0, dtype=wide)
     return (total / jnp.broadcast_to(counts[..., None], total.shape)).astype(outputs.dtype)
+
+
+def _check_lengths(outputs: Any, lengths: Any) -> None:
+    """Refuse outputs [T, *B, Y] of no steps, and lengths that are not theirs."""
+    if outputs.shape[0] < 1:
+        checks.refuse("outputs", checks.describe(outputs), "at least 1 step, [T, *B, Y]")
+    padding_mask(lengths, None, outputs.shape[0], outputs.shape[1:-1], "lengths")
 
 
 def _valid(seq_lengths: Any, steps: Any) -> Any:

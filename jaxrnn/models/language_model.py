@@ -216,6 +216,7 @@ def generate(
     """
     vocabulary = model.embedding.tokens
     checks.count("steps", steps)
+    checks.arrays("carry", carry)
     _check_sampling(vocabulary, temperature, top_k, top_p)
     if key is None and temperature > 0:
         checks.refuse("key", "None", "a random key, or temperature=0")

@@ -74,6 +74,7 @@ class MultiDimensionalLSTM(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.floating_dtype("param_dtype", param_dtype)
         checks.count("in_features", in_features)
         checks.count("hidden_features", hidden_features)
         self.in_features = in_features

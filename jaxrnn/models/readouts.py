@@ -117,12 +117,12 @@ def cross_entropy(
     if not logits.shape:
         checks.refuse("logits", checks.describe(logits), "at least one axis [*B, C]")
     classes, wide = logits.shape[-1], at_least_float32(logits.dtype)
-    if not hasattr(targets, "dtype"):
+    if not checks.is_array(targets):
         checks.refuse("targets", f"a {type(targets).__name__}", "an array of classes or tokens")
     for name, given in (("targets", targets), ("mask", mask)):
         if given is not None:
             checks.shape(name, given, logits.shape[:-1], "[*B], as the logits [*B, C]")
-    mask = jnp.ones(logits.shape[:-1], bool) if mask is None else jnp.asarray(mask)
+    mask = jnp.ones(logits.shape[:-1], bool) if mask is None else checks.as_array("mask", mask)
     # Padding is replaced before the logarithm: zero times the gradient of NaN is NaN.
     logits, targets = seen((logits.astype(wide), targets), mask)
     targets = checked_tokens("targets", targets, classes)
@@ -134,4 +134,4 @@ def cross_entropy(
 @checked
 def perplexity(nats: Float[ArrayLike, "..."] | float) -> Float[Array, "..."]:
     """Return exp(nats): the number of equally likely tokens that would cost as much each."""
-    return jnp.exp(jnp.asarray(nats))
+    return jnp.exp(checks.as_array("nats", nats))

@@ -75,6 +75,7 @@ class TransformerStack(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.floating_dtype("param_dtype", param_dtype)
         checks.count("features", features)
         checks.count("depth", depth)
         checks.count("heads", heads)

@@ -53,6 +53,7 @@ class WindowedMLP(SequenceEncoder):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        checks.floating_dtype("param_dtype", param_dtype)
         checks.count("in_features", in_features)
         checks.count("hidden_features", hidden_features)
         checks.count("window", window)

@@ -253,7 +253,7 @@ def _checked_lengths(argument: str, lengths: Any, steps: Size, batch: tuple[Size
     """Return lengths [*B] as int32; of traced ones, whose values cannot be checked, as far as it reaches."""
     traced = not checks.concrete(lengths)
     # NumPy keeps what is wider than int32, and JAX would trace a reduction of constants inside jit.
-    lengths = lengths if traced else np.asarray(lengths)
+    lengths = lengths if traced else checks.host_array(argument, lengths)
     checks.shape(argument, lengths, batch, "[*B]")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         checks.refuse(argument, checks.describe(lengths), "integers")
@@ -280,7 +280,7 @@ def _at_valid_steps(resets: Any, valid: Any, reverse: bool) -> Any:
 def _flags(name: str, flags: Any, steps: Size, batch: tuple[Size, ...]) -> Any:
     if flags is None:
         return None
-    flags = jnp.asarray(flags)
+    flags = checks.as_array(name, flags)
     checks.shape(name, flags, (steps, *batch), "[T, *B]")
     if flags.dtype != jnp.bool_:
         checks.refuse(name, checks.describe(flags), "booleans")

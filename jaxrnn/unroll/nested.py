@@ -27,8 +27,9 @@ class Nested(Method, abc.ABC):
 
     def __post_init__(self):
         """Refuse methods that do not nest."""
-        if self.inside is not None and not self.inside.nests:
-            checks.refuse("inside", self.inside, "Blocked(), Scan() or Associative()")
+        if self.inside is not None and not (isinstance(self.inside, Method) and self.inside.nests):
+            got = checks.describe(self.inside)
+            checks.refuse("inside", got, "Blocked(), Scan() or Associative()")
 
     @property
     def forward_mode(self) -> bool:
