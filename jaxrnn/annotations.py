@@ -32,6 +32,7 @@ from types import NoneType, UnionType
 from typing import (
     Annotated,
     Any,
+    ClassVar,
     Literal,
     NamedTuple,
     NotRequired,
@@ -83,10 +84,15 @@ def checked(function: _Entrance) -> _Entrance:
     what fits. Of a class, such as a dataclass of settings, the constructor is decorated.
     """
     if isinstance(function, type):
-        function.__init__ = checked(function.__init__)
+        function.__init__ = _guarded(function.__init__, function)
         return function  # pyright: ignore[reportReturnType]
+    return _guarded(function, function)  # pyright: ignore[reportReturnType]
+
+
+def _guarded(function: Callable[..., Any], annotated: Any) -> Callable[..., Any]:
+    """Return a function that first checks its arguments against the annotations of an object."""
     signature = inspect.signature(function)
-    kinds = functools.cache(lambda: _kinds(function))  # later: an annotation may be defined below
+    kinds = functools.cache(lambda: _kinds(annotated))  # later: an annotation may be defined below
 
     @functools.wraps(function)
     def entrance(*args: Any, **kwargs: Any) -> Any:
@@ -99,13 +105,13 @@ def checked(function: _Entrance) -> _Entrance:
             bound.arguments[name] = _taken(name, value, kinds(), sizes)
         return function(*bound.args, **bound.kwargs)
 
-    return entrance  # pyright: ignore[reportReturnType]
+    return entrance
 
 
-def _kinds(function: Callable[..., Any]) -> dict[str, _Kind]:
-    """Return the kind of each argument by name, of keyword options too."""
+def _kinds(annotated: Any) -> dict[str, _Kind]:
+    """Return the kind of each argument by name, of keyword options too; of a class, of its fields."""
     kinds = {}
-    for name, hint in typing.get_type_hints(function, include_extras=True).items():
+    for name, hint in typing.get_type_hints(annotated, include_extras=True).items():
         if typing.get_origin(hint) is Unpack:
             (options,) = typing.get_args(hint)
             hints = typing.get_type_hints(options, include_extras=True)
@@ -151,6 +157,8 @@ def _kind(hint: Any) -> _Kind:
         return _kind(hint.__bound__ or Any)
     if hint in _SIMPLE:
         return _SIMPLE[hint]
+    if origin is ClassVar:
+        return _ANYTHING
     if origin in (Required, NotRequired):
         return _kind(inside[0])
     if origin is Annotated:

@@ -176,9 +176,18 @@ def arrays(argument: str, tree: Any) -> None:
 def as_array(argument: str, value: Any) -> jax.Array:
     """Return a value, such as a list of numbers, as an array, or refuse what cannot be one."""
     try:
-        return jnp.asarray(value)
+        array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
         refuse(argument, describe(value), "an array of numbers")
+    if not isinstance(array.dtype, np.dtype):
+        refuse(argument, describe(value), "an array of numbers")
+    # JAX cuts wider integers to the bits that it has: 2³² + 3 would become 3.
+    if array.dtype.kind in "iu" and concrete(array) and not isinstance(value, jax.Array):
+        wide = np.asarray(value)
+        if (wide != np.asarray(array)).any():
+            got = f"values from {wide.min()} to {wide.max()}"
+            refuse(argument, got, f"values that {array.dtype} holds")
+    return array
 
 
 def host_array(argument: str, value: Any) -> np.ndarray:

@@ -168,8 +168,8 @@ ENTRANCES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"logits": draw(T, B, V), "targets": TOKENS, "mask": np.ones((T, B), bool)},
     ),
     "perplexity": (models.perplexity, {"nats": 1.5}),
-    "last_step": (models.last_step, {"outputs": XS, "lengths": np.array([T, 2])}),
-    "mean_step": (models.mean_step, {"outputs": XS, "lengths": np.array([T, 2])}),
+    "last_step": (models.last_step, {"outputs": jnp.asarray(XS), "lengths": np.array([T, 2])}),
+    "mean_step": (models.mean_step, {"outputs": jnp.asarray(XS), "lengths": np.array([T, 2])}),
     "mask_tokens": (
         models.mask_tokens,
         {"tokens": TOKENS, "key": KEY, "mask_id": 0, "vocabulary": V, "rate": 0.2, "eligible": None},

@@ -183,7 +183,7 @@ def checked_lags(lags: Any, first: int, last: int) -> np.ndarray:
     if lags is None:
         count = min(last - first + 1, _DEFAULT_LAGS)
         return np.unique(np.linspace(first, last, count).round().astype(int))
-    chosen = np.unique(np.asarray(lags))
+    chosen = np.unique(np.asarray(checks.as_array("lags", lags)))
     if chosen.size == 0 or not np.issubdtype(chosen.dtype, np.integer):
         checks.refuse("lags", repr(lags), "one or more whole numbers of steps")
     if chosen[0] < first or chosen[-1] > last:

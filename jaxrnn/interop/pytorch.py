@@ -217,6 +217,7 @@ def carry_to_pytorch(
       InputError: a carry of another structure.
     """
     cells = _cells_in_order(layer)
+    checks.arrays("carry", carry)
     like = _nested(layer, (_like(cell) for cell in cells))
     if jax.tree.structure(carry) != jax.tree.structure(like):
         checks.refuse("carry", checks.describe(carry), "a carry of the layer, as it returns it")

@@ -21,10 +21,12 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.unroll.blocks import even
 from jaxrnn.unroll.nested import Nested
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Remat(Nested):
     """Keep the carries at block edges only, and run each block again in the backward pass.

@@ -18,12 +18,14 @@ from typing import Any
 import jax
 
 from jaxrnn import checks
+from jaxrnn.annotations import checked
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.blocks import at
 from jaxrnn.unroll.nested import Nested
 from jaxrnn.unroll.record import Frames, Unrolled
 
 
+@checked
 @dataclasses.dataclass(frozen=True)
 class Truncated(Nested):
     """Stop the gradient at the edge of every window.
