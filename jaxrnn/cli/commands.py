@@ -131,9 +131,7 @@ class Export:
         """Export and say what was written."""
         done = export(self.run_folder, self.out, network=self.network)
         lengths = ", with their lengths" if done.lengths else ""
-        print(
-            f"program     {done.program}, for sequences of {done.steps} steps, any batch size{lengths}"
-        )
+        print(f"program     {done.program}, for any number of steps and of sequences{lengths}")
         print(f"weights     {done.weights}")
         print(f"check       answers differ by {done.difference:.1e}, relative to the largest")
 

@@ -1,6 +1,7 @@
 """A trained network for others: its program as StableHLO, its weights as safetensors.
 
-    model.stablehlo        the whole network, weights inside, for CPU, CUDA and TPU; any batch size
+    model.stablehlo        the whole network, weights inside, for CPU, CUDA and TPU; any numbers
+                           of steps and of sequences
     model.safetensors      the weights alone, by name
 
 The program takes inputs [T, B, F], or tokens [T, B], and where sequences differ in length their lengths [B];
@@ -42,7 +43,7 @@ class Exported:
     Attributes:
       program: path of the StableHLO program.
       weights: path of the safetensors file.
-      steps: T of the inputs.
+      steps: T of the sequences that the program was held to; others may have any number.
       lengths: whether the program takes the sequences' lengths [B] beside the inputs.
       difference: largest difference between the program's answers and the network's, relative to the largest
         answer.
@@ -81,10 +82,10 @@ def export(run: str | Path, out: str | Path, *, network: int = 0) -> Exported:
     arguments = _arguments(task)
     expected = _answers(model, *arguments)
     _read_step_by_step(model)
-    (batch,) = jax.export.symbolic_shape("batch")
+    steps, batch = jax.export.symbolic_shape("steps, batch")
     shapes = [
-        jax.ShapeDtypeStruct((*x.shape[:axis], batch, *x.shape[axis + 1 :]), x.dtype)
-        for x, axis in zip(arguments, (1, 0), strict=False)
+        jax.ShapeDtypeStruct((*sizes, *x.shape[len(sizes) :]), x.dtype)
+        for x, sizes in zip(arguments, ((steps, batch), (batch,)), strict=False)
     ]
     answer = jax.jit(lambda *arguments: _answers(model, *arguments))
     program = bytes(jax.export.export(answer, platforms=_PLATFORMS)(*shapes).serialize())
@@ -111,7 +112,7 @@ def _answers(model: Any, inputs: Any, lengths: Any = None) -> Any:
 
 
 def _read_step_by_step(model: Any) -> None:
-    """Let every layer take the one method that asks nothing of the batch size, which stays open."""
+    """Let every layer take the one method that asks nothing of sizes, which stay open."""
     for _, module in nnx.iter_graph(model):
         if isinstance(module, RNN):
             module.method = Scan()
