@@ -47,6 +47,7 @@ from jaxrnn.analysis.propagator import (
     PropagatorDirections,
     propagator,
     propagator_directions,
+    state_derivative,
 )
 from jaxrnn.analysis.pseudospectrum import Pseudospectrum, pseudospectrum
 from jaxrnn.analysis.rates import Rate
@@ -139,6 +140,7 @@ __all__ = [
     "spectrum",
     "spectrum_of",
     "stack_gradient_flow",
+    "state_derivative",
     "trace",
     "trajectory_bound",
     "weight_bound",

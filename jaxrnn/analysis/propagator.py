@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from jaxrnn import checks
 from jaxrnn.analysis.graded import (
@@ -172,6 +172,48 @@ def directions_of(
         checks.refuse("leading", kept, f"1 to {size}, the size of the state")
     take = functools.partial(_directions, lags=tuple(chosen.tolist()), leading=int(kept))
     return PropagatorDirections(jnp.asarray(chosen), *in_float64(take, given))
+
+
+@checked
+def state_derivative(
+    cell: StepLike, trajectory: Trajectory, start: int = 0, stop: int | None = None
+) -> Inexact[Array, "*B S S"]:
+    """Return ∂s_stop/∂s_start of a trajectory, the product of the step Jacobians between, [*B, S, S].
+
+    It is multiplied in float64 and given in the precision of the cell. Over thousands of steps entries may
+    round to zero; `propagator` has the singular values of such products.
+
+    Args:
+      cell: the step.
+      trajectory: from `trace`, T steps.
+      start: index of the earlier state in ``trajectory.states``.
+      stop: index of the later one; by default T, the last.
+
+    Raises:
+      InputError: states that are not there or not in this order, or a product that overflows.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxrnn.analysis import state_derivative, trace
+      >>> step = lambda s, x: (0.5 * s, s)
+      >>> float(
+      ...     state_derivative(step, trace(step, None, carry=jnp.ones(1), length=5), start=2)[0, 0]
+      ... )
+      0.125
+    """
+    matrices = jacobians(cell, trajectory)
+    stop = len(matrices) if stop is None else stop
+    checks.within("stop", stop, 1, len(matrices), ", a step of the trajectory")
+    checks.within("start", start, 0, stop - 1, ", before stop")
+    product = in_float64(_product, matrices[start:stop])
+    checks.finite("trajectory: the product of its Jacobians", product)
+    return product
+
+
+@jax.jit
+def _product(matrices: Inexact[Array, "T *B S S"]) -> Inexact[Array, "*B S S"]:
+    first, rest = matrices[0], matrices[1:]
+    return jax.lax.scan(lambda product, matrix: (matrix @ product, None), first, rest)[0]
 
 
 def checked_lags(lags: Any, first: int, last: int) -> np.ndarray:
