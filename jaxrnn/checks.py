@@ -103,7 +103,8 @@ def _is_real(value: Any) -> bool:
 def number(argument: str, value: Any) -> float:
     """Return a finite number, which may be an array without axes, or refuse what is none."""
     scalar = isinstance(value, jax.Array | np.ndarray) and value.ndim == 0
-    plain = value.item() if scalar and concrete(value) else value
+    numeric = scalar and isinstance(value.dtype, np.dtype)  # a key has no number
+    plain = value.item() if numeric and concrete(value) else value
     if not _is_real(plain) or not math.isfinite(plain):
         refuse(argument, describe(value) if scalar else repr(value), "a finite number")
     return float(plain)
@@ -183,7 +184,7 @@ def as_array(argument: str, value: Any) -> jax.Array:
         refuse(argument, describe(value), "an array of numbers")
     # JAX cuts wider integers to the bits that it has: 2³² + 3 would become 3.
     if array.dtype.kind in "iu" and concrete(array) and not isinstance(value, jax.Array):
-        wide = np.asarray(value)
+        wide = host_array(argument, value)
         if (wide != np.asarray(array)).any():
             got = f"values from {wide.min()} to {wide.max()}"
             refuse(argument, got, f"values that {array.dtype} holds")
@@ -201,7 +202,7 @@ def host_array(argument: str, value: Any) -> np.ndarray:
 def floating_dtype(argument: str, dtype: Any) -> None:
     """Refuse what is no dtype of real floats."""
     try:
-        fits = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        fits = not is_array(dtype) and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except (TypeError, ValueError):
         fits = False
     if not fits:

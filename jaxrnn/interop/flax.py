@@ -95,8 +95,8 @@ def to_nnx(cell: RecurrentCell, kind: Any = None) -> Any:
     """
     weights = of_cell("cell", cell)
     kinds = _KINDS[type(cell)]
-    chosen = kind or kinds[0]
-    if chosen not in kinds:
+    chosen = kinds[0] if kind is None else kind
+    if not any(chosen is each for each in kinds):
         checks.refuse(
             "kind", checks.describe(chosen), " or ".join(f"nnx.{k.__name__}" for k in kinds)
         )

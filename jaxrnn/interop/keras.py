@@ -68,7 +68,8 @@ def from_keras(
       >>> interop.from_keras(lstm)(np.ones((4, 20, 3), "f")).shape
       (4, 20, 8)
     """
-    if not isinstance(weights, Collection) or isinstance(weights, str | bytes | Mapping):
+    listed = isinstance(weights, Collection) and not isinstance(weights, str | bytes | Mapping)
+    if not listed or checks.is_array(weights):
         got = "names and arrays" if isinstance(weights, Mapping) else checks.describe(weights)
         checks.refuse("weights", got, "a list of arrays, as get_weights returns")
     if len(weights) not in (2, 3, 4, 6):  # without biases and with, one direction and two

@@ -221,7 +221,7 @@ def carry_to_pytorch(
     like = _nested(layer, (_like(cell) for cell in cells))
     if jax.tree.structure(carry) != jax.tree.structure(like):
         checks.refuse("carry", checks.describe(carry), "a carry of the layer, as it returns it")
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(carry)]
+    leaves = [host_array("carry", leaf) for leaf in jax.tree.leaves(carry)]
     count = len(cells[0].carry_names)
     state = tuple(np.stack(leaves[i::count]) for i in reversed(range(count)))
     if isinstance(layer, RecurrentCell):

@@ -119,10 +119,11 @@ def cross_entropy(
     classes, wide = logits.shape[-1], at_least_float32(logits.dtype)
     if not checks.is_array(targets):
         checks.refuse("targets", f"a {type(targets).__name__}", "an array of classes or tokens")
+    mask = mask if mask is None else checks.as_array("mask", mask)
     for name, given in (("targets", targets), ("mask", mask)):
         if given is not None:
             checks.shape(name, given, logits.shape[:-1], "[*B], as the logits [*B, C]")
-    mask = jnp.ones(logits.shape[:-1], bool) if mask is None else checks.as_array("mask", mask)
+    mask = jnp.ones(logits.shape[:-1], bool) if mask is None else mask
     # Padding is replaced before the logarithm: zero times the gradient of NaN is NaN.
     logits, targets = seen((logits.astype(wide), targets), mask)
     targets = checked_tokens("targets", targets, classes)

@@ -156,6 +156,7 @@ def mask_tokens(
     for_choice, for_fate, for_draw = jax.random.split(key, 3)
     chosen = jax.random.bernoulli(for_choice, rate, tokens.shape)
     if eligible is not None:
+        eligible = checks.as_array("eligible", eligible)
         checks.shape("eligible", eligible, tokens.shape, "[T, *B], as tokens")
         chosen = chosen & eligible
     fate = jax.random.uniform(for_fate, tokens.shape)
