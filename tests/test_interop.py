@@ -697,7 +697,7 @@ def linen_gru(**changes):
         (lambda: interop.to_nnx(cells("gru", [(F, H)])[0]), "cell: got a recurrent_bias"),
         (
             lambda: interop.to_nnx(cells("lstm", [(F, H)])[0], nnx.GRUCell),
-            "kind: got GRUCell; expected nnx.OptimizedLSTMCell or nnx.LSTMCell",
+            "kind: got the class GRUCell; expected nnx.OptimizedLSTMCell or nnx.LSTMCell",
         ),
         (lambda: interop.to_nnx(own_cell()), "cell: got OwnCell"),
         (lambda: interop.to_linen(own_cell()), "cell: got OwnCell"),
