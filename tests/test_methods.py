@@ -30,9 +30,10 @@ from jaxrnn import (
     unroll,
 )
 from jaxrnn.cells import CELLS
+from jaxrnn.jaxprs import flat
 from jaxrnn.unroll import Frames, cudnn
 from jaxrnn.unroll.blocks import even, segments
-from jaxrnn.unroll.signals import Piece, Signals, signals_of
+from jaxrnn.unroll.dataflow import StepProgram
 from tests.zoo import each_of, every_cell, table_of_cells
 
 F, H, T, B = 3, 4, 7, 3
@@ -239,8 +240,8 @@ def test_the_default_and_what_it_says():
     assert unroll(lambda c, _: (c, c), None, carry=jnp.ones(2), length=3).method == Scan()
 
 
-@pytest.mark.parametrize("method", [Remat(inside=Scan()), Newton(), Truncated(T, inside=Scan())])
-def test_forward_mode_where_there_is_one(method, x64):
+@pytest.mark.parametrize("method", [None, Blocked(3), Remat(), Newton(), Truncated(T)])
+def test_forward_mode(method, x64):
     cell, xs, carry = example("lstm", "float64")
     direction = draw(xs.shape, jnp.float64, 8)
 
@@ -251,7 +252,6 @@ def test_forward_mode_where_there_is_one(method, x64):
         return jax.jvp(lambda xs: run(xs).outputs, (xs,), (direction,))[1]
 
     assert_close(tangent(method), tangent(Scan()), 1e-10)
-    assert_close(tangent(None), tangent(Scan()), 0.0)
 
 
 @pytest.mark.slow
@@ -318,10 +318,30 @@ def test_blocked_works_in_bfloat16():
     assert_close(as_floats(actual), as_floats(expected), 0.05)
 
 
-def test_blocked_refuses_forward_mode_and_names_scan():
-    cell, xs, _ = example("gru", "float32")
-    with pytest.raises(InputError, match=r"method: got Blocked.*forward mode.*expected Scan\(\)"):
-        jax.jvp(lambda xs: unroll(cell, xs, method=Blocked()).outputs, (xs,), (xs,))
+@every_cell
+@pytest.mark.parametrize("keep", [True, False])
+def test_every_derivative_of_every_cell(name, keep, x64):
+    """Forward, linearised, and second derivatives of each kind by all arrays at once, as `Scan` has them."""
+    arrays = example(name, "float64")
+    seeds = itertools.count(20)
+    direction = jax.tree.map(lambda a: draw(a.shape, a.dtype, next(seeds)), arrays)
+
+    @functools.partial(jax.jit, static_argnames="method")
+    def derivatives(arrays, direction, method):
+        def loss(cell, xs, carry):
+            done = unroll(cell, xs, carry=carry, method=method, **OPTIONS["all"])
+            last = sum(jnp.sum(leaf**3) for leaf in jax.tree.leaves(done.carry))
+            return jnp.sum(jnp.sin(done.outputs)) + last
+
+        gradient = jax.grad(loss, argnums=(0, 1, 2))
+        _, forward = jax.jvp(loss, arrays, direction)
+        _, linear = jax.linearize(loss, *arrays)
+        _, forward_over_reverse = jax.jvp(gradient, arrays, direction)
+        _, back = jax.vjp(gradient, *arrays)
+        return forward, linear(*direction), forward_over_reverse, back(direction)
+
+    actual = derivatives(arrays, direction, method=Blocked(3, keep))
+    assert_close(actual, derivatives(arrays, direction, method=Scan()), 1e-10)
 
 
 @pytest.mark.parametrize("method", [Blocked(), Scan()])
@@ -352,7 +372,7 @@ class LeakyCell(jaxrnn.ElmanCell):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_a_cell_whose_update_reads_weights_is_taken_apart_by_its_program(keep, x64):
+def test_a_cell_whose_update_reads_weights(keep, x64):
     cell = LeakyCell(F, H, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
     xs, carry = draw((T, B, F), jnp.float64, 1), draw((B, H), jnp.float64, 2)
     actual = loss_and_gradients(cell, xs, carry, Blocked(3, keep), **OPTIONS["all"])
@@ -364,32 +384,29 @@ def test_blocked_refuses_what_multiplies_no_weights():
         unroll(two_leaves, jnp.ones((T, B, F)), carry=(jnp.zeros((B, F)),) * 2, method=Blocked())
 
 
-def block(first, last=None):
-    """Return the columns of some blocks of H units."""
-    return first * H, (first + 1 if last is None else last) * H
-
-
-def sums(*blocks):
-    return tuple(Piece(block(i), block(i)) for i in blocks)
+def program_of(cell, carry, x):
+    read, _ = flat(cell, carry, x)
+    return StepProgram(read, len(jax.tree.leaves(carry)))
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "widths"),
     {
-        "elman-tanh": Signals(sums(0)),
-        "lstm": Signals((Piece(block(0, 4), block(0, 4)),)),
-        "gru": Signals((*sums(0, 1), Piece(block(2), None), Piece(None, block(2)))),
-        "sru": Signals((*sums(0, 1), Piece(block(2), None), Piece(block(3), None))),
-        "minlstm": Signals((Piece(block(0), None), Piece(block(1), None))),
-        "lipschitz": Signals((Piece(block(0), block(1)), Piece(None, block(0)))),
-        "orthogonal": Signals(sums(0), (block(1),)),
-        "unitary": Signals(sums(0, 1), (block(2),)),
-        "lstm-peephole": Signals(sums(0, 1, 2, 3), (block(4),)),
+        "elman-tanh": [H],
+        "lstm": [4 * H],
+        "gru": [H] * 4,  # two sums, and the candidate's two terms, which meet a gate between them
+        "lipschitz": [H, H],
+        "orthogonal": [H],
+        "slstm": [4 * H],
+        "lstm-peephole": [H] * 4,
+        "mgu": [H, H],
+        "lem": [3 * H, H],
     }.items(),
 )
-def test_the_traced_program_shows_what_is_summed_and_what_is_constant(name, expected):
+def test_of_sums_one_array_is_kept_and_of_constants_none(name, widths):
     cell, xs, carry = example(name, "float32")
-    assert signals_of(cell, carry, xs[0]) == expected
+    program = program_of(cell, carry, xs[0])
+    assert [program.avals[v].shape[-1] for v in program.kept] == widths
 
 
 def changed_cell(**methods):
@@ -407,14 +424,12 @@ def changed_cell(**methods):
         lambda self, carry, drive, pull: (drive + drive, pull + pull),
     ],
 )
-def test_what_is_more_than_a_sum_is_a_pair(update, x64):
+def test_drive_and_pull_used_beside_or_without_their_sum(update, x64):
     """Among them results that are the variables themselves, which no operation reads."""
     cell = changed_cell(
         update=update, mix=lambda self, carry: carry[1] @ self.recurrent_kernel[...]
     )
     xs, carry = draw((T, B, F), jnp.float64, 1), cell.initialize_carry((B, F))
-    pair = (Piece(block(0), None), Piece(None, block(0)))
-    assert signals_of(cell, carry, xs[0]) == Signals(pair)
     actual = loss_and_gradients(cell, xs, carry, method=Blocked(block=3))
     assert_close(actual, loss_and_gradients(cell, xs, carry, method=Scan()), 1e-10)
 
@@ -453,17 +468,13 @@ def mix_one(self, carry):
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize(
-    ("update", "mix", "pieces", "constants"),
-    [(crossed, mix_one, 2, 0), (half_used, mix_one, 3, 0), (around, mix_around, 3, 3)],
+    ("update", "mix"), [(crossed, mix_one), (half_used, mix_one), (around, mix_around)]
 )
-def test_signals_of_any_columns_are_put_together_again(update, mix, pieces, constants, keep, x64):
+def test_sums_of_any_columns(update, mix, keep, x64):
     cell = changed_cell(update=update, mix=mix)
     cell.bias[...] = draw((H,), jnp.float64, 5)
     xs = draw((T, B, F), jnp.float64, 1)
     carry = draw((B, H), jnp.float64, 2), draw((B, H), jnp.float64, 3)
-    signals = signals_of(cell, carry, xs[0])
-    assert signals is not None
-    assert (len(signals.pieces), len(signals.constant)) == (pieces, constants)
     actual = loss_and_gradients(cell, xs, carry, Blocked(3, keep), **OPTIONS["all"])
     assert_close(actual, loss_and_gradients(cell, xs, carry, Scan(), **OPTIONS["all"]), 1e-10)
 
@@ -480,7 +491,7 @@ def gated(self, carry, drive, pull):
     return carry[1], jnp.tanh(drive + a) * b + 1
 
 
-def test_constants_are_made_without_the_rest_of_mix(x64):
+def test_a_product_of_what_is_not_differentiable_at_zero(x64):
     cell = changed_cell(update=gated, mix=mix_normed)
     cell.bias[...] = draw((H,), jnp.float64, 5)
     xs, carry = draw((T, B, F), jnp.float64, 1), (draw((B, H), jnp.float64, 2),) * 2
@@ -488,7 +499,7 @@ def test_constants_are_made_without_the_rest_of_mix(x64):
     assert_close(actual, loss_and_gradients(cell, xs, carry, Scan()), 1e-10)
 
 
-def test_constants_alone_and_empty_drives_are_no_signals_apart(x64):
+def test_constants_alone_and_empty_drives(x64):
     """Where no column is left of the pull, or the drive is empty and of another dtype."""
     values = jnp.linspace(0.25, 0.5, H, dtype=jnp.float32)
     constant: Any = changed_cell(
@@ -566,7 +577,7 @@ def test_a_split_cell_that_is_no_pytree_is_taken_apart_by_its_program():
     assert_close(run().outputs, run(method=Scan()).outputs, 1e-6)
 
 
-def test_forward_mode_is_seen_through_vmap(x64):
+def test_forward_mode_of_vmap(x64):
     cell, xs, _ = example("gru", "float64")
 
     def outputs(xs, method=None):

@@ -130,10 +130,10 @@ class PeepholeLSTMCell(DenseCell):
     ) -> LSTMCarry:
         """Return (c', h')."""
         c, _ = carry
-        drive_i, drive_f, drive_g, drive_o = jnp.split(drive, 4, axis=-1)
-        pull_i, pull_f, pull_g, pull_o, p_o = jnp.split(pull, 5, axis=-1)
-        c = sigmoid(drive_f + pull_f) * c + sigmoid(drive_i + pull_i) * jnp.tanh(drive_g + pull_g)
-        return c, sigmoid(drive_o + pull_o + p_o * c) * jnp.tanh(c)
+        gates, p_o = jnp.split(pull, [4 * self.hidden_features], axis=-1)
+        i, f, g, o = jnp.split(drive + gates, 4, axis=-1)
+        c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+        return c, sigmoid(o + p_o * c) * jnp.tanh(c)
 
 
 class ProjectedLSTMCell(InputWeights):

@@ -20,7 +20,6 @@ such cell is a linear filter, and nothing more.
 from __future__ import annotations
 
 import abc
-import math
 from typing import Any, ClassVar
 
 import jax
@@ -64,12 +63,7 @@ class StateSpaceCell(SplitStep):
 
     def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B P"]:
         """Return γ B x."""
-        scale, kernel = self.input_scale(), self.kernel[...]
-        # What has fewer rows is scaled. Over many steps that is B, and no derivative asks for B x again.
-        rows = math.prod(x.shape[:-1])
-        if isinstance(rows, int) and rows < self.in_features:  # jax.export may leave it open
-            return _times(scale, jnp.split(product(x, kernel), 2, axis=-1))
-        return product(x, _times(scale, jnp.split(kernel, 2, axis=-1)))
+        return product(x, _times(self.input_scale(), jnp.split(self.kernel[...], 2, axis=-1)))
 
     def mix(self, carry: ComplexCarry) -> Float[Array, "*B P"]:
         """Return λ s."""

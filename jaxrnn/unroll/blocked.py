@@ -1,49 +1,36 @@
-"""The default: whatever needs no carry is taken out of the loop, block by block of steps.
+"""The default: whatever needs no carry leaves the loop, block by block of steps.
 
 A scan over whole steps multiplies by the input weights inside the loop, and its derivative, taken
-mechanically, keeps a dozen arrays a step and adds to a weight-shaped gradient at every one of them. Knowing
-the parts of a step (`jaxrnn.unroll.parts`) allows better; of a cell that splits (`jaxrnn.typing`) they are
+mechanically, keeps a dozen arrays a step and adds to a weight-shaped gradient at every one of them. Here the
+step's traced program says what has to wait for the carry (`jaxrnn.unroll.dataflow`), and one derivative rule
+keeps the weights' gradients out of the loop (`jaxrnn.unroll.trajectory`). What sizes decide is in this file:
+how long a block is, and what is kept for the backward pass.
 
-    forward     drive  = project(x)                         one product a block
-                signal = drive and mix(carry)               in the loop
-                carry' = update(carry, signal)              in the loop
-    backward    δcarry = ∂update/∂carryᵀ δ + mixᵀ δsignal   in the loop: cotangents alone, no weights
-                δW, δU, δx from every δsignal               one product each a block
-
-and of any other step its traced program shows them, several signals one after the other if need be.
-
-The carries are kept for the backward pass, and what the gates make of their signals is computed again. The
-signals themselves are kept where that is cheaper than to compute them again, a block at a time from its
-carries: writing to fresh memory has a price too. Where no weights meet the carry, as in a minGRU, and the
-signals of one block are all and kept, the gates are kept with them. `jaxrnn.unroll.sweep` does all this; what
-sizes decide is here.
-
-Weakness: reverse mode only. The derivative is written by hand, which JAX allows for one mode; forward mode
-is `Scan`'s. Derivatives of the gradient are right, by whatever array, and forwards (``jax.jvp`` of a
-``jax.grad``) by the arrays that the gradient is by; by others that is `Scan`'s too. So are steps that do
-something beside computing, such as to print, that multiply by no weights, that compute with complex numbers
-(other than in a loop of their own), or whose carry, input or output is no float.
+Weakness: a step whose weights are not in matrix products gains nothing. Steps that do something beside
+computing, such as to print, or whose carry, input or output is no float, are left to `Scan`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.extend.core import Literal
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
-from jaxrnn.steps import in_forward_mode, varying_alike
-from jaxrnn.typing import Carry, SplitCell, Step
+from jaxrnn.jaxprs import Atom, flat, is_inexact, value_of
+from jaxrnn.steps import varying_alike
+from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.blocks import at, even
-from jaxrnn.unroll.parts import Parts
+from jaxrnn.unroll.dataflow import StepProgram
+from jaxrnn.unroll.duals import Dual
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen
 from jaxrnn.unroll.scan import Scan
-from jaxrnn.unroll.signals import signals_of
-from jaxrnn.unroll.split import SplitParts
-from jaxrnn.unroll.sweep import Plan, carry_through
-from jaxrnn.unroll.traced import traced_parts
+from jaxrnn.unroll.trajectory import Plan, carry_through
 
 # Measured on CPU. A block's signals should stay in the cache, yet give the products rows enough; short
 # sequences are one block, which compiles faster.
@@ -51,15 +38,14 @@ _WHOLE_BYTES = 2**23
 _BLOCK_BYTES = 2**21
 _BLOCK_ROWS = 512
 _LOOP_ROWS = 8
-# A step back that reads so many slices, gates and carries, is worth a copy of its signals, fetched ahead.
-_AHEAD_SLICES = 8
-# Signals are kept if they are few, or if so many weights enter each that fresh memory for it is cheaper.
+# What gates read is kept if it is little, or if so many weights enter each number of it that fresh memory
+# is cheaper than another product.
 _KEPT_BYTES = 2**24
 _KEPT_INTENSITY = 288
 
 _OTHERS = (
     "without inputs or weights that it multiplies by, with effects such as to print, or with numbers other "
-    "than real floats"
+    "than floats"
 )
 
 
@@ -69,24 +55,20 @@ class Blocked(Method):
     """Any step that multiplies by weights, block by block.
 
     Args:
-      block: steps in a block; the last may be shorter. By default so many that their signals fill about
-        2 MB, or all, where all fill no more than 8 MB; a size that divides the number of steps is preferred.
-      keep_signals: keep the signals of all steps for the backward pass, rather than compute them again from
-        the carries; by default whichever is likely to be faster.
+      block: steps in a block; the last may be shorter. By default so many that what their gates read fills
+        about 2 MB, or all, where all fill no more than 8 MB; a size that divides the number of steps is
+        preferred.
+      keep_signals: keep what the gates of all steps read for the backward pass, rather than compute it again
+        from the carries; by default whichever is likely to be faster.
     """
 
     block: int | None = None
     keep_signals: bool | None = None
 
-    @property
-    def forward_mode(self) -> bool:
-        """Not in forward mode."""
-        return False
-
     @staticmethod
     def takes(cell: Step, carry: Carry, frames: Frames) -> bool:
-        """Tell whether a step has parts that this method can treat apart."""
-        return _taken_apart(cell, carry, frames) is not None
+        """Tell whether this method takes a step."""
+        return _traced(cell, carry, frames) is not None
 
     def __post_init__(self):
         """Refuse a block without steps."""
@@ -97,61 +79,148 @@ class Blocked(Method):
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        found = _taken_apart(cell, carry, frames)
-        if found is None:
+        traced = _traced(cell, carry, frames)
+        if traced is None:
             checks.refuse("method", self, f"Scan() for a step {_OTHERS}")
-        parts, held = found
-        if in_forward_mode(held):
-            checks.refuse("method", f"{self} in forward mode (jvp)", "Scan()")
-        weights = parts.weights(held)
-        weights, carry, frames, initial = varying_alike(weights, carry, frames, initial)
-        plan = self._plan(parts, weights, length)
-        results: Any = carry_through(plan, weights, initial, carry, frames)
-        last, carries, ys = results
-        outputs = seen(parts.outputs(weights, carries, ys), frames.valid)
-        ran = Blocked(plan.block, plan.keep)
-        return Unrolled(outputs=outputs, carry=last, carries=carries, method=ran)
+        return self._carry(traced, carry, frames, initial, length)
 
-    def _plan(self, parts: Parts, weights: Any, length: int) -> Plan:
+    def _carry(
+        self, traced: _Traced, carry: Carry, frames: Frames, initial: Carry, length: int
+    ) -> Unrolled:
+        program = traced.program
+        closed_over = Dual(dict(zip(program.constants, traced.constants, strict=True)))
+        closed_over.run(program.to_weights)
+        weights = [closed_over.values[v] for v in program.weights]
+        weights, carry, frames, initial = varying_alike(weights, carry, frames, initial)
+        plan = self._plan(program, length)
+        leaves, tree = jax.tree.flatten(carry)
+        frames = frames._replace(x=jax.tree.leaves(frames.x))
+        last, carries, outputs = carry_through(
+            plan, weights, jax.tree.leaves(initial), leaves, frames
+        )
+        if program.reads_carry_alone:
+            outputs = _outputs(program, weights, carries, length)
+        return Unrolled(
+            outputs=seen(jax.tree.unflatten(traced.outputs, outputs), frames.valid),
+            carry=jax.tree.unflatten(tree, last),
+            carries=jax.tree.unflatten(tree, carries),
+            method=Blocked(plan.block, plan.keep),
+        )
+
+    def _plan(self, program: StepProgram, length: int) -> Plan:
+        size = _Size.of(program)
         if self.block is not None:
             block = min(self.block, length)
-        elif parts.bytes * length <= _WHOLE_BYTES:
+        elif size.bytes * length <= _WHOLE_BYTES:
             block = length
         else:
-            block = even(
-                length, max(_BLOCK_BYTES // parts.bytes, _BLOCK_ROWS // max(parts.rows, 1), 1)
-            )
+            rows = _BLOCK_ROWS // max(size.rows, 1)
+            block = even(length, max(_BLOCK_BYTES // max(size.bytes, 1), rows, 1))
         keep = self.keep_signals
-        if keep is None and parts.drives_alone:  # products over many steps make them again
+        if keep is None and program.is_linear:
             keep = block == length
         elif keep is None:
-            numbers = sum(leaf.size for leaf in jax.tree.leaves(weights))
-            dear = numbers * parts.rows >= _KEPT_INTENSITY * parts.numbers
-            keep = parts.bytes * length <= _KEPT_BYTES or dear
+            dear = size.weights * size.rows >= _KEPT_INTENSITY * size.numbers
+            keep = size.bytes * length <= _KEPT_BYTES or dear
         # On a CPU, many rows multiply as fast within the loop as before it, and need no room for drives.
-        small = parts.rows < _LOOP_ROWS or parts.features == 1
+        small = size.rows < _LOOP_ROWS or size.features == 1 or program.is_linear
         hoist = small or jax.default_backend() != "cpu"
-        many_gates = parts.widest > parts.width
-        many_slices = parts.slices >= _AHEAD_SLICES
-        return Plan(parts, length, block, keep, hoist, parts.rows > 1, many_gates, many_slices)
+        return Plan(
+            program,
+            length=length,
+            block=block,
+            keep=keep,
+            hoist=hoist,
+            ahead=size.widest > size.width,
+            transpose=size.rows > 1,
+        )
 
 
-def _taken_apart(cell: Step, carry: Carry, frames: Frames) -> tuple[Parts, Any] | None:
-    """Return the parts of a step and what arrays it holds; None where it cannot be taken apart."""
-    if frames.x is None:
-        return None
-    x = at(frames.x, 0)
-    signals = signals_of(cell, carry, x)
-    if signals is not None:
-        assert isinstance(cell, SplitCell)
-        return SplitParts(cell, carry, x, signals), cell
-    return traced_parts(cell, carry, x)
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    """How large a step is.
 
-
-def default_method(cell: Step, carry: Carry, frames: Frames) -> Method:
-    """Return the fastest method that takes a step: `Blocked`, or else `Scan`.
-
-    `Scan` too where weights that a plain function closes over are differentiated forwards.
+    Attributes:
+      rows: rows of the products of one step.
+      numbers: numbers that its gates read beside the carry.
+      bytes: of these.
+      weights: numbers in its weights.
+      widest: the longest row of a drive or signal, of which gates are slices.
+      width: the longest row of a leaf of the carry.
+      features: the longest row of an input.
     """
-    found = _taken_apart(cell, carry, frames)
-    return Scan() if found is None or in_forward_mode(found[1]) else Blocked()
+
+    rows: int
+    numbers: int
+    bytes: int
+    weights: int
+    widest: int
+    width: int
+    features: int
+
+    @classmethod
+    def of(cls, program: StepProgram) -> _Size:
+        """Measure a step."""
+
+        def widest(of: Any) -> int:
+            return max(
+                (program.avals[v].shape[-1] for v in of if program.avals[v].shape), default=1
+            )
+
+        kept = [program.avals[v] for v in program.kept]
+        return cls(
+            rows=max((math.prod(aval.shape[:-1]) for aval in kept), default=1),
+            numbers=sum(aval.size for aval in kept),
+            bytes=sum(aval.size * aval.dtype.itemsize for aval in kept),
+            weights=sum(program.avals[v].size for v in program.weights),
+            widest=widest([*program.kept, *program.drives]),
+            width=widest(program.carry),
+            features=widest(program.x),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Traced:
+    """A step's program, the arrays that it closes over, and the tree of its y."""
+
+    program: StepProgram
+    constants: list[Any]
+    outputs: Any
+
+
+def _traced(cell: Step, carry: Carry, frames: Frames) -> _Traced | None:
+    """Trace a step; None where it is left to `Scan`."""
+    if frames.x is None or not all(map(is_inexact, jax.tree.leaves((carry, frames.x)))):
+        return None
+    read, (_, y) = flat(cell, carry, at(frames.x, 0))
+    if read.has_effects or not all(map(is_inexact, [*jax.tree.leaves(y), *read.constants])):
+        return None
+    program = StepProgram(read, len(jax.tree.leaves(carry)))
+    return _Traced(program, read.constants, jax.tree.structure(y)) if program.multiplies else None
+
+
+def _outputs(
+    program: StepProgram, weights: list[Any], carries: list[Any], length: int
+) -> list[Any]:
+    """Return y of all steps [T, …] as a function of all carries."""
+    pairs = zip(program.moved, carries, strict=True)
+    moved = {atom: array for atom, array in pairs if not isinstance(atom, Literal)}
+    dual = Dual({**dict(zip(program.weights, weights, strict=True)), **moved}, many=set(moved))
+    dual.run(program.to_outputs)
+
+    def of_all(atom: Atom) -> Any:
+        y = jnp.asarray(value_of(atom, dual.values))
+        every = not isinstance(atom, Literal) and atom in dual.many
+        return y if every else jnp.broadcast_to(y, (length, *y.shape))
+
+    return list(map(of_all, program.outputs))
+
+
+def by_default(
+    cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
+) -> Unrolled:
+    """Carry a step through time by the fastest method that takes it: `Blocked`, or else `Scan`."""
+    traced = _traced(cell, carry, frames)
+    if traced is None:
+        return Scan()(cell, carry, frames, initial=initial, length=length)
+    return Blocked()._carry(traced, carry, frames, initial, length)

@@ -22,7 +22,6 @@ from jaxrnn.batching import for_batch
 from jaxrnn.steps import (
     begin,
     compiled,
-    in_forward_mode,
     is_plain_function,
     is_varying,
     own_carry,
@@ -30,7 +29,7 @@ from jaxrnn.steps import (
     varying_alike,
 )
 from jaxrnn.typing import Carry, Lengths, Size, Step
-from jaxrnn.unroll.blocked import default_method
+from jaxrnn.unroll.blocked import by_default
 from jaxrnn.unroll.functions import compiled_for, program_of
 from jaxrnn.unroll.record import Frames, Method, Unrolled
 from jaxrnn.unroll.scan import Scan
@@ -65,10 +64,8 @@ def unroll(
         `reverse` an episode is read from its last step, and that one does. A reset that falls on padding
         takes effect at the next valid step, in the order of reading.
       reverse: read from the last step to the first; results stay in the order of `xs`.
-      method: how to do it; by default `Blocked` where weights are multiplied, and `Scan` for any other step
-        and in forward mode (``jax.jvp``, ``jax.jacfwd``). ``Unrolled.method`` says which one ran. Forward
-        mode around a ``jax.jit``, ``lax.scan`` or ``jax.checkpoint`` that hides the call from it, and
-        ``jax.linearize``, need ``method=Scan()``.
+      method: how to do it; by default `Blocked` where weights are multiplied, and `Scan` for any other step.
+        ``Unrolled.method`` says which one ran.
       reset_carry: where a reset goes back to, leaves [*B, H]; by default the cell's own
         ``initialize_carry``, whatever `carry` is: that may be the end of an earlier piece. A step without
         ``initialize_carry`` goes back to `carry`.
@@ -140,15 +137,14 @@ def _compiled_run(
     arrays = carry, frames, initial
     # Programs are compared by their text, which shows neither open sizes nor what varies over a mesh.
     if not is_plain_function(cell) or _has_open_sizes(arrays) or is_varying(arrays):
-        method = _suited(method, cell, carry, frames)
+        method = _suited(method, carry, frames)
         return _run(cell, *arrays, batch=batch, method=method, **settings)
     step = for_batch(cell, carry, shapes_of_one(frames.x), batch)
     found = program_of(step, carry, frames.x)
     if found is None:
-        method = _suited(method, cell, carry, frames)
         return _run(step, *arrays, batch=(), method=method, **settings)
     program, held = found
-    settings |= {"method": _suited(method, held, carry, frames), "batch": ()}
+    settings |= {"method": method, "batch": ()}
     return compiled_for(program, _run.function, tuple(settings))(held, *arrays, **settings)
 
 
@@ -166,10 +162,10 @@ def _run(
 ) -> Unrolled:
     cell = for_batch(cell, carry, shapes_of_one(frames.x), batch)
     length = jax.tree.leaves(frames)[0].shape[0] if length is None else length
-    method = method or default_method(cell, carry, frames)
+    run = method or by_default
     if not reverse:
-        return method(cell, carry, frames, initial=initial, length=length)
-    done = method(cell, carry, _flipped(frames), initial=initial, length=length)
+        return run(cell, carry, frames, initial=initial, length=length)
+    done = run(cell, carry, _flipped(frames), initial=initial, length=length)
     return dataclasses.replace(done, outputs=_flipped(done.outputs), carries=_flipped(done.carries))
 
 
@@ -201,16 +197,12 @@ def _refuse_masks(method: Method, seq_lengths: Any, mask: Any, resets: Any, reve
         checks.refuse("reverse", "True, and seq_lengths", f"one of them with {method}")
 
 
-def _suited(method: Method | None, cell: Any, carry: Carry, frames: Frames) -> Method | None:
-    """Return the method asked for, if it can do it; `Scan` for what only that can, if none is."""
-    if _has_open_sizes((carry, frames)):
-        if method is not None and not isinstance(method, Scan):
-            checks.refuse("method", f"{method} for sizes that are open (jax.export)", "Scan()")
-        return method or Scan()
-    if not in_forward_mode((cell, carry, frames)):
+def _suited(method: Method | None, carry: Carry, frames: Frames) -> Method | None:
+    """Return the method asked for, or `Scan` where ``jax.export`` leaves sizes open, which only that takes."""
+    if not _has_open_sizes((carry, frames)):
         return method
-    if method is not None and not method.forward_mode:
-        checks.refuse("method", f"{method} in forward mode (jvp)", "Scan()")
+    if method is not None and not isinstance(method, Scan):
+        checks.refuse("method", f"{method} for sizes that are open (jax.export)", "Scan()")
     return method or Scan()
 
 

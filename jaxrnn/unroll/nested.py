@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxrnn import checks
 from jaxrnn.typing import Carry, Step
-from jaxrnn.unroll.blocked import default_method
+from jaxrnn.unroll.blocked import by_default
 from jaxrnn.unroll.blocks import joined, segments
 from jaxrnn.unroll.record import Frames, Method, Unrolled
 
@@ -48,16 +48,18 @@ class Nested(Method, abc.ABC):
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        inside = self.inside or default_method(cell, carry, frames)
+        run_inside = self.inside or by_default
+        methods: list[Method] = []
         stretches = []
         for segment in segments(length, self.block_size(length)):
 
             def run(carry, frames, size=segment.size):
-                done = inside(cell, carry, frames, initial=initial, length=size)
+                done = run_inside(cell, carry, frames, initial=initial, length=size)
+                methods.append(done.method)
                 return done.carry, (done.outputs, done.carries)
 
             carry, stretch = segment.scan(self.treat(run), carry, segment.cut(frames))
             stretches.append(stretch)
         outputs, carries = joined(stretches)
-        ran = dataclasses.replace(self, inside=inside)
+        ran = dataclasses.replace(self, inside=methods[0])
         return Unrolled(outputs, carry, carries, method=ran)
