@@ -3,8 +3,8 @@
 ``python -m benchmarks.revisions REVISION [--cells …] [--shapes T,B,F,H …] [--out FILE]`` takes the package as
 it stood at a git revision, imports it under another name beside the present one, and times the gradient of
 each cell's outputs by all weights and inputs. Ratios are the earlier revision's processor time over the
-present one's, on one core: above 1, the present one is faster. Processor time, and turns in random order,
-make the ratio bear other work on the machine; seconds do not. Compile time and temporary memory are compared too.
+present one's, on one core: above 1, the present one is faster. Processor time and turns in random order keep
+the ratio meaningful beside other work on the machine. Compile time and temporary memory are compared too.
 """
 
 from __future__ import annotations

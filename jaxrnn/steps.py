@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.interpreters.ad import JVPTracer
 from jaxtyping import Array, Inexact
 
 from jaxrnn import checks
@@ -263,11 +262,6 @@ def compiled(function: Callable[..., Any]) -> Compiled:
 def compiled_unprepared(function: Callable[..., Any]) -> Compiled:
     """Compile a function that looks at a cell's own parameters, and prepares it itself where it steps."""
     return Compiled(function)
-
-
-def in_forward_mode(tree: Any) -> bool:
-    """Tell whether ``jax.jvp``, or what rests on it, differentiates an array of a tree."""
-    return any(isinstance(_unmapped(leaf), JVPTracer) for leaf in jax.tree.leaves(tree))
 
 
 def is_differentiated(tree: Any) -> bool:

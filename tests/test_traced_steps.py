@@ -449,7 +449,7 @@ def test_a_flax_cell_needs_less_memory_than_in_nnx_rnn():
 
 @pytest.mark.parametrize("weight", ["past", "other", "bias"])
 def test_forward_mode_by_what_a_function_closes_over(weight, x64):
-    """Whether a weight reaches the loop as it is, or computed from it: transposed, or a bias for every row."""
+    """Whether a weight reaches the loop as it is, transposed, or as a bias for every row."""
     w = jax.tree.map(lambda a: a.astype(jnp.float64), W)
     xs, h = draw(T, B, F, seed=5).astype(jnp.float64), draw(B, H, seed=6).astype(jnp.float64)
 

@@ -4,7 +4,7 @@ Elsewhere the host launches the kernels of every step, which for small cells tak
 cuDNN keeps its loop on the GPU. It knows the LSTM alone, in float32, with padding on the right; it returns
 all h and the last c, so the other c are computed from the h if somebody asks for them. It waits for the
 lengths on the host at each call, and cannot take a sequence of length 0: such a one runs for a step that
-counts for nothing.
+counts for nothing. It has reverse mode alone, and only once.
 """
 
 from __future__ import annotations
@@ -39,11 +39,6 @@ class CuDNN(Method):
 
     any_mask: ClassVar[bool] = False
     nests: ClassVar[bool] = False
-
-    @property
-    def forward_mode(self) -> bool:
-        """Not in forward mode."""
-        return False
 
     def __call__(
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int

@@ -18,8 +18,9 @@ products and of what comes from the input. Gates are functions of what leaves th
     signal = operand · W + tap            operand: what a product multiplies, the carry itself in most cells
 
 A **tap** is where everything that needs no loop enters the region: operand · dW from the weights' tangents,
-d input from the inputs'. Taps stand as far down a chain of sums as they can, so that there are few, but before
-a cut into gates, where one array is cheaper than several.
+d input from the inputs'. Taps stand as far down a chain of sums as they can, so that there are few, but
+before a cut into gates, where one array is cheaper than several. A weight that multiplies the carry entry by
+entry is a product too, where it is a term of such a sum.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ class Nested(Method, abc.ABC):
     """A method that treats each block in its own way, and leaves the steps to another.
 
     Args:
-      inside: the method inside a block; by default `Blocked` where it can, otherwise `Scan`. For forward
-        mode name `Scan`.
+      inside: the method inside a block; by default `Blocked` where it can, otherwise `Scan`.
     """
 
     inside: Method | None = dataclasses.field(default=None, kw_only=True)
@@ -30,11 +29,6 @@ class Nested(Method, abc.ABC):
         if self.inside is not None and not (isinstance(self.inside, Method) and self.inside.nests):
             got = checks.describe(self.inside)
             checks.refuse("inside", got, "Blocked(), Scan() or Associative()")
-
-    @property
-    def forward_mode(self) -> bool:
-        """As the method inside, where one is named."""
-        return self.inside is not None and self.inside.forward_mode
 
     @abc.abstractmethod
     def block_size(self, length: int) -> int:
@@ -49,7 +43,7 @@ class Nested(Method, abc.ABC):
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
         run_inside = self.inside or by_default
-        methods: list[Method] = []
+        methods: list[Method] = []  # what ran, which is known when a block has been traced
         stretches = []
         for segment in segments(length, self.block_size(length)):
 

@@ -38,11 +38,6 @@ class Method(abc.ABC):
     any_mask: ClassVar[bool] = True
     nests: ClassVar[bool] = True
 
-    @property
-    def forward_mode(self) -> bool:
-        """Whether ``jax.jvp`` and what rests on it can differentiate it."""
-        return True
-
     @abc.abstractmethod
     def __call__(
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: Size
