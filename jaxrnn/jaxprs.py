@@ -3,8 +3,8 @@
 ``jax.make_jaxpr`` nests: a function under ``jax.jit`` stays one equation with a jaxpr of its own inside.
 `flat` inlines these calls and numbers the variables, so that whoever asks what depends on what sees one list.
 Loops, branches and functions with derivatives of their own (``jax.custom_jvp``, ``jax.custom_vjp``) stay
-single equations. A split that takes a concatenation apart again is read as if neither were there: otherwise every
-piece would seem to depend on all that was concatenated.
+single equations. A split that takes a concatenation apart again is read as if neither were there: otherwise
+every piece would seem to depend on all that was concatenated.
 """
 
 from __future__ import annotations

@@ -398,7 +398,7 @@ def program_of(cell, carry, x):
         "lipschitz": [H, H],
         "orthogonal": [H],
         "slstm": [4 * H],
-        "lstm-peephole": [H] * 4,
+        "lstm-peephole": [4 * H],
         "mgu": [H, H],
         "lem": [3 * H, H],
     }.items(),
