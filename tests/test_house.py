@@ -23,6 +23,7 @@ FLOORS = {
                 "checks",
                 "annotations",
                 "files",
+                "jaxprs",
                 "contract",
                 "batching",
                 "steps",

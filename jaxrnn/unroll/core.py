@@ -198,7 +198,7 @@ def _refuse_masks(method: Method, seq_lengths: Any, mask: Any, resets: Any, reve
 
 
 def _suited(method: Method | None, carry: Carry, frames: Frames) -> Method | None:
-    """Return the method asked for, or `Scan` where ``jax.export`` leaves sizes open, which only that takes."""
+    """Return the given method, or `Scan` where ``jax.export`` leaves sizes open: it alone takes these."""
     if not _has_open_sizes((carry, frames)):
         return method
     if method is not None and not isinstance(method, Scan):
