@@ -178,8 +178,9 @@ def _forward(plan: Plan, weights: Leaves, initial: Leaves, carry: Leaves, frames
 
     def block(carry: Leaves, frames: Frames) -> tuple[Leaves, Any]:
         drives = drives_of(frames, many=True)
-        run = _scan_ahead if plan.ahead else jax.lax.scan
-        return run(step, carry, (drives, frames.valid, frames.reset))
+        run = _scan_ahead if plan.ahead and drives else jax.lax.scan
+        steps = len(frames.x[0])
+        return run(step, carry, (drives, frames.valid, frames.reset), length=steps)
 
     if not plan.hoist:
         last, (carries, outputs, kept) = jax.lax.scan(step_from_input, carry, frames)
@@ -193,14 +194,13 @@ def _forward(plan: Plan, weights: Leaves, initial: Leaves, carry: Leaves, frames
     return Steps(carry, *joined(stretches))
 
 
-def _scan_ahead(step: Any, carry: Leaves, frames: Any) -> tuple[Leaves, Any]:
+def _scan_ahead(step: Any, carry: Leaves, frames: Any, length: int) -> tuple[Leaves, Any]:
     """``lax.scan``, with each step's drives fetched one step before, into the loop's state.
 
     Gates are slices of a drive. Fetched in the step that reads them they are slices of a slice, which XLA's
     CPU backend does not vectorise.
     """
     drives, *rest = frames
-    length = len(jax.tree.leaves(drives)[0])
 
     def fetching(state: Any, now: Any) -> tuple[Any, Any]:
         (carry, drive), (t, *rest) = state, now
@@ -223,7 +223,7 @@ def _push(
     def block(d_carry: Values, now: _Block) -> tuple[Values, Any]:
         known, taps = _values_and_taps(program, shared, initial, moving, now)
         rest = (known, taps, now.frames.valid, now.frames.reset)
-        return jax.lax.scan(step, d_carry, rest)
+        return jax.lax.scan(step, d_carry, rest, length=len(now.frames.x[0]))
 
     block = jax.checkpoint(block, prevent_cse=False)
     d_carry, stretches = moving.carry, []
