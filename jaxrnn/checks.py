@@ -210,8 +210,8 @@ def floating_dtype(argument: str, dtype: Any) -> None:
 
 
 def floating(argument: str, x: Any) -> None:
-    """Refuse anything but an array of floats: integers have no gradient to analyse."""
-    if not is_array(x):
+    """Refuse anything but an array of floats, or its shape: integers have no gradient to analyse."""
+    if not is_array(x) and not isinstance(x, jax.ShapeDtypeStruct):
         refuse(argument, f"a {type(x).__name__}", "a floating-point array (jnp.asarray makes one)")
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         refuse(argument, describe(x), "a floating-point array (convert it with .astype)")
