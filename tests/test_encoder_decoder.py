@@ -589,7 +589,7 @@ HALF: Any = {"param_dtype": jnp.bfloat16}
         (lambda: greedy_search(small(), SOURCES + V, 2), "sources: got values from 4"),
         (
             lambda: greedy_search(small(), SOURCES, 2, seq_lengths=[1, 2]),
-            r"seq_lengths: got int32\[2\]",
+            r"seq_lengths: got int64\[2\]",
         ),
         (lambda: beam_search(small(), SOURCES, 2, width=0), "width: got 0"),
         (lambda: beam_search(small(), SOURCES, 2, width=1, length_penalty=-1.0), "length_penalty:"),

@@ -248,7 +248,7 @@ def test_readouts_start_as_glorot_has_it():
         ),
         (
             lambda: make("hierarchical")(draw(T, 2, F), seq_lengths=np.array([3])),
-            r"seq_lengths: got int32\[1\]; expected shape \[2\]",
+            r"seq_lengths: got int64\[1\]; expected shape \[2\]",
         ),
     ],
 )

@@ -554,7 +554,7 @@ PROMPT = np.zeros((2, B), np.int32)
         ),
         (
             lambda: generate(small(), PROMPT, 1, key=None, temperature=0, seq_lengths=[1, 2]),
-            r"seq_lengths: got int32\[2\]; expected shape \[3\]",
+            r"seq_lengths: got int64\[2\]; expected shape \[3\]",
         ),
         (lambda: SequenceLabeller(body(), 0, rngs=nnx.Rngs(0)), "classes: got 0"),
         (
