@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr
 
 from jaxrnn.contract import once_a_form
+from jaxrnn.jaxprs import flattened, reached_from, variables
 from jaxrnn.typing import Carry, Size, SplitCell, Step
 
 
@@ -102,7 +103,7 @@ def _axes(
     taken = [has_batch(leaf) for leaf in jax.tree.leaves((carry, x))]
     states = jax.tree.structure(carry).num_leaves
     fixed = [False] * len(jax.tree.leaves(held))
-    given = _depend(alone.program.jaxpr, [*taken, *fixed])
+    given = _depend(alone.program, [*taken, *fixed])
     if any(after and not before for before, after in zip(taken, given[:states], strict=False)):
         return None
     given[:states] = taken[:states]
@@ -142,10 +143,9 @@ def _zeros(like: Any, which: Sequence[bool]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [0 if each else None for each in which])
 
 
-def _depend(program: Jaxpr, varying: Sequence[bool]) -> list[bool]:
+def _depend(closed: ClosedJaxpr, varying: Sequence[bool]) -> list[bool]:
     """Tell which results of a program depend on the arguments that vary."""
-    known = {var for var, varies in zip(program.invars, varying, strict=True) if varies}
-    for eqn in program.eqns:
-        if any(var in known for var in eqn.invars if not isinstance(var, Literal)):
-            known.update(eqn.outvars)
-    return [not isinstance(var, Literal) and var in known for var in program.outvars]
+    program = flattened(closed)
+    begun = [v for v, varies in zip(program.inputs, varying, strict=True) if varies]
+    reached = reached_from(program.equations, begun)
+    return [not reached.isdisjoint(variables([output])) for output in program.outputs]

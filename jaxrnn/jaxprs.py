@@ -56,7 +56,8 @@ class Equation:
       params: of the primitive.
       inputs: what it reads.
       outputs: the variables that it defines.
-      ranks: number of axes of each input.
+      input_avals: shape and dtype of each input.
+      output_avals: the same of each output.
       apply: the primitive as a function of the inputs that are variables.
     """
 
@@ -64,7 +65,8 @@ class Equation:
     params: dict[str, Any]
     inputs: tuple[Atom, ...]
     outputs: tuple[Variable, ...]
-    ranks: tuple[int, ...]
+    input_avals: tuple[Any, ...]
+    output_avals: tuple[Any, ...]
     apply: Callable[..., Sequence[Any]]
 
 
@@ -90,6 +92,10 @@ class Flat:
     avals: list[Any]
     has_effects: bool
 
+    def aval(self, atom: Atom) -> Any:
+        """Return the shape and dtype of an atom."""
+        return atom.aval if isinstance(atom, Literal) else self.avals[atom]
+
 
 def flat(function: Callable[..., Any], *arguments: Any) -> tuple[Flat, Any]:
     """Trace a function at its arguments.
@@ -98,6 +104,11 @@ def flat(function: Callable[..., Any], *arguments: Any) -> tuple[Flat, Any]:
       The flat jaxpr, and the tree of shapes that the function returns.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    return flattened(closed), shapes
+
+
+def flattened(closed: ClosedJaxpr) -> Flat:
+    """Return a jaxpr without calls in it."""
     found = {id(array): array for array in _constants(closed) if not _is_settled(array)}
     reader = _Reader(found)
     inputs = [reader.new(variable.aval) for variable in closed.jaxpr.invars]
@@ -110,7 +121,7 @@ def flat(function: Callable[..., Any], *arguments: Any) -> tuple[Flat, Any]:
         equations=reader.equations,
         avals=reader.avals,
         has_effects=bool(closed.effects),
-    ), shapes
+    )
 
 
 class _Reader:
@@ -145,11 +156,9 @@ class _Reader:
             elif (outputs := self._taken_apart(eqn, read)) is None:
                 outputs = [self.new(variable.aval) for variable in eqn.outvars]
                 apply = _as_function(jaxpr, eqn, read)
-                ranks = tuple(len(variable.aval.shape) for variable in eqn.invars)
-                name = eqn.primitive.name
-                self.equations.append(
-                    Equation(name, eqn.params, read, tuple(outputs), ranks, apply)
-                )
+                name, defined = eqn.primitive.name, tuple(outputs)
+                avals = (tuple(v.aval for v in side) for side in (eqn.invars, eqn.outvars))
+                self.equations.append(Equation(name, eqn.params, read, defined, *avals, apply))
             inside.update(zip(eqn.outvars, outputs, strict=True))
         return list(map(atom, jaxpr.outvars))
 
@@ -179,11 +188,13 @@ class _Reader:
         """Append a split, and return its pieces."""
         aval = self._aval(part)
         shapes = [(*aval.shape[:axis], size, *aval.shape[axis + 1 :]) for size in sizes]
-        outputs = [self.new(aval.update(shape=shape)) for shape in shapes]
+        pieces = tuple(aval.update(shape=shape) for shape in shapes)
+        outputs = list(map(self.new, pieces))
         split = functools.partial(jax.lax.split, sizes=sizes, axis=axis)
         params = {"sizes": tuple(sizes), "axis": axis}
-        rank = (len(aval.shape),)
-        self.equations.append(Equation("split", params, (part,), tuple(outputs), rank, split))
+        self.equations.append(
+            Equation("split", params, (part,), tuple(outputs), (aval,), pieces, split)
+        )
         return outputs
 
     def _aval(self, atom: Atom) -> Any:

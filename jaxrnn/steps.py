@@ -21,6 +21,7 @@ from jaxtyping import Array, Inexact
 from jaxrnn import checks
 from jaxrnn.batching import for_batch
 from jaxrnn.contract import parts_make_step
+from jaxrnn.jaxprs import flat
 from jaxrnn.typing import ArrayLike, Carry, Size, Step, prepared
 
 
@@ -188,33 +189,19 @@ def readout_of(cell: Step, carry: Carry, x: Any) -> Callable[[Carry], Any] | Non
     """
     if parts_make_step(cell, carry, x):
         return cell.readout
-    program, shapes = jax.make_jaxpr(cell, return_shape=True)(carry, x)
-    sources = [_source(program.jaxpr, var) for var in program.jaxpr.outvars]
-    count = jax.tree.structure(carry).num_leaves
-    states, outputs = sources[:count], sources[count:]
-    if not all(y in states for y in outputs):
+    program, (_, y) = flat(cell, carry, x)
+    count = len(jax.tree.leaves(carry))
+    states, outputs = program.outputs[:count], program.outputs[count:]
+    if not all(output in states for output in outputs):
         return None
-    picks = [states.index(y) for y in outputs]
-    output_tree = jax.tree.structure(shapes[1])
+    picks = [states.index(output) for output in outputs]
+    output_tree = jax.tree.structure(y)
 
     def readout(carry: Carry) -> Any:
         leaves = jax.tree.leaves(carry)
         return jax.tree.unflatten(output_tree, [leaves[i] for i in picks])
 
     return readout
-
-
-def _source(program: Any, var: Any) -> tuple[int, ...]:
-    """Name the variable that a result is, followed into programs that are compiled inside the program."""
-    path: tuple[int, ...] = ()
-    while True:
-        made = [eqn for eqn in program.eqns if any(out is var for out in eqn.outvars)]
-        if not made or made[0].primitive.name not in ("jit", "pjit"):
-            return (*path, id(var))
-        (equation,) = made
-        path = (*path, id(equation))
-        program = equation.params["jaxpr"].jaxpr
-        var = program.outvars[next(i for i, out in enumerate(equation.outvars) if out is var)]
 
 
 class Compiled:

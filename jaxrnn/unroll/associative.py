@@ -24,8 +24,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Literal
 
 from jaxrnn import checks
+from jaxrnn.jaxprs import Atom, Equation, Flat, flat, is_inexact
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.blocks import at
 from jaxrnn.unroll.record import Frames, Method, Unrolled, restarted, seen, where
@@ -141,7 +143,6 @@ def diagonal_recurrence(decay: Any, gain: Any, first: Any) -> Any:
 
 _EXPECTED = "Scan(), or a cell whose carry is only scaled, unit by unit, and added to"
 _ADDING = {"add", "sub", "neg", "copy", "add_any"}
-_CALLS = {"jit", "pjit"}  # the name changes with the version of JAX
 
 _Enters = set[int | str]
 """What enters a block: leaves of the carry by number, obstacles in words."""
@@ -149,10 +150,11 @@ _Enters = set[int | str]
 
 def _feeds(cell: Step, carry: Carry, x: Any) -> tuple[list[set[int]], str | None]:
     """Return which leaves enter each new leaf, and what in the step is not affine unit by unit."""
-    program = jax.make_jaxpr(lambda carry: cell(carry, x)[0])(carry).jaxpr
-    if not all(jnp.issubdtype(var.aval.dtype, jnp.inexact) for var in program.invars):
+    program, _ = flat(lambda carry: cell(carry, x)[0], carry)
+    avals = [program.avals[leaf] for leaf in program.inputs]
+    if not all(map(is_inexact, avals)):
         return [], "counts in its carry, with numbers that are no floats"
-    widths = [_width(var) for var in program.invars]
+    widths = list(map(_width, avals))
     if len(set(widths)) > 1:
         return [], "has leaves of different sizes"
     found = _follow(program, [[{leaf}] for leaf in range(len(widths))], max(widths[0], 1))
@@ -172,11 +174,11 @@ def _groups(feeds: list[set[int]]) -> list[list[int]]:
     return [sorted(group) for group in joined]
 
 
-def _width(var: Any) -> int:
-    return var.aval.shape[-1] if var.aval.shape else 1
+def _width(aval: Any) -> int:
+    return aval.shape[-1] if aval.shape else 1
 
 
-def _follow(program: Any, arguments: list[list[_Enters]], width: int) -> list[list[_Enters]]:
+def _follow(program: Flat, arguments: list[list[_Enters]], width: int) -> list[list[_Enters]]:
     """Return what enters each result, block by block.
 
     Args:
@@ -184,69 +186,70 @@ def _follow(program: Any, arguments: list[list[_Enters]], width: int) -> list[li
       arguments: what enters each block of each of its arguments.
       width: H.
     """
-    enters = dict(zip(program.invars, arguments, strict=True))
+    enters: dict[Atom, list[_Enters]] = dict(zip(program.inputs, arguments, strict=True))
 
-    def of(var: Any) -> list[_Enters]:
-        known = None if hasattr(var, "val") else enters.get(var)  # literals have a value
-        return [set() for _ in range(-(-_width(var) // width))] if known is None else known
+    def of(atom: Atom, aval: Any) -> list[_Enters]:
+        known = None if isinstance(atom, Literal) else enters.get(atom)
+        return [set() for _ in range(-(-_width(aval) // width))] if known is None else known
 
-    for eqn in program.eqns:
-        sources = [of(var) for var in eqn.invars]
-        if not any(map(any, sources)):
-            continue
-        if eqn.primitive.name in _CALLS:
-            results = _follow(eqn.params["jaxpr"].jaxpr, sources, width)
-        else:
-            results = _rearranged(eqn, sources, width) or _combined(eqn, sources, width)
-        enters.update(zip(eqn.outvars, results, strict=True))
-    return [of(var) for var in program.outvars]
+    for equation in program.equations:
+        sources = list(map(of, equation.inputs, equation.input_avals))
+        if any(map(any, sources)):
+            results = _rearranged(equation, sources, width) or _combined(equation, sources, width)
+            enters.update(zip(equation.outputs, results, strict=True))
+    return [of(atom, program.aval(atom)) for atom in program.outputs]
 
 
-def _rearranged(eqn: Any, sources: list[list[_Enters]], width: int) -> list[list[_Enters]] | None:
+def _rearranged(
+    equation: Equation, sources: list[list[_Enters]], width: int
+) -> list[list[_Enters]] | None:
     """Return the blocks of an operation that joins or cuts the last axis between blocks; None of another."""
-    last = len(eqn.outvars[0].aval.shape) - 1
-    if last < 0 or any(_width(var) % width for var in (*eqn.invars, *eqn.outvars)):
+    whole, kept = equation.input_avals, equation.output_avals
+    last, params = len(kept[0].shape) - 1, equation.params
+    if last < 0 or any(_width(aval) % width for aval in (*whole, *kept)):
         return None
-    if eqn.primitive.name == "concatenate" and eqn.params["dimension"] == last:
+    if equation.name == "concatenate" and params["dimension"] == last:
         return [[block for source in sources for block in source]]
-    if eqn.primitive.name == "split" and eqn.params["axis"] == last:
-        ends = itertools.accumulate(size // width for size in eqn.params["sizes"])
+    if equation.name == "split" and params["axis"] == last:
+        counts = [_width(aval) // width for aval in kept]
+        ends = itertools.accumulate(counts)
         return [
-            sources[0][end - _width(v) // width : end]
-            for v, end in zip(eqn.outvars, ends, strict=True)
+            sources[0][end - count : end] for count, end in zip(counts, ends, strict=True)
         ]
-    if eqn.primitive.name == "slice" and eqn.params["strides"] is None:
-        starts, whole = eqn.params["start_indices"], eqn.invars[0].aval.shape
-        kept = eqn.outvars[0].aval.shape
-        if kept[:-1] == whole[:-1] and starts[-1] % width == 0:
+    if equation.name == "slice" and params["strides"] is None:
+        starts = params["start_indices"]
+        if kept[0].shape[:-1] == whole[0].shape[:-1] and starts[-1] % width == 0:
             first = starts[-1] // width
-            return [sources[0][first : first + kept[-1] // width]]
+            return [sources[0][first : first + _width(kept[0]) // width]]
     return None
 
 
-def _combined(eqn: Any, sources: list[list[_Enters]], width: int) -> list[list[_Enters]]:
+def _combined(
+    equation: Equation, sources: list[list[_Enters]], width: int
+) -> list[list[_Enters]]:
     """Return the blocks of an operation that acts on all of them alike."""
-    if _is_diagonal_and_affine(eqn, sources):
+    if _is_diagonal_and_affine(equation, sources):
         whole = [source for source in sources if any(source)]
         return [[set().union(*blocks) for blocks in zip(*whole, strict=True)]]
     together: _Enters = set().union(*(block for source in sources for block in source))
-    together = together | {f"applies {eqn.primitive.name} to its carry"}
-    return [[together] * max(1, -(-_width(var) // width)) for var in eqn.outvars]
+    together = together | {f"applies {equation.name} to its carry"}
+    return [[together] * max(1, -(-_width(aval) // width)) for aval in equation.output_avals]
 
 
-def _is_diagonal_and_affine(eqn: Any, sources: list[list[_Enters]]) -> bool:
-    name = eqn.primitive.name
+def _is_diagonal_and_affine(equation: Equation, sources: list[list[_Enters]]) -> bool:
+    name, whole = equation.name, equation.input_avals
+    (kept, *_) = equation.output_avals
     entered = list(map(any, sources))
     scales = name == "mul" and sum(entered) == 1
     divides = name == "div" and not entered[1]
     chooses = name == "select_n" and not entered[0]
-    converts = name == "convert_element_type" and _holds_all_of(*eqn.outvars, *eqn.invars)
-    shapes = {var.aval.shape for var, there in zip(eqn.invars, entered, strict=True) if there}
-    stays = shapes == {eqn.outvars[0].aval.shape}
+    converts = name == "convert_element_type" and _holds_all_of(kept, whole[0])
+    shapes = {aval.shape for aval, there in zip(whole, entered, strict=True) if there}
+    stays = shapes == {kept.shape}
     return stays and (name in _ADDING or scales or divides or chooses or converts)
 
 
 def _holds_all_of(target: Any, source: Any) -> bool:
-    """Tell whether one variable's dtype has every number of another's: elsewhere a cast rounds."""
+    """Tell whether one dtype has every number of another: elsewhere a cast rounds."""
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.promote_types(source.aval.dtype, target.aval.dtype) == target.aval.dtype
+        return jnp.promote_types(source.dtype, target.dtype) == target.dtype

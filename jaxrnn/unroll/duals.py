@@ -113,7 +113,7 @@ def multiplies_rows(equation: Equation) -> bool:
     if equation.name != "dot_general":
         return False
     (rows, matrix), (batch, _) = equation.params["dimension_numbers"]
-    left, right = equation.ranks
+    left, right = (len(aval.shape) for aval in equation.input_avals)
     return right == 2 and (tuple(rows), tuple(matrix), tuple(batch)) == ((left - 1,), (0,), ())
 
 
