@@ -31,8 +31,9 @@ from typing import Any, TypeGuard, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
+from jaxrnn.jaxprs import Atom, Equation, Flat, flat, flattened
 from jaxrnn.typing import ArrayLike, Carry, SplitCell, prepared
 
 _R = TypeVar("_R")
@@ -217,27 +218,24 @@ def _numbered(table: dict[Any, int], term: Any) -> int:
     return table.setdefault(term, len(table))
 
 
-def _numbers(table: dict[Any, int], program: ClosedJaxpr, inputs: Sequence[int]) -> list[int]:
+def _numbers(table: dict[Any, int], closed: ClosedJaxpr, inputs: Sequence[int]) -> list[int]:
     """Return the numbers of a program's results, given those of its inputs."""
-    known = dict(zip(program.jaxpr.invars, inputs, strict=True))
-    for var, array in zip(program.jaxpr.constvars, program.consts, strict=True):
-        known[var] = _numbered(table, ("constant", *_value(array)))
+    program = flattened(closed)
+    known = dict(zip(program.inputs, inputs, strict=True))
+    for variable, array in zip(program.constant_variables, program.constants, strict=True):
+        known[variable] = _numbered(table, ("constant", *_value(array)))
 
-    def of(var: Any) -> int:
-        if isinstance(var, Literal):
-            return _numbered(table, ("constant", *_value(var.val)))
-        return known[var]
+    def of(atom: Atom) -> int:
+        if isinstance(atom, Literal):
+            return _numbered(table, ("constant", *_value(atom.val)))
+        return known[atom]
 
-    for eqn in program.jaxpr.eqns:
-        arguments = [of(var) for var in eqn.invars]
-        if eqn.primitive.name in _CALLS:
-            results = _numbers(table, eqn.params["jaxpr"], arguments)
-        else:
-            settings = tuple(sorted((key, _fixed(value)) for key, value in eqn.params.items()))
-            term = (eqn.primitive, settings, *arguments)
-            results = [_numbered(table, (term, i)) for i in range(len(eqn.outvars))]
-        known.update(zip(eqn.outvars, results, strict=True))
-    return [of(var) for var in program.jaxpr.outvars]
+    for equation in program.equations:
+        settings = tuple(sorted((key, _fixed(value)) for key, value in equation.params.items()))
+        term = (equation.name, settings, *map(of, equation.inputs))
+        for i, variable in enumerate(equation.outputs):
+            known[variable] = _numbered(table, (term, i))
+    return list(map(of, program.outputs))
 
 
 def _value(array: Any) -> tuple[Any, ...]:
@@ -268,9 +266,8 @@ def _is_affine(cell: SplitCell, carry: Carry) -> bool:
 
 # update works unit by unit.
 
-_CALLS = {"jit", "pjit", "closed_call", "core_call"}
 _RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "checkpoint": "jaxpr"}
-"""Calls of programs: as they are, and with a derivative rule or memory of their own."""
+"""Calls of programs with a derivative rule or memory of their own: the parameter that holds the program."""
 
 _ENTRYWISE = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
@@ -288,17 +285,18 @@ class _MixesUnits(Exception):  # noqa: N818  it ends a walk, and is no error
 
 def _mixing(update: Callable[..., Any], width: int, signals: Any, held: Any) -> str:
     """Name what in `update` may let one unit act on another; "" where nothing does."""
-    program = jax.make_jaxpr(update)(*signals, held)
+    program, _ = flat(update, *signals, held)
     followed = len(jax.tree.leaves(signals))
     axes = [
-        len(v.aval.shape) - 1 if i < followed else None for i, v in enumerate(program.jaxpr.invars)
+        len(program.aval(v).shape) - 1 if i < followed else None
+        for i, v in enumerate(program.inputs)
     ]
     try:
-        ends = _followed(program.jaxpr, axes, width)
+        ends = _followed(program, axes, width)
     except _MixesUnits as found:
         return str(found)
-    results = zip(ends, program.jaxpr.outvars, strict=True)
-    stay = all(axis in (None, len(v.aval.shape) - 1) for axis, v in results)
+    results = zip(ends, map(program.aval, program.outputs), strict=True)
+    stay = all(axis in (None, len(aval.shape) - 1) for axis, aval in results)
     return "" if stay else "units end in another axis"
 
 
@@ -306,48 +304,49 @@ _Axis = int | None
 """The axis whose entries i belong to the units i modulo H; None of what does not depend on them."""
 
 
-def _followed(program: Jaxpr, axes: Sequence[_Axis], width: int) -> list[_Axis]:
+def _followed(program: Flat, axes: Sequence[_Axis], width: int) -> list[_Axis]:
     """Return the axis of units of each result, given those of the inputs."""
-    known = dict(zip(program.invars, axes, strict=True))
+    known: dict[Atom, _Axis] = dict(zip(program.inputs, axes, strict=True))
 
-    def of(var: Any) -> _Axis:
-        return None if isinstance(var, Literal) else known.get(var)
+    def of(atom: Atom) -> _Axis:
+        return None if isinstance(atom, Literal) else known.get(atom)
 
-    for eqn in program.eqns:
-        sources = [of(var) for var in eqn.invars]
-        name = eqn.primitive.name
+    for equation in program.equations:
+        sources = list(map(of, equation.inputs))
         if all(axis is None for axis in sources):
-            results: list[_Axis] = [None] * len(eqn.outvars)
-        elif name in _CALLS or name in _RULED:
-            inner = eqn.params[_RULED.get(name, "jaxpr")]
-            results = _followed(getattr(inner, "jaxpr", inner), sources, width)
+            results: list[_Axis] = [None] * len(equation.outputs)
+        elif equation.name in _RULED:
+            inner = equation.params[_RULED[equation.name]]
+            closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+            results = _followed(flattened(closed), sources, width)
         else:
-            results = [_moved(eqn, sources, width)] * len(eqn.outvars)
-        known.update(zip(eqn.outvars, results, strict=True))
-    return [of(var) for var in program.outvars]
+            results = [_moved(equation, sources, width)] * len(equation.outputs)
+        known.update(zip(equation.outputs, results, strict=True))
+    return list(map(of, program.outputs))
 
 
-def _moved(eqn: Any, sources: Sequence[_Axis], width: int) -> int:
+def _moved(equation: Equation, sources: Sequence[_Axis], width: int) -> int:
     """Return where one operation puts the axis of units."""
-    name, settings, (out, *_) = eqn.primitive.name, eqn.params, eqn.outvars
+    name, settings = equation.name, equation.params
+    whole, kept = equation.input_avals, equation.output_avals
     there = [axis for axis in sources if axis is not None]
     (axis,) = set(there) if len(set(there)) == 1 else (-1,)
-    before = eqn.invars[sources.index(axis)].aval.shape if axis >= 0 else ()
-    after = out.aval.shape
+    before = whole[sources.index(axis)].shape if axis >= 0 else ()
+    after = kept[0].shape
     if axis < 0:
         pass
     elif name in _ENTRYWISE.split() and after == before:
         return axis
     elif name in ("split", "concatenate"):
         along = settings["axis" if name == "split" else "dimension"]
-        parts = eqn.outvars if name == "split" else eqn.invars
-        if along != axis or all(part.aval.shape[axis] % width == 0 for part in parts):
+        parts = kept if name == "split" else whole
+        if along != axis or all(part.shape[axis] % width == 0 for part in parts):
             return axis
     elif name == "stack":
         return axis + (settings["axis"] <= axis)
     elif name == "slice":
-        whole = settings["strides"] is None or settings["strides"][axis] == 1
-        if whole and settings["start_indices"][axis] % width == 0 and after[axis] % width == 0:
+        dense = settings["strides"] is None or settings["strides"][axis] == 1
+        if dense and settings["start_indices"][axis] % width == 0 and after[axis] % width == 0:
             return axis
     elif name == "broadcast_in_dim":
         return settings["broadcast_dimensions"][axis]

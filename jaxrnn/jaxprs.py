@@ -157,8 +157,9 @@ class _Reader:
                 outputs = [self.new(variable.aval) for variable in eqn.outvars]
                 apply = _as_function(jaxpr, eqn, read)
                 name, defined = eqn.primitive.name, tuple(outputs)
-                avals = (tuple(v.aval for v in side) for side in (eqn.invars, eqn.outvars))
-                self.equations.append(Equation(name, eqn.params, read, defined, *avals, apply))
+                given = tuple(variable.aval for variable in eqn.invars)
+                made = tuple(variable.aval for variable in eqn.outvars)
+                self.equations.append(Equation(name, eqn.params, read, defined, given, made, apply))
             inside.update(zip(eqn.outvars, outputs, strict=True))
         return list(map(atom, jaxpr.outvars))
 

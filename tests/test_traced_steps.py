@@ -359,13 +359,14 @@ def test_a_step_that_prints_is_scanned(capfd):
         (lambda h, x: ((h[0] @ W["past"], h[1] + 1), x), jnp.ones((T, B)), "counting"),
         (lambda h, x: (jnp.tanh(h) + x, h), jnp.ones((T, B, H)), jnp.zeros((B, H))),
         (lambda h, x: (h @ W["past"], (h > 0)), jnp.ones((T, B)), jnp.zeros((B, H))),
+        (lambda h, x: (h @ W["past"], h), (), jnp.zeros((B, H))),
     ],
-    ids=["whole numbers read", "whole numbers carried", "no weights", "booleans given"],
+    ids=["whole numbers read", "whole numbers carried", "no weights", "booleans given", "no input"],
 )
 def test_what_cannot_be_taken_apart_is_scanned(step, xs, carry):
     if isinstance(carry, str):
         carry = (jnp.zeros((B, H)), jnp.zeros((), jnp.int32))
-    assert unroll(step, xs, carry=carry).method == Scan()
+    assert unroll(step, xs, carry=carry, length=T).method == Scan()
 
 
 def test_the_kinds_of_a_program():

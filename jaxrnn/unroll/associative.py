@@ -213,9 +213,7 @@ def _rearranged(
     if equation.name == "split" and params["axis"] == last:
         counts = [_width(aval) // width for aval in kept]
         ends = itertools.accumulate(counts)
-        return [
-            sources[0][end - count : end] for count, end in zip(counts, ends, strict=True)
-        ]
+        return [sources[0][end - count : end] for count, end in zip(counts, ends, strict=True)]
     if equation.name == "slice" and params["strides"] is None:
         starts = params["start_indices"]
         if kept[0].shape[:-1] == whole[0].shape[:-1] and starts[-1] % width == 0:
@@ -224,9 +222,7 @@ def _rearranged(
     return None
 
 
-def _combined(
-    equation: Equation, sources: list[list[_Enters]], width: int
-) -> list[list[_Enters]]:
+def _combined(equation: Equation, sources: list[list[_Enters]], width: int) -> list[list[_Enters]]:
     """Return the blocks of an operation that acts on all of them alike."""
     if _is_diagonal_and_affine(equation, sources):
         whole = [source for source in sources if any(source)]

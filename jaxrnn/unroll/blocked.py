@@ -59,7 +59,8 @@ class Blocked(Method):
         about 2 MB, or all, where all fill no more than 8 MB; a size that divides the number of steps is
         preferred.
       keep_signals: keep what the gates of all steps read for the backward pass, rather than compute it again
-        from the carries; by default whichever is likely to be faster.
+        from the carries, a block at a time; by default whichever is likely to be faster. Not to keep it saves
+        memory where there are several blocks.
     """
 
     block: int | None = None
@@ -190,10 +191,11 @@ class _Traced:
 
 def _traced(cell: Step, carry: Carry, frames: Frames) -> _Traced | None:
     """Trace a step; None where it is left to `Scan`."""
-    if frames.x is None or not all(map(is_inexact, jax.tree.leaves((carry, frames.x)))):
+    inputs = jax.tree.leaves(frames.x)
+    if not inputs or not all(map(is_inexact, [*jax.tree.leaves(carry), *inputs])):
         return None
     read, (_, y) = flat(cell, carry, at(frames.x, 0))
-    if read.has_effects or not all(map(is_inexact, [*jax.tree.leaves(y), *read.constants])):
+    if read.has_effects or not all(map(is_inexact, jax.tree.leaves(y))):
         return None
     program = StepProgram(read, len(jax.tree.leaves(carry)))
     return _Traced(program, read.constants, jax.tree.structure(y)) if program.multiplies else None

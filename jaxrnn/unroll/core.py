@@ -161,11 +161,11 @@ def _run(
     reverse: bool,
 ) -> Unrolled:
     cell = for_batch(cell, carry, shapes_of_one(frames.x), batch)
-    length = jax.tree.leaves(frames)[0].shape[0] if length is None else length
+    steps: Any = length or jax.tree.leaves(frames)[0].shape[0]
     run = method or by_default
     if not reverse:
-        return run(cell, carry, frames, initial=initial, length=length)
-    done = run(cell, carry, _flipped(frames), initial=initial, length=length)
+        return run(cell, carry, frames, initial=initial, length=steps)
+    done = run(cell, carry, _flipped(frames), initial=initial, length=steps)
     return dataclasses.replace(done, outputs=_flipped(done.outputs), carries=_flipped(done.carries))
 
 

@@ -29,7 +29,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Literal
 
-from jaxrnn.jaxprs import Atom, Equation, Values, Variable, value_of, variables
+from jaxrnn.jaxprs import Atom, Equation, Values, Variable, is_inexact, value_of, variables
 from jaxrnn.typing import at_least_float32
 from jaxrnn.unroll.blocks import Segment, at, joined, segments
 from jaxrnn.unroll.dataflow import Kind, StepProgram
@@ -149,7 +149,7 @@ def _forward(plan: Plan, weights: Leaves, initial: Leaves, carry: Leaves, frames
     """Take T steps."""
     program = plan.program
     shared = dict(zip(program.weights, weights, strict=True))
-    read = _widened({v: shared[v] for v in program.read_weights})
+    read = _widened({v: shared[v] for v in program.read_weights if is_inexact(shared[v])})
     keep = plan.keep and not program.is_linear
 
     def step(carry: Leaves, now: Any) -> tuple[Leaves, Any]:
@@ -294,9 +294,10 @@ def _step_of_tangents(plan: Plan, shared: Values, moving: Tangents) -> Any:
                 dual.push([equation])
 
         def found(atom: Atom) -> Any:
-            tangent = None if isinstance(atom, Literal) else dual.tangents.get(atom)
-            form = atom.aval if isinstance(atom, Literal) else program.avals[atom]
-            return jnp.zeros(form.shape, form.dtype) if tangent is None else tangent
+            if not isinstance(atom, Literal) and atom in dual.tangents:
+                return dual.tangents[atom]
+            form: Any = atom.aval if isinstance(atom, Literal) else program.avals[atom]
+            return jnp.zeros(form.shape, form.dtype)
 
         moved = dict(zip(program.carry, program.moved, strict=True))
         d_moved = {leaf: found(moved[leaf]) for leaf in d_carry}
@@ -318,7 +319,7 @@ def _through_region(
     """Return what the loop adds to the tangents of an equation's outputs, with the taps that stand there."""
     if equation in program.products:
         operand, weight = program.factors(equation)
-        d_operand = dual.tangents.get(operand)
+        d_operand = None if isinstance(operand, Literal) else dual.tangents.get(operand)
         if d_operand is None:
             found = [None]
         elif equation in transposed:
