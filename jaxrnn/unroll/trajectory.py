@@ -6,15 +6,17 @@ Along a trajectory that is known, the tangents obey (`jaxrnn.unroll.dataflow` ha
     d signal  = d operand · W + d tap                                    in the loop
     d tap     = operand · dW + d input                                   a block of steps at once
 
-This is all that is written here. It is linear in the tangents, so JAX transposes it: the loop of the backward
-pass carries cotangents of the carry alone, the cotangents of the taps are those of the signals, and dW is
-one product a block, of the operands with these. Forward mode, ``jax.linearize``, Hessian-vector products and
-gradients of gradients are JAX's business.
+A tap is an extra term of a signal whose value is zero; only its tangent matters. This is all that is written
+here. It is linear in the tangents, so JAX transposes it: the loop of the backward pass carries cotangents of
+the carry alone. The cotangent of a tap equals that of its signal, and dW is operandᵀ times this cotangent,
+one product a block. Forward mode, ``jax.linearize`` and Hessians follow from this rule.
 
 The carries are kept for the backward pass. ``jax.checkpoint`` around each step makes it compute the gates
 again instead of reading them from memory, and around each block of steps the signals too, where these are not
-kept. A linear recurrence without weights in its loop needs none of this: what JAX's own derivative of such
-a loop keeps are its factors, which are there already.
+kept. A linear recurrence without weights in its loop is left to JAX's own derivative, which saves only the
+factors, and these the forward pass has computed anyway.
+
+Weakness: a gradient of a gradient by reverse mode twice differentiates the forward loop as ``lax.scan`` does.
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ class Plan:
       block: steps in a block.
       keep: whether what gates read is kept for the backward pass, or computed again from the carries.
       hoist: whether drives are computed for a block of steps at once, or step by step.
-      ahead: whether drives are fetched a step before they are used.
-      transpose: whether the weights are transposed for the backward pass.
+      ahead: whether the forward loop fetches the drives of a step during the step before.
+      transpose: whether weights are transposed once before the loop. XLA's CPU backend multiplies rows by a
+        transposed matrix a third more slowly, and the backward loop would do so at every step.
     """
 
     program: StepProgram
