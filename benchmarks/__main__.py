@@ -20,6 +20,7 @@ from benchmarks.cases import CELLS, GRID, LARGEST, QUICK, UNSEEN
 from benchmarks.cells import LONG, SHAPES
 from benchmarks.measure import LARGE_PAGES, large_pages_on_request
 from benchmarks.page import page
+from benchmarks.timing import engine
 from benchmarks.worker import results
 
 _ROOT = Path(__file__).parents[1]
@@ -80,6 +81,7 @@ def _measure(*, full: bool, only: list[str] | None) -> None:
     found: dict[str, Any] = _kept() if full and only else {"machines": {}}
     for name in only or parts:
         found["machines"][name] = about
+        found.setdefault("engines", {})[name] = engine()
         found[name] = []
         for row in parts[name]:
             found[name].append(row)

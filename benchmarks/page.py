@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.cases import CELLS
-from benchmarks.report import RIVALS, about_line, geometric_mean, mean_and_worst, spread
+from benchmarks.report import (
+    RIVALS,
+    about_line,
+    geometric_mean,
+    mean_and_worst,
+    out_of_date,
+    spread,
+)
 from benchmarks.tables import table
 
 _BOTH = "forward+backward"
@@ -90,6 +97,7 @@ def page(results: dict[str, Any]) -> str:
     """Write the results of ``make bench-full`` as Markdown."""
     parts = [
         _HEAD.format(about=about_line(results["machines"]["speed"])),
+        *_out_of_date(results),
         *_machines(results["machines"]),
         *results.get("remarks", []),
         _SHAPES,
@@ -174,6 +182,16 @@ _PARTS = {
     "fixed_points": "fixed points",
     "ensembles": "ensembles",
 }
+
+
+def _out_of_date(results: dict[str, Any]) -> list[str]:
+    """Say which parts were measured with other code than that of `unroll` now."""
+    old = [_PARTS[part] for part in out_of_date(results)]
+    if not old:
+        return []
+    return [
+        f"**Older than the code**: `unroll` has changed since these were measured: {', '.join(old)}."
+    ]
 
 
 def _machines(machines: dict[str, Any]) -> list[str]:

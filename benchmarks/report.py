@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 
 from benchmarks.cases import CELLS
 from benchmarks.tables import table
+from benchmarks.timing import engine
 from jaxrnn.plot.style import COLOURS, house_style
 
 RIVALS = ("nnx.RNN", "linen.RNN", "PyTorch", "Keras")
@@ -93,7 +94,8 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
         f"How many times as long as `unroll` each rival takes: geometric mean over {shapes} shapes (in "
         "parentheses the worst); above 1, `unroll` is the faster. float32, one machine: "
         f"{about_line(results['machines']['speed'])} Paired runs, medians, compile time apart; written by "
-        "`make bench-full`. Shape by shape, with every cell and analysis: [docs/speed.md](docs/speed.md).\n\n"
+        f"`make bench-full`{_age(results)}. Shape by shape, with every cell and analysis: "
+        "[docs/speed.md](docs/speed.md).\n\n"
         f"{summary(rows)}\n\n{_foreign(results)}\n\n{_worst_cases(results)}\n{MARKERS[1]}"
     )
     pattern = re.escape(MARKERS[0]) + ".*" + re.escape(MARKERS[1])
@@ -102,6 +104,17 @@ def into_readme(results: dict[str, Any], readme: Path) -> None:
     if not count:
         raise SystemExit(f"benchmarks: {readme} has no markers {MARKERS[0]} … {MARKERS[1]}")
     readme.write_text(new)
+
+
+def out_of_date(results: dict[str, Any]) -> list[str]:
+    """Return the parts that were measured with other code than that of `unroll` now."""
+    measured, now = results.get("engines", {}), engine()
+    return [part for part in results["machines"] if measured.get(part) != now]
+
+
+def _age(results: dict[str, Any]) -> str:
+    is_old = not {"speed", "foreign"}.isdisjoint(out_of_date(results))
+    return ", **before `unroll` last changed**" if is_old else ""
 
 
 def _foreign(results: dict[str, Any]) -> str:
