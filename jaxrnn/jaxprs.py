@@ -179,6 +179,10 @@ class _Reader:
             count = ends.index(width) + 1
             sizes_of.append(pieces[:count])
             pieces = pieces[count:]
+            if count > 1 and isinstance(whole.inputs[len(sizes_of) - 1], Literal):
+                return None
+        if pieces:  # empty ones, behind the last part
+            return None
         pairs = zip(whole.inputs, sizes_of, strict=True)
         cut = (
             [part] if len(sizes) == 1 else self._split(part, sizes, axis) for part, sizes in pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -122,6 +123,35 @@ def test_forward_mode_by_what_a_function_closes_over():
     expected = jax.jvp(lambda w: jax.lax.scan(tanh_step(w), start, xs)[1], (weight,), (weight,))
     for found, right in zip(jax.jvp(outputs, (weight,), (weight,)), expected, strict=True):
         np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+def test_functions_with_other_derivative_rules_are_other_functions():
+    def step_with(slope):
+        @jax.custom_jvp
+        def spike(a):
+            return (a > 0).astype(a.dtype)
+
+        @spike.defjvp
+        def _(primals, tangents):
+            return spike(*primals), slope * tangents[0]
+
+        return lambda weight, h, x: (0.5 * h + spike(h @ weight + x),) * 2
+
+    xs, start, weight = draw(T, B, H), draw(B, H, seed=1), draw(H, H, seed=2)
+
+    def gradient(slope):
+        step = step_with(slope)
+
+        @jax.jit
+        def loss(weight):
+            one = functools.partial(step, weight)
+            return jnp.sum(unroll(one, xs, carry=start, method=Scan()).outputs)
+
+        by_hand = lambda w: jnp.sum(jax.lax.scan(functools.partial(step, w), start, xs)[1])  # noqa: E731
+        return jax.grad(loss)(weight), jax.grad(by_hand)(weight)
+
+    for slope in (1.0, 3.0):
+        np.testing.assert_allclose(*gradient(slope), rtol=1e-4)
 
 
 def test_a_function_whose_arrays_change_is_traced_anew():

@@ -134,6 +134,31 @@ def with_an_input_that_is_spread(w, h, x):
     return h, h + x[:, :1]
 
 
+def with_an_empty_piece(w, h, x):
+    z = jnp.concatenate([jnp.tanh(h @ w["past"]), x @ w["input"]], axis=-1)
+    a, b, _ = jnp.split(z, [H, 2 * H], axis=-1)
+    return a + b, a
+
+
+def with_constants_to_split(w, h, x):
+    flags = jnp.concatenate([np.arange(4 * B).reshape(B, 4), (h > 0).astype(int)], axis=-1)
+    a, _, b = jnp.split(flags, [2, 4], axis=-1)
+    h = jnp.tanh(h @ w["past"] + x @ w["input"]) * (1 + a.sum() + b).astype(h.dtype) / 10
+    return h, h
+
+
+def whose_output_mixes_rows(w, h, x):
+    """Called with the whole batch, as it reads a second axis: what is padding must not reach other rows."""
+    h = jnp.tanh(h @ w["past"] + x @ w["input"] + everywhere(w["bias"], h))
+    _ = h.shape[1]
+    return h, h - h.mean(0, keepdims=True)
+
+
+def whose_output_is_singular_at_zero(w, h, x):
+    h = jnp.tanh(h @ w["past"] + x @ w["input"] + everywhere(w["bias"], h))
+    return h, h / jnp.linalg.norm(h, axis=-1, keepdims=True)
+
+
 def whose_sum_is_read_twice(w, h, x):
     z = h @ w["past"] + x @ w["input"]
     h = jnp.tanh(z) + 0.1 * jnp.sin(z @ w["other"])
@@ -148,6 +173,9 @@ STEPS = [
     that_mixes_rows,
     with_products_moved,
     with_complex_numbers,
+    with_an_empty_piece,
+    with_constants_to_split,
+    whose_output_mixes_rows,
     whose_sum_is_read_twice,
     *(
         pytest.param(step, marks=pytest.mark.slow)
@@ -223,6 +251,14 @@ def test_what_gates_read_of_flax_cells_is_what_is_kept(make):
     gates = {nnx.SimpleCell: 1}.get(make, 4)
     assert sum(shape[-1] for shape in shapes(program, program.kept)) == gates * H
     assert program.reads_carry_alone
+
+
+def test_an_output_is_not_computed_from_a_carry_that_padding_holds(x64):
+    w = jax.tree.map(lambda a: a.astype(jnp.float64), W)
+    xs, h = draw(T, B, F, seed=5).astype(jnp.float64), jnp.zeros((B, H), jnp.float64)
+    run = functools.partial(loss_and_gradients, whose_output_is_singular_at_zero, w, xs, h)
+    for method in METHODS:
+        assert_close(run(method, seq_lengths=LENGTHS), run(Scan(), seq_lengths=LENGTHS))
 
 
 def test_a_linen_cell_too(x64):

@@ -6,7 +6,9 @@ step's traced program says what has to wait for the carry (`jaxrnn.unroll.datafl
 keeps the weights' gradients out of the loop (`jaxrnn.unroll.trajectory`). What sizes decide is in this file:
 how long a block is, and what is kept for the backward pass.
 
-Weakness: a step whose weights are not in matrix products gains nothing. Steps that do something beside
+Weakness: a step whose weights are not in matrix products gains nothing. What a step computes from weights
+alone is computed once for all steps, so a ``jax.custom_vjp`` there, such as one that clips cotangents, gets
+the sum of all steps' cotangents and not each. Steps that do something beside
 computing, such as to print, or whose carry, input or output is no float, are left to `Scan`.
 """
 
@@ -197,7 +199,8 @@ def _traced(cell: Step, carry: Carry, frames: Frames) -> _Traced | None:
     read, (_, y) = flat(cell, carry, at(frames.x, 0))
     if read.has_effects or not all(map(is_inexact, jax.tree.leaves(y))):
         return None
-    program = StepProgram(read, len(jax.tree.leaves(carry)))
+    is_masked = frames.valid is not None
+    program = StepProgram(read, len(jax.tree.leaves(carry)), is_masked=is_masked)
     return _Traced(program, read.constants, jax.tree.structure(y)) if program.multiplies else None
 
 

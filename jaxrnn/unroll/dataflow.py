@@ -76,9 +76,14 @@ class StepProgram:
       products: those of `region` that multiply something by a weight.
       kept: what gates read beside the carry and weights: signals, and drives outside of the region.
       reads_carry_alone: whether y is a function of the next carry and weights, so that it needs no loop.
+
+    Args:
+      program: of the step.
+      leaves: how many leaves the carry has.
+      is_masked: whether some steps are padding.
     """
 
-    def __init__(self, program: Flat, leaves: int):
+    def __init__(self, program: Flat, leaves: int, *, is_masked: bool = False):
         self.avals, self._equations = program.avals, program.equations
         self.constants = program.constant_variables
         self.carry, self.x = program.inputs[:leaves], program.inputs[leaves:]
@@ -90,7 +95,7 @@ class StepProgram:
         self._sort()
         self._leave_cuts_in_the_loop()
         self._settled = {v for v in self._of_kind(Kind.WEIGHT) if v not in self._recomputed}
-        self._find_loop()
+        self._find_loop(is_masked)
         self._find_region()
         self._find_kept()
         self._find_the_rest()
@@ -175,7 +180,7 @@ class StepProgram:
                 for variable in equation.outputs:
                     self._kinds[variable] = Kind.CARRY
 
-    def _find_loop(self) -> None:
+    def _find_loop(self, is_masked: bool) -> None:
         """Find what has to be computed step by step."""
         moved = {*variables(self.moved)}
         outside = self._settled.union(self._of_kind(Kind.INPUT))
@@ -183,6 +188,10 @@ class StepProgram:
         made = moved.union(*(e.outputs for e in self.to_outputs))
         sources = {*_read_by(self.to_outputs), *variables(self.outputs)} - made
         self.reads_carry_alone = all(self.kind(v) is Kind.WEIGHT for v in sources)
+        if is_masked and self.to_outputs:
+            # At padding the carry is held. A y that is computed from it there, and not from what the step
+            # returns, could be NaN, or differ in other rows of a step that mixes them.
+            self.reads_carry_alone = False
         self.loop_outputs = [] if self.reads_carry_alone else self.outputs
         self.results = [*self.moved, *self.loop_outputs]
         self.loop = leading_to(self._equations, self.results, outside.union(self.carry))

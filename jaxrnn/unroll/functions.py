@@ -20,7 +20,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
-from jaxrnn.steps import is_differentiated, shapes_of_one
+from jaxrnn import checks
+from jaxrnn.steps import shapes_of_one
 from jaxrnn.typing import Carry, Step
 
 _KEPT = 64
@@ -76,7 +77,9 @@ def program_of(step: Step, carry: Carry, xs: Any) -> tuple[Program, list[Any]] |
     # A function of its own: JAX would trace a function that it knows no second time, whatever it now holds.
     trace = jax.make_jaxpr(lambda carry, x: step(carry, x), return_shape=True)
     closed, result = trace(carry, shapes_of_one(xs))
-    differentiated = is_differentiated((carry, xs, closed.consts))
+    # A tracer may be differentiated from outside, of which its own class says nothing.
+    leaves = jax.tree.leaves((carry, xs, closed.consts))
+    differentiated = not all(map(checks.concrete, leaves))
     structure = jax.tree.structure((carry, xs)), jax.tree.structure(result)
     try:
         key = structure, _key_of(closed.jaxpr, differentiated)
