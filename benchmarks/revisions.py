@@ -155,8 +155,7 @@ def _compiled(
     rngs = nnx.Rngs(0)
     if name in FLAX:
         cell = getattr(nnx, name.removeprefix("nnx."))(features, units, rngs=rngs)
-        cell = jax.tree.map(jnp.asarray, nnx.split(cell, nnx.Param, ...)[1]), cell
-        graph, weights, rest = nnx.split(cell[1], nnx.Param, ...)
+        graph, weights, rest = nnx.split(cell, nnx.Param, ...)
         make = lambda weights: nnx.merge(graph, weights, rest)  # noqa: E731
     else:
         units = units // 4 if name == "mlstm" else units

@@ -165,8 +165,10 @@ class _Reader:
 
     def _taken_apart(self, eqn: Any, read: Sequence[Atom]) -> list[Atom] | None:
         """Return what a split gives that cuts a concatenation where its parts meet; None of another."""
-        made = [e for e in self.equations if read and e.outputs == (read[0],)]
-        if eqn.primitive.name != "split" or not made or made[0].name != "concatenate":
+        if eqn.primitive.name != "split":
+            return None
+        made = [e for e in self.equations if e.outputs == (read[0],)]
+        if not made or made[0].name != "concatenate":
             return None
         (whole,), axis = made, eqn.params["axis"]
         if whole.params["dimension"] != axis:

@@ -58,9 +58,8 @@ _UNKNOWN = dict.fromkeys(
     ),
     math.nan,
 )
-_LARGEST_GAIN = (
-    1e10  # beyond, slopes of a saturating φ are narrower than any panel of the integrals
-)
+# Beyond, slopes of a saturating φ are narrower than any panel of the integrals.
+_LARGEST_GAIN = 1e10
 _LARGEST_VARIANCE = _LARGEST_GAIN**2
 _AT_EDGE = 1e-6  # |ln χ| up to which a gain is at the edge, and not at a jump over it
 

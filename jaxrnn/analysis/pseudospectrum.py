@@ -42,13 +42,11 @@ from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, at_least_float32
 
 _CHUNK = 512  # points solved together: their vectors stay in the cache
-_ROWS = (
-    32  # of a triangular system, solved one by one; between blocks of them is a product of matrices
-)
+# Rows of a triangular system that are solved one by one; between blocks of them is a product of matrices.
+_ROWS = 32
 _STEPS = 120  # of Lanczos; 4 to 10 are enough at most points, long shift lines take up to a hundred
-_LOOK_EVERY = (
-    10  # steps; after as many a look costs more than a step, and before every step is looked at
-)
+# Steps; after as many a look costs more than a step, and before every step is looked at.
+_LOOK_EVERY = 10
 _SETTLED = 1e-6
 
 
@@ -212,9 +210,8 @@ def _rounding(triangular: np.ndarray) -> float:
     return float(np.finfo(float).eps * (scipy.linalg.norm(triangular) or 1.0))
 
 
-@np.errstate(
-    over="ignore", invalid="ignore"
-)  # far below rounding the inverse leaves the range of floats
+# Far below rounding the inverse leaves the range of floats.
+@np.errstate(over="ignore", invalid="ignore")
 def _by_lanczos(triangular: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return σ_min(z I − T) for each point z [N], or 0 below rounding; NaN where it has not settled.
 

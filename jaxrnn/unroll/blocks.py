@@ -93,8 +93,3 @@ def at(tree: Any, t: Any) -> Any:
 def before_each(carry: Any, carries: Any) -> Any:
     """Return where each of T steps starts [T, ...]: at `carry`, then at all of `carries` but the last."""
     return jax.tree.map(lambda c, after: jnp.concatenate([c[None], after[:-1]]), carry, carries)
-
-
-def window(tree: Any, first: Any, size: int) -> Any:
-    """Return the `size` steps of arrays [T, ...] that begin at step `first`."""
-    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, first, size), tree)

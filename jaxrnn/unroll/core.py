@@ -117,34 +117,33 @@ def unroll(
     length = None if jax.tree.leaves(frames) else steps
     settings = {"method": method, "length": length, "reverse": reverse}
     if not isinstance(cell, WithoutEffects):
-        return _compiled_run(cell, carry, frames, initial, batch=batch, **settings)
+        return _compiled_run(cell, (carry, frames, initial), {**settings, "batch": batch})
     step, start = cell.threaded(initial), cell.start(carry)
-    frames = Frames(frames, None, None)
-    return cell.finish(_compiled_run(step, start, frames, start, batch=(), **settings))
+    arrays = start, Frames(frames, None, None), start
+    return cell.finish(_compiled_run(step, arrays, {**settings, "batch": ()}))
 
 
 def _compiled_run(
-    cell: Step,
-    carry: Carry,
-    frames: Frames,
-    initial: Carry,
-    *,
-    method: Method | None,
-    batch: tuple[Size, ...],
-    **settings: Any,
+    cell: Step, arrays: tuple[Carry, Frames, Carry], settings: dict[str, Any]
 ) -> Unrolled:
-    """Return what `_run` does, compiled once for all cells of one form and all functions of one program."""
-    arrays = carry, frames, initial
+    """Return what `_run` does, compiled once for all cells of one form and all functions of one program.
+
+    Args:
+      cell: the step.
+      arrays: the first carry, the frames and the carry that resets go back to.
+      settings: the other arguments of `_run`, by name.
+    """
+    carry, frames, _ = arrays
     # Programs are compared by their text, which shows neither open sizes nor what varies over a mesh.
     if not is_plain_function(cell) or _has_open_sizes(arrays) or is_varying(arrays):
-        method = _suited(method, carry, frames)
-        return _run(cell, *arrays, batch=batch, method=method, **settings)
-    step = for_batch(cell, carry, shapes_of_one(frames.x), batch)
+        method = _suited(settings["method"], carry, frames)
+        return _run(cell, *arrays, **{**settings, "method": method})
+    step = for_batch(cell, carry, shapes_of_one(frames.x), settings["batch"])
+    settings = {**settings, "batch": ()}
     found = program_of(step, carry, frames.x)
     if found is None:
-        return _run(step, *arrays, batch=(), method=method, **settings)
+        return _run(step, *arrays, **settings)
     program, held = found
-    settings |= {"method": method, "batch": ()}
     return compiled_for(program, _run.function, tuple(settings))(held, *arrays, **settings)
 
 

@@ -44,7 +44,7 @@ from jaxrnn.jaxprs import (
 
 _CUTS = {"split", "slice"}
 _SUMS = {"add", "add_any", "sub", "neg"}
-_LINEAR = _CUTS | _SUMS | {"concatenate", "reshape", "transpose", "squeeze", "expand_dims", "copy"}
+_LINEAR = _CUTS | _SUMS | {"concatenate", "reshape", "transpose", "squeeze", "copy"}
 NO_TANGENT = {"stop_gradient"}
 
 
@@ -89,9 +89,8 @@ class StepProgram:
         self.carry, self.x = program.inputs[:leaves], program.inputs[leaves:]
         self.moved, self.outputs = program.outputs[:leaves], program.outputs[leaves:]
         self._kinds = [Kind.CONSTANT] * len(self.avals)
-        self._recomputed: set[Variable] = (
-            set()
-        )  # depend on weights, but are evaluated where they are read
+        # Depend on weights, but are evaluated wherever they are read.
+        self._recomputed: set[Variable] = set()
         self._sort()
         self._leave_cuts_in_the_loop()
         self._settled = {v for v in self._of_kind(Kind.WEIGHT) if v not in self._recomputed}

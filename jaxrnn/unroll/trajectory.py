@@ -33,7 +33,7 @@ from jax.extend.core import Literal
 
 from jaxrnn.jaxprs import Atom, Equation, Values, Variable, is_inexact, value_of, variables
 from jaxrnn.typing import at_least_float32
-from jaxrnn.unroll.blocks import Segment, at, joined, segments
+from jaxrnn.unroll.blocks import Segment, at, before_each, joined, segments
 from jaxrnn.unroll.dataflow import Kind, StepProgram
 from jaxrnn.unroll.duals import Dual, linear, multiplies_rows, times_transposed
 from jaxrnn.unroll.record import Frames, restarted, seen, where
@@ -264,10 +264,9 @@ class _Block(NamedTuple):
 def _before_blocks(segment: Segment, carry: Any, carries: Any) -> Any:
     """Return the carry before each block of a segment [blocks, …]."""
     last = segment.first + segment.size * (segment.blocks - 1)
-    before = carries[segment.first - 1 : last : segment.size] if segment.first else None
-    if before is not None:
-        return before
-    return jnp.concatenate([carry[None], carries[segment.size - 1 : last : segment.size]])
+    if segment.first:
+        return carries[segment.first - 1 : last : segment.size]
+    return before_each(carry, carries[segment.size - 1 :: segment.size][: segment.blocks])
 
 
 def _step_of_tangents(plan: Plan, shared: Values, moving: Tangents) -> Any:
@@ -353,9 +352,7 @@ def _values_and_taps(
 ) -> tuple[Values, Values]:
     """Return, of a block of steps, where each starts and what its gates read, and the taps: all [n, …]."""
     frames = now.frames
-    starts = [
-        jnp.concatenate([b[None], c[:-1]]) for b, c in zip(now.begin, now.carries, strict=True)
-    ]
+    starts = before_each(now.begin, now.carries)
     if frames.reset is not None:
         again = [jnp.broadcast_to(i, s.shape) for i, s in zip(initial, starts, strict=True)]
         starts = restarted(frames.reset, again, starts)
