@@ -21,7 +21,7 @@ from jaxtyping import Array, Inexact
 from jaxrnn import checks
 from jaxrnn.batching import for_batch
 from jaxrnn.contract import parts_make_step
-from jaxrnn.jaxprs import flat
+from jaxrnn.jaxprs import flat, is_inexact
 from jaxrnn.typing import ArrayLike, Carry, Size, Step, prepared
 
 
@@ -128,7 +128,7 @@ def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
     Raises:
       InputError: leaves of floats whose leading axes are not the same, or none of them.
     """
-    leaves = list(filter(is_of_floats, jax.tree.leaves(carry)))
+    leaves = list(filter(is_inexact, jax.tree.leaves(carry)))
     if not leaves:
         checks.refuse("carry", checks.describe(carry), "at least one leaf of floats")
     if len({leaf.shape[:leading] for leaf in leaves}) > 1:
@@ -145,18 +145,13 @@ def carry_of(state: Inexact[Array, "*L S"], like: Carry) -> Carry:
     leaves, treedef = jax.tree.flatten(like)
     cuts, start = [], 0
     for leaf in leaves:
-        if not is_of_floats(leaf):
+        if not is_inexact(leaf):
             cuts.append(leaf)
             continue
         size = math.prod(leaf.shape[state.ndim - 1 :])
         cuts.append(state[..., start : start + size].reshape(leaf.shape).astype(leaf.dtype))
         start += size
     return jax.tree.unflatten(treedef, cuts)
-
-
-def is_of_floats(leaf: Any) -> bool:
-    """Tell whether a leaf of a carry is part of the state: of floats, real or complex."""
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def moves_state(

@@ -55,7 +55,8 @@ from jaxrnn.analysis.tangents import (
     same_flag,
     spread_and_reach,
 )
-from jaxrnn.steps import compiled, is_of_floats
+from jaxrnn.jaxprs import is_inexact
+from jaxrnn.steps import compiled
 from jaxrnn.typing import Step
 
 _BLOCKS = 256  # blocks in a long run; in a short one they are of a few steps
@@ -103,7 +104,7 @@ class Run:
         self._counted = 0
         self._state = Tangents.at(carry, directions)
         # Directions are carried in the carry's own precision, and made orthogonal in float32 at least.
-        floats = [leaf.dtype for leaf in jax.tree.leaves(carry) if is_of_floats(leaf)]
+        floats = [leaf.dtype for leaf in jax.tree.leaves(carry) if is_inexact(leaf)]
         self._eps = max(float(jnp.finfo(dtype).eps) for dtype in floats)
         self._limit = -_DIGITS * math.log(float(jnp.finfo(directions.dtype).eps))
         self._range = 0.8 * math.log(float(jnp.finfo(directions.dtype).max))
