@@ -33,9 +33,11 @@ class InputError(ValueError):
     """An argument, file or setting that cannot be used as given."""
 
 
-def refuse(argument: str, got: object, expected: str) -> NoReturn:
-    """Raise an `InputError` in the house's form."""
-    raise InputError(f"{argument}: got {got}; expected {expected}")
+def refuse(
+    argument: str, got: object, expected: str, error: type[InputError] = InputError
+) -> NoReturn:
+    """Raise an `InputError`, or a kind of it, in the house's form."""
+    raise error(f"{argument}: got {got}; expected {expected}")
 
 
 def describe(x: Any) -> str:

@@ -33,7 +33,8 @@ FLOORS = {
             ("layers",),
             ("models",),
             ("training", "plot", "report", "interop"),
-            ("experiments", "claims"),
+            ("experiments",),
+            ("claims",),
             ("cli",),
             ("__main__",),
         )

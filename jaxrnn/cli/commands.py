@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from jaxrnn import checks
+from jaxrnn.cli.tables import print_table
 from jaxrnn.devices import join_processes
 from jaxrnn.experiments import (
     EXPERIMENTS_HEADER,
@@ -213,7 +211,7 @@ class Experiments:
 
     def run(self) -> None:
         """Print the table."""
-        _print_table("Experiments", EXPERIMENTS_HEADER, experiment_rows())
+        print_table("Experiments", EXPERIMENTS_HEADER, experiment_rows())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +220,7 @@ class Tasks:
 
     def run(self) -> None:
         """Print the table."""
-        _print_table("Tasks", TASKS_HEADER, task_rows())
+        print_table("Tasks", TASKS_HEADER, task_rows())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,14 +310,4 @@ class Cells:
             print(f"wrote {self.out}")
             return
         title = f"Cells (F = {self.in_features}, H = {self.hidden_features})"
-        _print_table(title, CELLS_HEADER, cell_rows(self.in_features, self.hidden_features))
-
-
-def _print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table whose first column, the names, is not wrapped."""
-    table = Table(title=title)
-    for number, head in enumerate(header):
-        table.add_column(head, no_wrap=number == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+        print_table(title, CELLS_HEADER, cell_rows(self.in_features, self.hidden_features))

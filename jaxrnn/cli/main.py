@@ -18,6 +18,7 @@ import jax
 import tyro
 
 from jaxrnn import checks
+from jaxrnn.cli.claims import Claims
 from jaxrnn.cli.commands import (
     Cells,
     Demo,
@@ -37,6 +38,7 @@ from jaxrnn.training import ProcessLostError, Stopped
 _OTHERS = (
     Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Claims, tyro.conf.subcommand("claims")]
     | Annotated[Cells, tyro.conf.subcommand("cells")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]
     | Annotated[Experiments, tyro.conf.subcommand("experiments")]
@@ -47,12 +49,16 @@ _OTHERS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for bad input, 128 + n for signal n."""
+    """Run the command line.
+
+    Returns:
+      Its exit code: 0; 1 where a part of the work failed; 2 for bad input; 128 + n for signal n.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is written as \xb1
             stream.reconfigure(errors="backslashreplace")
     try:
-        _parse(arguments).run()
+        return _parse(arguments).run() or 0
     except checks.InputError as error:
         print(f"jaxrnn: error: {error}", file=sys.stderr, flush=True)
         if jax.process_count() > 1:
@@ -71,7 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("jaxrnn: interrupted; what was finished is kept", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.files import replace_file, writing
 
@@ -73,9 +74,10 @@ class Report:
         self._figures: list[str] = []
 
     @checked
-    def heading(self, text: str) -> None:
-        """Begin a section."""
-        self._blocks.append(f"## {text}")
+    def heading(self, text: str, level: int = 2) -> None:
+        """Begin a section, or a part of one at level 3."""
+        checks.within("level", level, 2, 6)
+        self._blocks.append(f"{'#' * level} {text}")
 
     @checked
     def paragraph(self, text: str) -> None:

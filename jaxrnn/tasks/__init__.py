@@ -2,6 +2,7 @@
 
 from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.examples import Buckets, Examples, bucketed
+from jaxrnn.tasks.files import MissingDataError
 from jaxrnn.tasks.idx import read_idx
 from jaxrnn.tasks.language import LanguageModelling
 from jaxrnn.tasks.objectives import (
@@ -34,6 +35,7 @@ __all__ = [
     "Examples",
     "LanguageModelling",
     "Metric",
+    "MissingDataError",
     "Sampler",
     "Source",
     "Stretch",

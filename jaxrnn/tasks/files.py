@@ -20,6 +20,10 @@ _MOST_RATIO = 32
 _ALWAYS_UNPACKED = 64 * 2**20  # bytes that any file may unpack to
 
 
+class MissingDataError(checks.InputError):
+    """A file of a task that is not there; the message names it and every place that was looked at."""
+
+
 def find_files(
     task: str, folder: str | os.PathLike[str] | None, names: Mapping[str, str]
 ) -> dict[str, Path]:
@@ -31,13 +35,13 @@ def find_files(
       names: what each file holds, and what it is called, ``.gz`` behind it or not.
 
     Raises:
-      InputError: no folder is known, or a file is not there.
+      MissingDataError: no folder is known, or a file is not there.
     """
     if folder is None:
         root = os.environ.get("JAXRNN_DATA")
         if not root:
             expected = f"a folder with {', '.join(names.values())} (.gz or not), or JAXRNN_DATA above {task}/"
-            checks.refuse(task, "no folder, and JAXRNN_DATA is not set", expected)
+            checks.refuse(task, "no folder, and JAXRNN_DATA is not set", expected, MissingDataError)
         folder = Path(root) / task
     found = {}
     for what, name in names.items():
@@ -45,7 +49,7 @@ def find_files(
         there = [path for path in candidates if os.path.isfile(path)]
         if not there:
             looked = " nor ".join(map(str, candidates))
-            checks.refuse(task, f"neither {looked}", what)
+            checks.refuse(task, f"neither {looked}", what, MissingDataError)
         found[what] = there[0]
     return found
 

@@ -1,0 +1,167 @@
+"""A claim: a statement of the articles, how it is measured, and the rule that decides it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+
+from jaxrnn import checks
+from jaxrnn.claims.evidence import Evidence
+from jaxrnn.claims.rules import Rule
+
+Scale = Literal["quick", "full"]
+"""quick: minutes for all claims, 6 seeds, and no more than a leaning; full: 10 seeds."""
+
+SEEDS: dict[str, int] = {"quick": 6, "full": 10}
+"""Replicates by scale: exact tests of 6 against 6 reach p = .002, of 10 against 10 p = 1e-5."""
+
+_Option = TypeVar("_Option")
+
+
+class Source(NamedTuple):
+    """Who says it.
+
+    Attributes:
+      article: key of `ARTICLES`.
+      passage: what the article says, in our words.
+    """
+
+    article: str
+    passage: str
+
+
+ARTICLES = {
+    "Charu": "Charu, Limitations of RNN, LSTM and GRU",
+    "OpenGenus": "OpenGenus, Disadvantages of RNN",
+    "Analytics Vidhya": "Analytics Vidhya, Problems with RNNs",
+    "Vanishing": "an article on vanishing gradients, LSTM and GRU",
+    "Issues": "RNN Implementation Issues",
+}
+"""The five articles whose statements are measured, by the names under which the page cites them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lab:
+    """What an experiment is given.
+
+    Attributes:
+      scale: quick or full.
+      seeds: seeds of the replicates.
+      folder: where runs of training go, which are resumed from there; None keeps nothing.
+      say: writes a line of progress.
+    """
+
+    scale: Scale = "quick"
+    seeds: tuple[int, ...] = tuple(range(SEEDS["quick"]))
+    folder: Path | None = None
+    say: Callable[[str], None] = lambda text: None
+
+    def choose(self, quick: _Option, full: _Option) -> _Option:
+        """Return what the scale asks for."""
+        return quick if self.scale == "quick" else full
+
+    def keys(self, salt: int = 0) -> list[Any]:
+        """Return a random key a seed; other salts give other keys."""
+        return [jax.random.fold_in(jax.random.key(seed), salt) for seed in self.seeds]
+
+
+Measure = Callable[[Lab], Evidence]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A statement and how it is decided.
+
+    Attributes:
+      name: as it is called on the command line.
+      topic: heading of the section in which it stands, together with those that contradict it.
+      statement: what is said, in our words.
+      said_by: who says it.
+      why: why one might believe it.
+      measured: what is measured, and under which conditions.
+      rule: decides; None where a statement cannot be measured.
+      refuted_by: what would refute the statement, or change the verdict.
+      lessons: the sentence to remember, for each verdict that may come out; it may quote the evidence's facts
+        as in "{rate:.2f} nats a step".
+      measure: the experiment; None where there is none.
+      published: numbers of others to stand beside ours.
+    """
+
+    name: str
+    topic: str
+    statement: str
+    said_by: tuple[Source, ...]
+    why: str
+    measured: str
+    rule: Rule | None
+    refuted_by: str
+    lessons: dict[str, str]
+    measure: Measure | None
+    published: tuple[str, ...] = ()
+
+
+CLAIMS: dict[str, Claim] = {}
+"""All claims by name, in the order of the page."""
+
+
+def claim(
+    name: str,
+    *,
+    topic: str,
+    statement: str,
+    said_by: tuple[Source, ...],
+    why: str,
+    measured: str,
+    rule: Rule,
+    refuted_by: str,
+    lessons: dict[str, str],
+    published: tuple[str, ...] = (),
+) -> Callable[[Measure], Measure]:
+    """Put the experiment below it into the table of claims; the arguments are the attributes of `Claim`."""
+
+    def register(measure: Measure) -> Measure:
+        add(
+            Claim(
+                name,
+                topic,
+                statement,
+                said_by,
+                why,
+                measured,
+                rule,
+                refuted_by,
+                lessons,
+                measure,
+                published,
+            )
+        )
+        return measure
+
+    return register
+
+
+def add(new: Claim) -> None:
+    """Put a claim into the table.
+
+    Raises:
+      InputError: its name is taken, or it cites an article that is not known.
+    """
+    if new.name in CLAIMS:
+        checks.refuse("name", repr(new.name), "a name that no other claim has")
+    for source in new.said_by:
+        checks.choice("article", source.article, ARTICLES)
+    CLAIMS[new.name] = new
+
+
+def known(name: str) -> Claim:
+    """Return a claim by its name.
+
+    Raises:
+      InputError: there is none of this name; the nearest names are suggested.
+    """
+    checks.choice("claim", name, CLAIMS)
+    return CLAIMS[name]

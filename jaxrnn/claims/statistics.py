@@ -1,0 +1,245 @@
+"""The tests behind the verdicts: arrays of replicates in, an `Estimate` out.
+
+Everything is SciPy's or statsmodels' where they have it: Student's t, exact binomial, Fisher and
+Mann-Whitney tests, bootstrap and Newcombe intervals, two one-sided tests. The hazard ratio is Peto's,
+
+    log HR = (O − E) / V        O, E, V: events, their expectation and hypergeometric variance in one arm,
+
+(Peto et al. 1977), whose error is √(1/V); it is finite where an arm has no event at all.
+
+Weakness: a replicate is taken as independent of the others. Replicates are seeds, so that holds for different
+initialisations and orders of data, not for the task's data themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import confint_proportions_2indep
+from statsmodels.stats.weightstats import ttost_ind
+
+Values = Sequence[float] | np.ndarray | jax.Array
+"""Numbers, one a replicate."""
+
+CONFIDENCE = 0.95
+"""Of every interval."""
+
+LEVEL = 0.05
+"""Of every two-sided test, and of the family of all claims after Holm's correction."""
+
+_BOOTSTRAPS = 2_000  # the ends of an interval then vary by about 2 % of its width
+_NORMAL = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """An effect with its error.
+
+    Attributes:
+      effect: what was estimated, in the test's own unit.
+      low: lower end of its 95 % interval.
+      high: upper end.
+      p: two-sided p-value; for an equivalence test, of the alternative that the effect points to. None where
+        nothing is random.
+      direction: +1 where the effect speaks for the statement, −1 where it speaks against it, 0 for neither.
+    """
+
+    effect: float
+    low: float
+    high: float
+    p: float | None
+    direction: int
+
+
+def mean_against(values: Values, threshold: float, sign: int) -> Estimate:
+    """Compare a mean with a threshold by Student's t; `sign` +1 states that it is above, −1 below."""
+    x = np.asarray(values, float)
+    mean, error = float(x.mean()), float(stats.sem(x))
+    half = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1))
+    # Where all replicates agree, t is infinite, or undefined on the threshold itself.
+    p = _p(stats.ttest_1samp(x, threshold)) if error > 0 else float(mean == threshold)
+    return Estimate(mean, mean - half, mean + half, p, sign * int(np.sign(mean - threshold)))
+
+
+def _p(test: Any) -> float:
+    """Return the p-value of a result of SciPy's, whose classes have no annotations."""
+    return float(test.pvalue)
+
+
+def share_against(values: Values, threshold: float, sign: int) -> Estimate:
+    """Compare a share of successes, each 0 or 1, with a threshold by the exact binomial test."""
+    successes, n = int(np.sum(values)), len(values)
+    test = stats.binomtest(successes, n, threshold)
+    interval = test.proportion_ci(CONFIDENCE)
+    share = successes / n
+    return Estimate(
+        share,
+        interval.low,
+        interval.high,
+        _p(test),
+        sign * int(np.sign(share - threshold)),
+    )
+
+
+def ranks(arm: Values, baseline: Values, sign: int, ratio: bool) -> Estimate:
+    """Compare two arms by the exact Mann-Whitney test.
+
+    The effect is the ratio or the difference of the medians, with a bootstrap interval (percentiles).
+    """
+    x, y = np.asarray(arm, float), np.asarray(baseline, float)
+    p = _p(stats.mannwhitneyu(x, y, method="exact" if _untied(x, y) else "auto"))
+
+    def effect(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+        a, b = np.median(x, axis=axis), np.median(y, axis=axis)
+        return a / b if ratio else a - b
+
+    middle = float(effect(x, y))
+    if np.ptp(x) == 0 and np.ptp(y) == 0:
+        low = high = middle
+    else:
+        resampled = stats.bootstrap(
+            (x, y),
+            effect,
+            n_resamples=_BOOTSTRAPS,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
+        low, high = map(float, resampled.confidence_interval)
+    # Medians may be equal where the ranks differ: then the ranks decide on the direction.
+    greater = np.sign(np.subtract.outer(x, y)).sum()
+    return Estimate(middle, low, high, p, sign * int(np.sign(greater)))
+
+
+def _untied(x: np.ndarray, y: np.ndarray) -> bool:
+    both = np.concatenate([x, y])
+    return len(np.unique(both)) == len(both)
+
+
+def solved(arm: Values, baseline: Values, sign: int) -> Estimate:
+    """Compare the shares of runs that solve a task, each 0 or 1, by Fisher's exact test.
+
+    The effect is the difference of the shares, with Newcombe's interval.
+    """
+    a, n, b, m = int(np.sum(arm)), len(arm), int(np.sum(baseline)), len(baseline)
+    p = _p(stats.fisher_exact([[a, n - a], [b, m - b]]))
+    low, high = confint_proportions_2indep(
+        a, n, b, m, compare="diff", method="newcomb", alpha=1 - CONFIDENCE
+    )
+    difference = a / n - b / m
+    return Estimate(difference, float(low), float(high), p, sign * int(np.sign(difference)))
+
+
+def hazards(
+    arm: Values,
+    arm_censored: Sequence[bool],
+    baseline: Values,
+    baseline_censored: Sequence[bool],
+    sign: int,
+) -> Estimate:
+    """Compare steps to a target by the log-rank test; runs that never reached it are censored.
+
+    The effect is Peto's hazard ratio, arm over baseline: above 1 the arm is faster.
+    """
+    log_ratio, variance = _peto(arm, arm_censored, baseline, baseline_censored)
+    if variance == 0:  # nobody reached the target
+        return Estimate(1.0, 0.0, math.inf, 1.0, 0)
+    test = stats.logrank(
+        _right_censored(arm, arm_censored), _right_censored(baseline, baseline_censored)
+    )
+    half = _NORMAL / math.sqrt(variance)
+    low, middle, high = (math.exp(log_ratio + shift) for shift in (-half, 0.0, half))
+    return Estimate(middle, low, high, _p(test), sign * int(np.sign(log_ratio)))
+
+
+def _right_censored(times: Values, censored: Sequence[bool]) -> stats.CensoredData:
+    return stats.CensoredData.right_censored(np.asarray(times, float), np.asarray(censored, bool))
+
+
+def _peto(
+    arm: Values,
+    arm_censored: Sequence[bool],
+    baseline: Values,
+    baseline_censored: Sequence[bool],
+) -> tuple[float, float]:
+    """Return (O − E) / V of the first arm, and V; 0 and 0 where there is no event."""
+    x, y = np.asarray(arm, float), np.asarray(baseline, float)
+    events_x, events_y = (
+        times[~np.asarray(censored, bool)]
+        for times, censored in ((x, arm_censored), (y, baseline_censored))
+    )
+    excess = variance = 0.0
+    for time in np.unique(np.concatenate([events_x, events_y])):
+        n, m = int((x >= time).sum()), int((y >= time).sum())
+        observed = int((events_x == time).sum())
+        events = observed + int((events_y == time).sum())
+        excess += observed - events * n / (n + m)
+        if n + m > 1:
+            variance += events * n * m * (n + m - events) / ((n + m) ** 2 * (n + m - 1))
+    return (excess / variance if variance else 0.0), variance
+
+
+def comparable(arm: Values, baseline: Values, margin: float) -> Estimate:
+    """Test whether two means differ by less than a margin, by two one-sided Welch tests.
+
+    Speaks for "comparable" where both one-sided tests do; against it where the means differ by more than the
+    margin. The interval is the 95 % one of the difference.
+    """
+    x, y = np.asarray(arm, float), np.asarray(baseline, float)
+    difference = float(x.mean() - y.mean())
+    if np.ptp(x) == 0 and np.ptp(y) == 0:
+        within = abs(difference) < margin
+        return Estimate(difference, difference, difference, 0.0, 1 if within else -1)
+    test: Any = stats.ttest_ind(x, y, equal_var=False)
+    interval = test.confidence_interval(CONFIDENCE)
+    if abs(difference) < margin:
+        p, direction = float(ttost_ind(x, y, -margin, margin, usevar="unequal")[0]), 1
+    else:
+        beyond = stats.ttest_ind(x - np.sign(difference) * margin, y, equal_var=False)
+        p, direction = _p(beyond), -1
+    return Estimate(difference, float(interval.low), float(interval.high), p, direction)
+
+
+def trend(groups: Sequence[Values], sign: int) -> Estimate:
+    """Test whether values rise over ordered groups (`sign` +1) or fall (−1): Kendall's τ and its test."""
+    levels = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    values = np.concatenate([np.asarray(group, float) for group in groups])
+    test: Any = stats.kendalltau(levels, values)
+    if not math.isfinite(test.statistic):  # all values are equal
+        return Estimate(0.0, 0.0, 0.0, 1.0, 0)
+
+    def tau(levels: np.ndarray, values: np.ndarray) -> float:
+        resampled: Any = stats.kendalltau(levels, values)
+        return resampled.statistic
+
+    interval = stats.bootstrap(
+        (levels, values),
+        tau,
+        paired=True,
+        vectorized=False,
+        n_resamples=_BOOTSTRAPS // 4,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return Estimate(
+        float(test.statistic),
+        float(interval.low),
+        float(interval.high),
+        _p(test),
+        sign * int(np.sign(test.statistic)),
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values after Holm's correction for the whole family."""
+    if not p_values:
+        return []
+    return np.asarray(multipletests(p_values, method="holm")[1]).tolist()
