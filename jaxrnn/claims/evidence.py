@@ -50,7 +50,7 @@ class Sample:
     condition: dict[str, str]
     values: Values
     seeds: Sequence[int] = ()
-    censored: Sequence[bool] = ()
+    censored: Sequence[bool] | np.ndarray = ()
 
     def __post_init__(self):
         """Make plain numbers of the values and refuse other numbers of seeds or marks than of values."""
@@ -61,7 +61,7 @@ class Sample:
             checks.refuse("values", "none", f"one or more of {self.quantity!r}")
         for name in ("seeds", "censored"):
             marks = getattr(self, name)
-            if marks and len(marks) != len(self.values):
+            if len(marks) and len(marks) != len(self.values):
                 checks.refuse(
                     name, f"{len(marks)}", f"one for each of the {len(self.values)} values"
                 )
@@ -86,7 +86,7 @@ class Check:
 
     kind: Literal["positive control", "negative control", "rate grid", "budget"]
     name: str
-    passed: bool
+    passed: bool | np.bool
     detail: str = ""
 
     def __post_init__(self):
@@ -118,7 +118,7 @@ class Line:
         """Make plain numbers of all coordinates."""
         for name in ("x", "y", "low", "high"):
             object.__setattr__(self, name, _numbers(getattr(self, name)))
-        if len({len(self.x), len(self.y)} | {len(e) for e in (self.low, self.high) if e}) > 1:
+        if len({len(self.x), len(self.y)} | {len(e) for e in (self.low, self.high) if len(e)}) > 1:
             got = f"{len(self.x)}, {len(self.y)}, {len(self.low)}, {len(self.high)} of x, y, low, high"
             checks.refuse(f"line {self.label!r}", got, "equally many")
 
@@ -196,7 +196,7 @@ class Evidence:
     samples: Sequence[Sample]
     checks: Sequence[Check] = ()
     panels: Sequence[Panel] = ()
-    facts: dict[str, float] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
     about: About | None = None
 

@@ -20,9 +20,10 @@ nothing is random have no p-value. `jaxrnn.claims.verdicts` corrects for the num
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from jaxrnn import checks
 from jaxrnn.claims import statistics
@@ -33,33 +34,34 @@ Word = Literal["confirmed", "refuted", "depends", "undecided"]
 """What a rule says about a statement."""
 
 
-class Test(Protocol):
-    """A test of one condition: of its sample alone, or against a baseline's."""
+class Criterion(abc.ABC):
+    """What one condition must pass: a test of its sample alone, or against a baseline's."""
 
-    pairs: bool
+    pairs: ClassVar[bool]
     """Whether a baseline is needed."""
 
+    @abc.abstractmethod
     def estimate(self, arm: Sample, baseline: Sample | None) -> Estimate:
         """Return the effect with its error, and which way it points."""
-        ...
 
     def counts(self, effect: float) -> bool:
-        """Tell whether an effect is at least the smallest one that counts."""
-        ...
+        """Tell whether an effect is at least the smallest one that counts; bounds and margins hold it."""
+        del effect
+        return True
 
     @property
+    @abc.abstractmethod
     def words(self) -> str:
         """What must hold, behind the name of the quantity."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)
-class Exactly:
+class Exactly(Criterion):
     """Every value is at most, or at least, a bound: for identities and counts, where nothing is random."""
 
     at_most: float | None = None
     at_least: float | None = None
-    pairs = False
+    pairs: ClassVar[bool] = False
 
     def estimate(self, arm: Sample, baseline: Sample | None = None) -> Estimate:
         """Return the value that is nearest to breaking the bound."""
@@ -71,10 +73,6 @@ class Exactly:
         ]
         direction = 1 if all(within) else -1 if not any(within) else 0
         return Estimate(high if self.at_least is None else low, low, high, None, direction)
-
-    def counts(self, effect: float) -> bool:
-        """Any does."""
-        return True
 
     @property
     def words(self) -> str:
@@ -88,12 +86,12 @@ class Exactly:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mean:
+class Mean(Criterion):
     """The mean is below, or above, a bound, by Student's t."""
 
     below: float | None = None
     above: float | None = None
-    pairs = False
+    pairs: ClassVar[bool] = False
 
     def __post_init__(self):
         """Refuse two bounds, or none."""
@@ -106,10 +104,6 @@ class Mean:
             return statistics.mean_against(arm.values, self.below, -1)
         return statistics.mean_against(arm.values, self.above or 0.0, 1)
 
-    def counts(self, effect: float) -> bool:
-        """Any does: the bound already holds the smallest effect that counts."""
-        return True
-
     @property
     def words(self) -> str:
         """The bound."""
@@ -119,19 +113,15 @@ class Mean:
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class Share(Criterion):
     """The share of successes, each 0 or 1, is above a bound, by the exact binomial test."""
 
     above: float
-    pairs = False
+    pairs: ClassVar[bool] = False
 
     def estimate(self, arm: Sample, baseline: Sample | None = None) -> Estimate:
         """Return the share."""
         return statistics.share_against(arm.values, self.above, 1)
-
-    def counts(self, effect: float) -> bool:
-        """Any does: the bound already holds the smallest effect that counts."""
-        return True
 
     @property
     def words(self) -> str:
@@ -140,7 +130,7 @@ class Share:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ranks:
+class Ranks(Criterion):
     """An arm has larger, or smaller, values than the baseline, by the exact Mann-Whitney test.
 
     Attributes:
@@ -152,7 +142,7 @@ class Ranks:
     larger: bool
     ratio: float | None = None
     difference: float | None = None
-    pairs = True
+    pairs: ClassVar[bool] = True
 
     def __post_init__(self):
         """Refuse two smallest effects, or none."""
@@ -180,12 +170,12 @@ class Ranks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Solved:
+class Solved(Criterion):
     """More, or fewer, runs of an arm solve the task than of the baseline, by Fisher's exact test."""
 
     more: bool
     difference: float = 0.5
-    pairs = True
+    pairs: ClassVar[bool] = True
 
     def estimate(self, arm: Sample, baseline: Sample | None) -> Estimate:
         """Return the difference of the shares."""
@@ -203,17 +193,17 @@ class Solved:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sooner:
+class Sooner(Criterion):
     """An arm reaches the target sooner, or later, than the baseline, by the log-rank test."""
 
     sooner: bool
     ratio: float = 2.0
-    pairs = True
+    pairs: ClassVar[bool] = True
 
     def estimate(self, arm: Sample, baseline: Sample | None) -> Estimate:
         """Return the hazard ratio, arm over baseline."""
         other = _required(baseline)
-        marks = [s.censored or (False,) * len(s.values) for s in (arm, other)]
+        marks = [tuple(s.censored) or (False,) * len(s.values) for s in (arm, other)]
         sign = 1 if self.sooner else -1
         return statistics.hazards(arm.values, marks[0], other.values, marks[1], sign)
 
@@ -229,19 +219,15 @@ class Sooner:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparable:
+class Comparable(Criterion):
     """Two means differ by less than a margin, by two one-sided tests; a missing difference is no proof."""
 
     margin: float
-    pairs = True
+    pairs: ClassVar[bool] = True
 
     def estimate(self, arm: Sample, baseline: Sample | None) -> Estimate:
         """Return the difference of the means."""
         return statistics.comparable(arm.values, _required(baseline).values, self.margin)
-
-    def counts(self, effect: float) -> bool:
-        """Any does: the margin is the smallest effect that counts."""
-        return True
 
     @property
     def words(self) -> str:
@@ -262,7 +248,7 @@ class Part:
     """
 
     quantity: str
-    test: Test
+    test: Criterion
     versus: tuple[str, str] | None = None
     where: tuple[tuple[str, str], ...] = ()
 

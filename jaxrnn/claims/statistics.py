@@ -1,7 +1,8 @@
 """The tests behind the verdicts: arrays of replicates in, an `Estimate` out.
 
 Everything is SciPy's or statsmodels' where they have it: Student's t, exact binomial, Fisher and
-Mann-Whitney tests, bootstrap and Newcombe intervals, two one-sided tests. The hazard ratio is Peto's,
+Mann-Whitney tests, permutations, bootstrap and Newcombe intervals, two one-sided tests. The hazard ratio is
+Peto's,
 
     log HR = (O − E) / V        O, E, V: events, their expectation and hypergeometric variance in one arm,
 
@@ -35,6 +36,7 @@ LEVEL = 0.05
 """Of every two-sided test, and of the family of all claims after Holm's correction."""
 
 _BOOTSTRAPS = 2_000  # the ends of an interval then vary by about 2 % of its width
+_PERMUTATIONS = 9_999  # all 924 of 6 against 6; of 10 against 10 a sample that resolves p = 1e-4
 _NORMAL = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
 
 
@@ -96,7 +98,7 @@ def ranks(arm: Values, baseline: Values, sign: int, ratio: bool) -> Estimate:
     x, y = np.asarray(arm, float), np.asarray(baseline, float)
     p = _p(stats.mannwhitneyu(x, y, method="exact" if _untied(x, y) else "auto"))
 
-    def effect(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    def effect(x: np.ndarray, y: np.ndarray, axis: int = -1) -> Any:
         a, b = np.median(x, axis=axis), np.median(y, axis=axis)
         return a / b if ratio else a - b
 
@@ -139,51 +141,51 @@ def solved(arm: Values, baseline: Values, sign: int) -> Estimate:
 
 def hazards(
     arm: Values,
-    arm_censored: Sequence[bool],
+    arm_censored: Sequence[bool] | np.ndarray,
     baseline: Values,
-    baseline_censored: Sequence[bool],
+    baseline_censored: Sequence[bool] | np.ndarray,
     sign: int,
 ) -> Estimate:
-    """Compare steps to a target by the log-rank test; runs that never reached it are censored.
+    """Compare steps to a target by the log-rank test, over permutations of the runs.
+
+    Runs that never reached the target are censored.
 
     The effect is Peto's hazard ratio, arm over baseline: above 1 the arm is faster.
     """
-    log_ratio, variance = _peto(arm, arm_censored, baseline, baseline_censored)
+    times = np.concatenate([np.asarray(arm, float), np.asarray(baseline, float)])
+    events = ~np.concatenate([np.asarray(arm_censored, bool), np.asarray(baseline_censored, bool)])
+    scores, variance = _log_rank(times, events, len(arm))
     if variance == 0:  # nobody reached the target
         return Estimate(1.0, 0.0, math.inf, 1.0, 0)
-    test = stats.logrank(
-        _right_censored(arm, arm_censored), _right_censored(baseline, baseline_censored)
+    excess = float(scores[: len(arm)].sum())
+    # χ² is too generous to ten replicates an arm: at 0.17 % it finds 0.3 % where there is nothing.
+    test = stats.permutation_test(
+        (scores[: len(arm)], scores[len(arm) :]),
+        lambda x, y, axis: x.sum(axis=axis),
+        vectorized=True,
+        n_resamples=_PERMUTATIONS,
+        rng=np.random.default_rng(0),
     )
     half = _NORMAL / math.sqrt(variance)
-    low, middle, high = (math.exp(log_ratio + shift) for shift in (-half, 0.0, half))
-    return Estimate(middle, low, high, _p(test), sign * int(np.sign(log_ratio)))
+    low, middle, high = (math.exp(excess / variance + shift) for shift in (-half, 0.0, half))
+    return Estimate(middle, low, high, _p(test), sign * int(np.sign(excess)))
 
 
-def _right_censored(times: Values, censored: Sequence[bool]) -> stats.CensoredData:
-    return stats.CensoredData.right_censored(np.asarray(times, float), np.asarray(censored, bool))
+def _log_rank(times: np.ndarray, events: np.ndarray, first: int) -> tuple[np.ndarray, float]:
+    """Return every run's event less its expectation, and the variance of their sum over the first arm.
 
-
-def _peto(
-    arm: Values,
-    arm_censored: Sequence[bool],
-    baseline: Values,
-    baseline_censored: Sequence[bool],
-) -> tuple[float, float]:
-    """Return (O − E) / V of the first arm, and V; 0 and 0 where there is no event."""
-    x, y = np.asarray(arm, float), np.asarray(baseline, float)
-    events_x, events_y = (
-        times[~np.asarray(censored, bool)]
-        for times, censored in ((x, arm_censored), (y, baseline_censored))
-    )
-    excess = variance = 0.0
-    for time in np.unique(np.concatenate([events_x, events_y])):
-        n, m = int((x >= time).sum()), int((y >= time).sum())
-        observed = int((events_x == time).sum())
-        events = observed + int((events_y == time).sum())
-        excess += observed - events * n / (n + m)
-        if n + m > 1:
-            variance += events * n * m * (n + m - events) / ((n + m) ** 2 * (n + m - 1))
-    return (excess / variance if variance else 0.0), variance
+    The expectation is the pooled Nelson-Aalen hazard at the run's own time, so the sum over an arm is O − E.
+    """
+    hazard, variance = np.zeros(len(times)), 0.0
+    for time in np.unique(times[events]):
+        at_risk = times >= time
+        count, in_first = int(at_risk.sum()), int(at_risk[:first].sum())
+        found = int((events & (times == time)).sum())
+        hazard[at_risk] += found / count
+        if count > 1:
+            rest = count - in_first
+            variance += found * in_first * rest * (count - found) / (count**2 * (count - 1))
+    return events - hazard, variance
 
 
 def comparable(arm: Values, baseline: Values, margin: float) -> Estimate:
@@ -200,42 +202,12 @@ def comparable(arm: Values, baseline: Values, margin: float) -> Estimate:
     test: Any = stats.ttest_ind(x, y, equal_var=False)
     interval = test.confidence_interval(CONFIDENCE)
     if abs(difference) < margin:
-        p, direction = float(ttost_ind(x, y, -margin, margin, usevar="unequal")[0]), 1
+        # Twice the one-sided p: then 5 % says that the 95 % interval lies within the margin.
+        p, direction = min(2 * float(ttost_ind(x, y, -margin, margin, usevar="unequal")[0]), 1.0), 1
     else:
         beyond = stats.ttest_ind(x - np.sign(difference) * margin, y, equal_var=False)
         p, direction = _p(beyond), -1
     return Estimate(difference, float(interval.low), float(interval.high), p, direction)
-
-
-def trend(groups: Sequence[Values], sign: int) -> Estimate:
-    """Test whether values rise over ordered groups (`sign` +1) or fall (−1): Kendall's τ and its test."""
-    levels = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-    values = np.concatenate([np.asarray(group, float) for group in groups])
-    test: Any = stats.kendalltau(levels, values)
-    if not math.isfinite(test.statistic):  # all values are equal
-        return Estimate(0.0, 0.0, 0.0, 1.0, 0)
-
-    def tau(levels: np.ndarray, values: np.ndarray) -> float:
-        resampled: Any = stats.kendalltau(levels, values)
-        return resampled.statistic
-
-    interval = stats.bootstrap(
-        (levels, values),
-        tau,
-        paired=True,
-        vectorized=False,
-        n_resamples=_BOOTSTRAPS // 4,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return Estimate(
-        float(test.statistic),
-        float(interval.low),
-        float(interval.high),
-        _p(test),
-        sign * int(np.sign(test.statistic)),
-    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
