@@ -121,7 +121,18 @@ def _experiment(words: Sequence[str]) -> str | None:
 
 
 def _first_paragraph(box: str) -> str:
-    """Return what tyro frames in a box, up to the first rule, as one line."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    until_rule = itertools.takewhile(lambda line: not line.startswith("─"), lines)
-    return " ".join(until_rule).rstrip(".") or "these words are no command"
+    """Return what tyro frames in a box, below its title and up to the first rule, as one line.
+
+    On a terminal without box-drawing characters the frame is of blanks and hyphens, and the title stands on a
+    line of its own.
+    """
+    drawn = "╭" in box
+    paragraphs: list[list[str]] = [[]]
+    for line in box.splitlines():
+        words = line.strip("│ ")
+        if line.startswith(("╭", "╰")) or (words and not words.strip("-─")):
+            paragraphs.append([])
+        elif words:
+            paragraphs[-1].append(words)
+    said = [" ".join(lines) for lines in paragraphs if lines][0 if drawn else 1 :]
+    return said[0].rstrip(".") if said else "these words are no command"
