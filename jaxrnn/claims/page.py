@@ -13,9 +13,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from jaxrnn.annotations import checked
-from jaxrnn.claims.claim import ARTICLES, CLAIMS, Claim, known
+from jaxrnn.claims.claim import ARTICLES, CLAIMS, SEEDS, Claim, known
 from jaxrnn.claims.evidence import About, Evidence
 from jaxrnn.claims.figures import draw
+from jaxrnn.claims.power import POWER_HEADER, power_rows
 from jaxrnn.claims.rules import Outcome
 from jaxrnn.claims.verdicts import Verdict, judge_all
 from jaxrnn.files import replace_file, writing
@@ -182,6 +183,14 @@ def _report(evidence: Mapping[str, Evidence], figures: Mapping[str, str]) -> Rep
         page.heading(plain(topic))
         for claim in claims:
             _section(page, claim, evidence.get(claim.name), verdicts.get(claim.name), figures)
+    page.heading("What the rules can see")
+    page.paragraph(
+        "Shares of simulated experiments that speak for a statement (and, in the last column, against it), "
+        "where it has no effect, the smallest effect that counts, and twice that; the spread between "
+        f"replicates is half of the smallest effect. quick has {SEEDS['quick']} replicates, full "
+        f"{SEEDS['full']}; *corrected* is after Holm's correction at its strictest."
+    )
+    page.table(POWER_HEADER, power_rows())
     return page
 
 
