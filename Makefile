@@ -18,7 +18,7 @@ READY := .venv/.installed
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check # errors only
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
-.PHONY: help install demo test test-all lint format notebooks bench bench-full bench-gpu results rivals constraints clean
+.PHONY: help install demo test test-all lint format notebooks bench bench-full bench-gpu results claims claims-page rivals constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +73,13 @@ bench-gpu: $(READY) ## Measure against cuDNN on a GPU (needs a jax and a PyTorch
 
 results: $(READY) ## Train on published tasks; writes docs/results.md (two hours; what is there is gone on with)
 	$(BIN)/python -m benchmarks.learning $(ARGS)
+
+claims: $(READY) ## Measure every claim into docs/evidence and write docs/claims.md (half an hour; goes on with what is there)
+	$(BIN)/jaxrnn claims run --all --scale full --out docs/evidence --resume $(ARGS)
+	$(MAKE) claims-page
+
+claims-page: $(READY) ## Write docs/claims.md from the records in docs/evidence (seconds)
+	$(BIN)/jaxrnn claims report docs/evidence --page docs/claims.md
 
 rivals: $(READY) ## Install PyTorch, Keras and lyapax beside jaxrnn, for the benchmarks
 	$(PIP) torch==2.13.0 keras lyapax

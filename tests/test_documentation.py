@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxrnn import analysis
+from jaxrnn import analysis, claims
 from jaxrnn.cells import CELLS
 from jaxrnn.checks import InputError
 from jaxrnn.experiments import PUBLISHED
-from jaxrnn.report import CELLS_HEADER, cells_page
+from jaxrnn.report import CELLS_HEADER, cells_page, plain
 from jaxrnn.tasks import TASKS, load_task
 
 mpl.use("Agg")
@@ -101,7 +101,7 @@ assert by_cell.kernel.shape == (3, 24)
 
 
 def test_the_example_cell_of_contributing_keeps_the_contract():
-    (example,) = _python_blocks("CONTRIBUTING.md")
+    example, _ = _python_blocks("CONTRIBUTING.md")
     assert example.count("\n") < 40
     names: dict = {"__name__": "example"}
     exec(compile(example, "CONTRIBUTING.md", "exec"), names)
@@ -110,6 +110,27 @@ def test_the_example_cell_of_contributing_keeps_the_contract():
     structured = analysis.jacobians(cell, path)
     general = analysis.jacobians(lambda carry, x: cell(carry, x), path)
     np.testing.assert_allclose(structured, general, atol=1e-6)
+
+
+def test_the_example_claim_of_contributing_is_measured_and_decided():
+    _, example = _python_blocks("CONTRIBUTING.md")
+    assert example.count("\n") <= 40
+    before = dict(claims.CLAIMS)
+    try:
+        exec(compile(example, "CONTRIBUTING.md", "exec"), {"__name__": "example"})
+        evidence = claims.run("tanh-vanishes")
+        assert claims.judge(evidence).word != "undecided"
+        assert "tanh-vanishes" in claims.claim_text("tanh-vanishes", {"tanh-vanishes": evidence})
+    finally:
+        claims.CLAIMS.clear()
+        claims.CLAIMS.update(before)
+
+
+def test_the_page_of_claims_is_what_the_evidence_says():
+    folder = _ROOT / "docs" / "evidence"
+    page = (_ROOT / "docs" / "claims.md").read_text("utf-8")
+    for row in claims.claim_rows(claims.read_folder(folder)):
+        assert "| " + " | ".join(map(plain, row)) + " |" in page
 
 
 def test_the_page_of_cells_is_what_the_table_says():

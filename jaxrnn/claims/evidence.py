@@ -204,7 +204,7 @@ class Evidence:
         """Hold sequences as tuples and facts as plain numbers, as they will be when they are read back."""
         for name in ("samples", "checks", "panels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        facts = {name: _numbers([value])[0] for name, value in self.facts.items()}
+        facts = {name: _numbers([float(value)])[0] for name, value in self.facts.items()}
         object.__setattr__(self, "facts", facts)
 
     def of(self, quantity: str) -> tuple[Sample, ...]:

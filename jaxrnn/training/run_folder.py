@@ -289,11 +289,20 @@ def environment() -> dict[str, Any]:
 
 
 def _revision() -> str | None:
-    """Return the git revision of the code, if the code lies in a checkout."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
+    """Return the git revision of the code, if the code lies in a checkout.
+
+    It ends in "-dirty" where a file of the package is not as it was committed; other files, such as results
+    that are written into the checkout, do not count.
+    """
+    package = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(package), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        dirty = "-dirty" if git("status", "--porcelain", "--", ".") else ""
+        return git("rev-parse", "HEAD") + dirty
     except (OSError, subprocess.CalledProcessError):
         return None
 
