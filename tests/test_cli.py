@@ -263,11 +263,19 @@ def test_a_run_goes_out_as_stablehlo_and_safetensors(trained: Path, tmp_path: Pa
     assert set(program.platforms) == {"cpu", "cuda", "tpu"}
     again = _jaxrnn("export", str(trained), "--out", str(tmp_path / "again"), "--network", "1")
     assert again.returncode == 0
-    for name in ("model.stablehlo", "model.safetensors"):
+    for name in ("model.stablehlo", "model.safetensors", "start.stablehlo", "step.stablehlo"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
     inputs = task.test.take(5).inputs
     found = program.call(inputs)
     np.testing.assert_allclose(found, model(inputs), rtol=1e-5, atol=1e-5)
+    start, step = (
+        jax.export.deserialize(bytearray((tmp_path / f"{name}.stablehlo").read_bytes()))
+        for name in ("start", "step")
+    )
+    state = start.call(inputs[0])
+    for x in inputs[:3]:
+        state, answers = step.call(state, x)
+    np.testing.assert_allclose(answers, model(inputs[:3]), rtol=1e-5, atol=1e-5)
     shorter = inputs[:3]
     np.testing.assert_allclose(program.call(shorter), model(shorter), rtol=1e-5, atol=1e-5)
     _, other = load_network(trained, 0)
@@ -290,6 +298,19 @@ def test_a_language_model_is_trained_and_writes(tmp_path: Path, capsys):
     assert main(["generate", str(out), *written]) == 0
     said = capsys.readouterr().out.rstrip("\n")
     assert said == "the quick brown fox jumps over the lazy "
+    assert main(["generate", str(out), *written, "--end", "x"]) == 0
+    assert (
+        capsys.readouterr().out == "the quick brown fox\n"
+    )  # it ends there, and the end is written
+    assert main(["generate", str(out), *written[:-1], "1.0", "--top-p", "1e-6"]) == 0
+    assert (
+        capsys.readouterr().out.rstrip("\n") == said
+    )  # the most probable alone, as at temperature 0
+    for bad in ("xy", "Ä", ""):
+        assert main(["generate", str(out), "--end", bad]) == 2
+        assert "one character or word that training knew" in capsys.readouterr().err
+    assert main(["generate", str(out), "--top-p", "1.5"]) == 2
+    assert "top_p: got 1.5" in capsys.readouterr().err
     assert main(["generate", str(out), "--prompt", "Äh, the!"]) == 0
     assert "holds what training did not: 'Ä', ',', '!'" in capsys.readouterr().err
     assert main(["generate", str(out), "--prompt", ""]) == 2

@@ -15,7 +15,7 @@ periods up to some tens of steps.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jaxtyping import Array, Bool, Complex, Float
@@ -73,6 +73,7 @@ def cycles(
     candidates: Carry,
     period: int,
     *,
+    x_axis: Literal[0] | None = None,
     method: Search | None = None,
     tolerance: float | None = None,
     distinct: float | None = None,
@@ -83,10 +84,11 @@ def cycles(
 
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)`` of one sequence.
-      x: the constant input [F], or None for an autonomous system.
+      x: the constant input [F], or None for an autonomous system; with ``x_axis=0`` one a candidate [C, F].
       candidates: carries from which to start, leaves [C, H].
       period: p, in steps.
-      method: as in `fixed_points`, and so are all that follow.
+      x_axis: as in `fixed_points`, and so are all that follow.
+      method: the way down.
       tolerance: of F^p(s) − s.
       distinct: of points of two orbits, or of one orbit at different steps.
       outlier: of orbits, by the point in which a candidate ended.
@@ -105,4 +107,4 @@ def cycles(
     """
     checks.count("period", period)
     settings = Settings(method or LevenbergMarquardt(), tolerance, None, distinct, outlier, batch)
-    return Cycles(*periodic_points(cell, x, candidates, period, settings))
+    return Cycles(*periodic_points(cell, x, candidates, period, settings, x_axis))

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ from jaxrnn.analysis.roots import (
     jacobians_at,
     paths_from,
     search,
+    taken,
 )
 from jaxrnn.analysis.stationary_points import FixedPoints
 from jaxrnn.analysis.trajectory import Trajectory
@@ -104,6 +105,7 @@ def fixed_points(
     x: Any,
     candidates: Carry,
     *,
+    x_axis: Literal[0] | None = None,
     method: Search | None = None,
     tolerance: float | None = None,
     slow: float | None = None,
@@ -115,8 +117,11 @@ def fixed_points(
 
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)`` of one sequence.
-      x: the constant input [F], or None for an autonomous system.
+      x: the constant input [F], or None for an autonomous system; with ``x_axis=0`` one input for each
+        candidate [C, F].
       candidates: carries from which to start, leaves [C, H]; see `candidates_from`.
+      x_axis: axis of `x` that goes with the candidates, as ``in_axes`` of `jax.vmap`. Points under different
+        inputs are different points, and `FixedPoints.xs` says to which input each belongs.
       method: `LevenbergMarquardt` (the default) or `Descent`, with their settings.
       tolerance: the largest entry of F(s) − s that counts as zero, relative to the largest entry of s, or
         to 1 where that is smaller; by default 100 times the resolution of the dtype. The search goes on
@@ -148,7 +153,7 @@ def fixed_points(
       ...
     """
     settings = Settings(method or LevenbergMarquardt(), tolerance, slow, distinct, outlier, batch)
-    found, _, _ = periodic_points(cell, x, candidates, 1, settings)
+    found, _, _ = periodic_points(cell, x, candidates, 1, settings, x_axis)
     return found
 
 
@@ -177,37 +182,39 @@ class Settings:
 
 @one_blas_thread
 def periodic_points(
-    cell: Step, x: Any, candidates: Carry, period: int, settings: Settings
+    cell: Step, x: Any, candidates: Carry, period: int, settings: Settings, x_axis: int | None
 ) -> tuple[FixedPoints, Float[Array, "N p S"], int]:
     """Return a point of every orbit of least period p, the orbits, and how many had a shorter period."""
     cell = step_of(cell)
-    x, like, starts = _checked_system(cell, x, candidates)
+    xs, like, starts = _checked_system(cell, x, candidates, x_axis)
     tolerance = checked_tolerance(settings.tolerance, starts.dtype)
     batch = batch_for(starts, settings.batch)
 
-    def at_each(function, states):
-        bound = functools.partial(function.bound(cell), x, like, period=period)
-        return by_batches(bound, states, batch)
+    def at_each(function, rows, states):
+        bound = functools.partial(function.bound(cell), like, period=period)
+        return by_batches(bound, (taken(xs, rows), states), batch)
 
     ends = search(
-        cell, x, like, starts, settings.method, tolerance, batch, period, settings.distinct
+        cell, xs, like, starts, settings.method, tolerance, batch, period, settings.distinct
     )
     ends = _slow_told(ends, settings.slow)
     reached = np.flatnonzero(ends.outcomes <= Outcome.SLOW_POINT)
     near = reached[_near(ends.states[reached], starts, settings.outlier)]
-    paths = at_each(paths_from, ends.states[near])
+    paths = at_each(paths_from, near, ends.states[near])
     apart = _resolution(paths, settings.distinct)
     shorter = _has_shorter_period(paths, apart)
     rows, orbits = near[~shorter], paths[~shorter, :-1]
-    groups = _grouped(orbits, np.lexsort((ends.speeds[rows], ends.outcomes[rows])), apart)
-    matrices = at_each(jacobians_at, orbits[groups.first, 0])
+    order = np.lexsort((ends.speeds[rows], ends.outcomes[rows]))
+    groups = _grouped(orbits, _systems(taken(xs, rows), len(rows)), order, apart)
+    matrices = at_each(jacobians_at, rows[groups.first], orbits[groups.first, 0])
     outliers = len(reached) - len(near)
-    points, chosen = _linearised(ends, rows, orbits, groups, matrices, like, batch, outliers)
+    points, chosen = _linearised(ends, xs, rows, orbits, groups, matrices, like, batch, outliers)
     return points, jnp.asarray(orbits[chosen]), int(shorter.sum())
 
 
 def _linearised(
     ends: Ends,
+    xs: Any,
     rows: Any,
     orbits: Any,
     groups: Groups,
@@ -228,6 +235,7 @@ def _linearised(
     chosen = groups.first[order]
     points = FixedPoints(
         carries=_carries(orbits[chosen, 0], like),
+        xs=jax.tree.map(jnp.asarray, taken(xs, rows[chosen])),
         speeds=jnp.asarray(ends.speeds[rows[chosen]]),
         jacobians=jnp.asarray(matrices[order]),
         eigenvalues=jnp.asarray(spectra[order]),
@@ -241,8 +249,10 @@ def _linearised(
     return points, chosen
 
 
-def _checked_system(cell: Step, x: Any, candidates: Carry) -> tuple[Any, Carry, Any]:
-    """Return the input, one carry for its form, and the candidates as states [C, S]."""
+def _checked_system(
+    cell: Step, x: Any, candidates: Carry, x_axis: int | None
+) -> tuple[Any, Carry, Any]:
+    """Return the input of each candidate [C, F], one carry for its form, and the states [C, S]."""
     if isinstance(candidates, Trajectory):
         got = "a Trajectory"
         checks.refuse(
@@ -259,9 +269,18 @@ def _checked_system(cell: Step, x: Any, candidates: Carry) -> tuple[Any, Carry, 
     if {leaf.dtype for leaf in leaves} not in ({jnp.dtype("float32")}, {jnp.dtype("float64")}):
         checks.refuse("candidates", checks.describe(candidates), "float32 or float64 throughout")
     checks.finite("candidates", candidates)
+    checks.finite("x", x)
     like = jax.tree.map(lambda leaf: leaf[0], candidates)
-    check_input(cell, x, like)
-    return x, like, flat_state(candidates, 1)
+    count = leaves[0].shape[0]
+    if x_axis is None:
+        xs = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (count, *leaf.shape)), x)
+    else:
+        xs = jax.tree.map(np.asarray, x)
+        if any(leaf.shape[:1] != (count,) for leaf in jax.tree.leaves(xs)):
+            expected = f"{count} inputs [C, F], one for each candidate (x_axis=0)"
+            checks.refuse("x", checks.describe(x), expected)
+    check_input(cell, jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), xs), like)
+    return xs, like, flat_state(candidates, 1)
 
 
 def check_input(cell: Step, x: Any, carry: Carry) -> None:
@@ -330,12 +349,21 @@ class Groups(NamedTuple):
     count: Any
 
 
-def _grouped(orbits: Any, order: Any, apart: float) -> Groups:
-    """Put together the orbits [M, p, S] that pass where an earlier one in the order passes."""
+def _systems(xs: Any, count: int) -> Any:
+    """Number the inputs [M, …]: equal ones get the same number, for they make the same system."""
+    leaves = jax.tree.leaves(xs)
+    if not leaves or not count:
+        return np.zeros(count, int)
+    columns = [np.reshape(leaf, (count, -1)) for leaf in leaves]
+    return np.unique(np.concatenate(columns, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _grouped(orbits: Any, systems: Any, order: Any, apart: float) -> Groups:
+    """Put together the orbits [M, p, S] of one system that pass where an earlier one in the order passes."""
     leader = np.full(len(orbits), -1)
     for i in order:
         if leader[i] < 0:
-            free = np.flatnonzero(leader < 0)
+            free = np.flatnonzero((leader < 0) & (systems == systems[i]))
             differences = np.abs(orbits[free, :1] - orbits[i]).max(axis=-1).min(axis=-1)
             leader[free[differences <= apart]] = i
     return Groups(*np.unique(leader, return_inverse=True, return_counts=True))

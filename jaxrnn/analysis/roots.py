@@ -109,7 +109,7 @@ class Ends(NamedTuple):
 
 def search(
     cell: Step,
-    x: Any,
+    xs: Any,
     like: Carry,
     starts: Inexact[Array, "N S"],
     method: Search,
@@ -122,7 +122,7 @@ def search(
 
     Args:
       cell: the step F.
-      x: its input.
+      xs: the constant input of each, leaves [N, …].
       like: one carry, for its form.
       starts: states [N, S].
       method: the way down.
@@ -133,25 +133,25 @@ def search(
         point; by default the square root of the resolution.
     """
     settings = {"method": method, "period": period}
-    set_out = functools.partial(_set_out.bound(cell), x, like, **settings)
-    go_on = functools.partial(_go_on.bound(cell), x, like, tolerance, **settings)
-    places = by_batches(set_out, np.asarray(starts), batch)
+    set_out = functools.partial(_set_out.bound(cell), like, **settings)
+    go_on = functools.partial(_go_on.bound(cell), like, tolerance, **settings)
+    places = by_batches(set_out, (xs, np.asarray(starts)), batch)
     going = np.flatnonzero(~places.settled)
     in_a_round = -(-method.max_iterations // _ROUNDS)
     for spent in range(0, method.max_iterations, in_a_round):
         if not len(going):
             break
         limit = np.int32(min(in_a_round, method.max_iterations - spent))
-        moved = by_batches(functools.partial(go_on, limit), _taken(places, going), batch)
+        moved = by_batches(functools.partial(go_on, limit), taken((xs, places), going), batch)
         _put(places, going, moved)
         going = going[~moved.settled]
     ends = _ends(places, tolerance)
     near = float(np.finfo(ends.states.dtype).eps) ** 0.5 if distinct is None else distinct
-    confirm = functools.partial(_confirm.bound(cell), x, like, tolerance, near, period=period)
-    return _confirmed(ends, tolerance, functools.partial(by_batches, confirm, batch=batch))
+    confirm = functools.partial(_confirm.bound(cell), like, tolerance, near, period=period)
+    return _confirmed(xs, ends, tolerance, functools.partial(by_batches, confirm, batch=batch))
 
 
-def _confirmed(ends: Ends, tolerance: float, confirm: Callable[[Any], Any]) -> Ends:
+def _confirmed(xs: Any, ends: Ends, tolerance: float, confirm: Callable[[Any], Any]) -> Ends:
     """Move roots that are not exact enough on by Newton's method, and name those that are no roots.
 
     Newton's method may go as far as a triple root can be from where r falls below the tolerance. Further
@@ -165,7 +165,7 @@ def _confirmed(ends: Ends, tolerance: float, confirm: Callable[[Any], Any]) -> E
     for _ in range(_NEWTON_STEPS):
         if not len(going):
             break
-        speed, is_point, onward = confirm(here)
+        speed, is_point, onward = confirm((taken(xs, going), here))
         found = going[is_point]
         far = ~(np.abs(onward - ends.states[going]).max(axis=-1) <= reach)  # or NaN
         states[found], speeds[found] = here[is_point], speed[is_point]
@@ -211,12 +211,13 @@ def by_batches(function: Callable[[Any], Any], tree: Any, batch: Batch) -> Any:
     batches = [np.resize(np.arange(i, min(i + size, count)), size) for i in range(0, count, size)]
     # Accelerators would multiply float32 with fewer digits, and no residual come below its tolerance.
     with jax.default_matmul_precision("highest"):
-        parts = (_taken(tree, rows) for rows in batches or [np.arange(0)])
+        parts = (taken(tree, rows) for rows in batches or [np.arange(0)])
         results = [jax.block_until_ready(function(part)) for part in parts]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *results)
 
 
-def _taken(tree: Any, rows: Any) -> Any:
+def taken(tree: Any, rows: Any) -> Any:
+    """Return some rows of all leaves [N, …]."""
     return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
@@ -226,31 +227,29 @@ def _put(tree: Any, rows: Any, values: Any) -> None:
 
 
 @compiled
-def _set_out(cell: Step, x: Any, like: Carry, starts: Any, *, method: Search, period: int) -> Place:
-    power = Power(cell, x, like, period)
-
-    def one(state):
+def _set_out(cell: Step, like: Carry, given: Any, *, method: Search, period: int) -> Place:
+    def one(x, state):
+        power = Power(cell, x, like, period)
         residual = power.residual(state)
         lost = ~jnp.isfinite(half_square(residual))
         return Place(state, residual, method.memory(state), jnp.zeros((), jnp.int32), lost)
 
-    return jax.vmap(one)(starts)
+    return jax.vmap(one)(*given)
 
 
 @compiled
 def _go_on(
     cell: Step,
-    x: Any,
     like: Carry,
     tolerance: Any,
     limit: Any,
-    places: Place,
+    given: tuple[Any, Place],
     *,
     method: Search,
     period: int,
 ) -> Place:
     """Take up to `limit` iterations, fewer where all candidates of the batch settle before."""
-    power = Power(cell, x, like, period)
+    xs, places = given
 
     def unfinished(now):
         count, places = now
@@ -258,9 +257,10 @@ def _go_on(
 
     def iterate(now):
         count, places = now
-        return count + 1, jax.vmap(one)(places)
+        return count + 1, jax.vmap(one)(xs, places)
 
-    def one(place):
+    def one(x, place):
+        power = Power(cell, x, like, period)
         state, residual, memory, at_minimum = method.advance(
             power, place.state, place.residual, place.memory
         )
@@ -297,13 +297,13 @@ def _ends(places: Place, tolerance: float) -> Ends:
 
 @compiled
 def _confirm(
-    cell: Step, x: Any, like: Carry, tolerance: Any, near: Any, states: Any, *, period: int
+    cell: Step, like: Carry, tolerance: Any, near: Any, given: Any, *, period: int
 ) -> tuple[Any, Any, Any]:
     """Return q, whether there is a root within rounding, and where Newton's method goes [N, S]."""
-    power = Power(cell, x, like, period)
-    limits = jnp.finfo(states.dtype)
+    limits = jnp.finfo(given[1].dtype)
 
-    def one(state):
+    def one(x, state):
+        power = Power(cell, x, like, period)
         residual = power.residual(state)
         own = jnp.eye(state.size, dtype=state.dtype)
         slope = power.jacobian(state) - own
@@ -318,19 +318,19 @@ def _confirm(
         onward = state - jnp.linalg.solve(jnp.where(is_point, own, slope), residual)
         return half_square(residual), is_point, onward
 
-    return jax.vmap(one)(states)
+    return jax.vmap(one)(*given)
 
 
 @compiled
-def jacobians_at(cell: Step, x: Any, like: Carry, states: Any, *, period: int = 1) -> Any:
-    """Return ∂F^p/∂s [N, S, S] at states [N, S]."""
-    return jax.vmap(Power(cell, x, like, period).jacobian)(states)
+def jacobians_at(cell: Step, like: Carry, given: Any, *, period: int = 1) -> Any:
+    """Return ∂F^p/∂s [N, S, S] at inputs [N, …] and states [N, S]."""
+    return jax.vmap(lambda x, state: Power(cell, x, like, period).jacobian(state))(*given)
 
 
 @compiled
-def paths_from(cell: Step, x: Any, like: Carry, states: Any, *, period: int) -> Any:
-    """Return s, F(s), … F^p(s) of states [N, S], [N, p + 1, S]."""
-    return jax.vmap(lambda state: Power(cell, x, like, period).path(state).states)(states)
+def paths_from(cell: Step, like: Carry, given: Any, *, period: int) -> Any:
+    """Return s, F(s), … F^p(s) of inputs [N, …] and states [N, S], [N, p + 1, S]."""
+    return jax.vmap(lambda x, state: Power(cell, x, like, period).path(state).states)(*given)
 
 
 def eigenvalues_of(matrices: Any) -> Any:

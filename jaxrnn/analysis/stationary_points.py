@@ -9,6 +9,7 @@ Weakness: the eigenvalues speak for a neighbourhood, and say nothing of how larg
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ class FixedPoints:
 
     Attributes:
       carries: the points as carries, leaves [N, H].
+      xs: the constant input under which each is a point, leaves [N, F]; None for an autonomous system.
       speeds: q at the points [N].
       jacobians: ∂F/∂s at the points [N, S, S].
       eigenvalues: of the Jacobians, by falling modulus [N, S].
@@ -44,6 +46,7 @@ class FixedPoints:
     """
 
     carries: Carry
+    xs: Any
     speeds: Float[Array, "N"]
     jacobians: Float[Array, "N S S"]
     eigenvalues: Complex[Array, "N S"]

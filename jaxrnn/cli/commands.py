@@ -111,13 +111,15 @@ def _settings(words: tuple[str, ...]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Export a trained network: its program as StableHLO, its weights as safetensors, both checked.
+    """Export a trained network: its programs as StableHLO, its weights as safetensors, all checked.
+
+    Beside the program of whole sequences there is one of a single time step, whose state goes in and out.
 
     Example: jaxrnn export runs/lstm --out lstm
 
     Attributes:
       run_folder: the run's folder.
-      out: a folder for model.stablehlo and model.safetensors.
+      out: a folder for model.stablehlo, model.safetensors, and start.stablehlo and step.stablehlo.
       network: which of the run's networks, 0 the first.
     """
 
@@ -130,6 +132,10 @@ class Export:
         done = export(self.run_folder, self.out, network=self.network)
         lengths = ", with their lengths" if done.lengths else ""
         print(f"program     {done.program}, for any number of steps and of sequences{lengths}")
+        if done.step is not None:
+            print(f"step        {done.step}, from the state that start.stablehlo beside it gives")
+        else:
+            print(f"step        none ({done.no_step})")
         print(f"weights     {done.weights}")
         print(f"check       answers differ by {done.difference:.1e}, relative to the largest")
 
@@ -147,6 +153,8 @@ class Generate:
       network: which of the run's networks, 0 the first.
       temperature: below 1 the probable becomes more so; 0 takes the most probable.
       top_k: draw from the k most probable alone.
+      top_p: draw from the fewest alone that together have this probability (Holtzman et al. 2020).
+      end: a character or word after which the text ends; by default it has `count` of them.
       seed: of what is drawn.
     """
 
@@ -156,6 +164,8 @@ class Generate:
     network: int = 0
     temperature: float = 0.8
     top_k: int | None = None
+    top_p: float | None = None
+    end: str | None = None
     seed: int = 0
 
     def run(self) -> None:

@@ -3,11 +3,16 @@
     model.stablehlo        the whole network, weights inside, for CPU, CUDA and TPU; any numbers
                            of steps and of sequences
     model.safetensors      the weights alone, by name
+    start.stablehlo        the state before the first step, and
+    step.stablehlo         one time step, for inputs that arrive one by one; both for networks that read
+                           forwards alone
 
 The program takes inputs [T, B, F], or tokens [T, B], and where sequences differ in length their lengths [B];
 it gives the answers. It needs JAX to run and nothing of this package:
-``jax.export.deserialize(bytes).call(inputs)``. Before it is written it is read back and asked some test
-sequences, and its answers are held against the network's own.
+``jax.export.deserialize(bytes).call(inputs)``. In the same way ``start.call(x)`` gives the state before
+inputs x [B, F] of one step, of which it reads the shape alone, and ``step.call(state, x)`` state and answers
+after them. Before programs are written they are read back and asked some test sequences, and their answers
+are held against the network's own.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from jaxrnn.annotations import checked
 from jaxrnn.experiments.runs import load_network
 from jaxrnn.files import replace_file, writing
 from jaxrnn.layers import RNN
+from jaxrnn.models import Stream, streaming
 from jaxrnn.tasks import Task, Translation
 from jaxrnn.unroll import Scan
 
@@ -45,8 +51,10 @@ class Exported:
       weights: path of the safetensors file.
       steps: T of the sequences that the program was held to; others may have any number.
       lengths: whether the program takes the sequences' lengths [B] beside the inputs.
-      difference: largest difference between the program's answers and the network's, relative to the largest
+      difference: largest difference between the programs' answers and the network's, relative to the largest
         answer.
+      step: path of the program of one time step; None where the network has none.
+      no_step: why it has none; empty where it has one.
     """
 
     program: Path
@@ -54,6 +62,8 @@ class Exported:
     steps: int
     lengths: bool
     difference: float
+    step: Path | None
+    no_step: str = ""
 
 
 @checked
@@ -62,7 +72,7 @@ def export(run: str | Path, out: str | Path, *, network: int = 0) -> Exported:
 
     Args:
       run: the run's folder.
-      out: a folder for the two files; files of their names are replaced.
+      out: a folder for the files; files of their names are replaced.
       network: which of the run's networks, 0 the first.
 
     Raises:
@@ -82,22 +92,70 @@ def export(run: str | Path, out: str | Path, *, network: int = 0) -> Exported:
     arguments = _arguments(task)
     expected = _answers(model, *arguments)
     _read_step_by_step(model)
+    program = _program(model, arguments)
+    difference = _difference(_deserialised(program).call(*arguments), expected)
+    files = {"model.stablehlo": program}
+    stream, no_step = _stream(model)
+    if stream is not None:
+        files |= _step_programs(stream, arguments[0])
+        found = _by_steps(files, arguments[0], task.answers == "step")
+        whole = expected if len(arguments) == 1 else _answers(model, arguments[0])
+        difference = max(difference, _difference(found, whole))
+    if not difference < _TOLERANCE:
+        got = f"a program whose answers differ by {difference:.1e}"
+        checks.refuse("export", got, f"less than {_TOLERANCE:.0e}, relative to the largest")
+    for name, content in files.items():
+        with writing("out", folder / name, "a file that can be written"):
+            replace_file(folder / name, content)
+    weights = folder / "model.safetensors"
+    interop.save(weights, model)
+    step = folder / "step.stablehlo" if stream is not None else None
+    steps, lengths = len(arguments[0]), len(arguments) > 1
+    return Exported(folder / "model.stablehlo", weights, steps, lengths, difference, step, no_step)
+
+
+def _program(model: Any, arguments: list[Any]) -> bytes:
+    """Return the whole network as a program, for open numbers of steps and of sequences."""
     steps, batch = jax.export.symbolic_shape("steps, batch")
     shapes = [
         jax.ShapeDtypeStruct((*sizes, *x.shape[len(sizes) :]), x.dtype)
         for x, sizes in zip(arguments, ((steps, batch), (batch,)), strict=False)
     ]
-    answer = jax.jit(lambda *arguments: _answers(model, *arguments))
-    program = bytes(jax.export.export(answer, platforms=_PLATFORMS)(*shapes).serialize())
-    difference = _difference(program, expected, arguments)
-    if not difference < _TOLERANCE:
-        got = f"a program whose answers differ by {difference:.1e}"
-        checks.refuse("export", got, f"less than {_TOLERANCE:.0e}, relative to the largest")
-    paths = folder / "model.stablehlo", folder / "model.safetensors"
-    with writing("out", paths[0], "a file that can be written"):
-        replace_file(paths[0], program)
-    interop.save(paths[1], model)
-    return Exported(*paths, len(arguments[0]), len(arguments) > 1, difference)
+    return _serialised(lambda *arguments: _answers(model, *arguments), *shapes)
+
+
+def _stream(model: Any) -> tuple[Stream | None, str]:
+    """Return the network's time step, or why it has none."""
+    try:
+        return streaming(model), ""
+    except checks.InputError as error:
+        return None, str(error)
+
+
+def _step_programs(stream: Stream, inputs: Any) -> dict[str, bytes]:
+    """Return the programs of the start and of one step, for an open number of sequences."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    x = jax.ShapeDtypeStruct((batch, *inputs.shape[2:]), inputs.dtype)
+    state = jax.eval_shape(stream.start, x)
+    return {
+        "start.stablehlo": _serialised(stream.start, x),
+        "step.stablehlo": _serialised(stream.step, state, x),
+    }
+
+
+def _by_steps(files: dict[str, bytes], inputs: Any, each: bool) -> Any:
+    """Return the answers of the step's program: after every step, or the last one's alone."""
+    start, step = (_deserialised(files[f"{name}.stablehlo"]) for name in ("start", "step"))
+    _, answers = jax.lax.scan(step.call, start.call(inputs[0]), inputs)
+    return answers if each else answers[-1]
+
+
+def _serialised(function: Any, *shapes: Any) -> bytes:
+    return bytes(jax.export.export(jax.jit(function), platforms=_PLATFORMS)(*shapes).serialize())
+
+
+def _deserialised(program: bytes) -> Any:
+    return jax.export.deserialize(bytearray(program))
 
 
 def _arguments(task: Task) -> list[Any]:
@@ -118,7 +176,6 @@ def _read_step_by_step(model: Any) -> None:
             module.method = Scan()
 
 
-def _difference(program: bytes, expected: Any, arguments: list[Any]) -> float:
-    found = np.asarray(jax.export.deserialize(bytearray(program)).call(*arguments))
-    expected = np.asarray(expected)
+def _difference(found: Any, expected: Any) -> float:
+    found, expected = np.asarray(found), np.asarray(expected)
     return float(np.abs(found - expected).max() / np.abs(expected).max())

@@ -26,6 +26,8 @@ def write(
     network: int = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
+    end: str | None = None,
     seed: int = 0,
 ) -> str:
     """Return a text that a run's language model writes on from a prompt, the prompt included.
@@ -39,6 +41,8 @@ def write(
       network: which of the run's networks, 0 the first.
       temperature: below 1 the probable becomes more so; 0 takes the most probable.
       top_k: draw from the k most probable alone.
+      top_p: draw from the fewest alone that together have this probability.
+      end: a character or word that training knew, after which the text ends; it is written.
       seed: of what is drawn.
 
     Raises:
@@ -62,5 +66,16 @@ def write(
         key=jax.random.key(seed),
         temperature=temperature,
         top_k=top_k,
+        top_p=top_p,
+        end=None if end is None else _token(task, end),
     )
-    return prompt + task.joint + task.decode(written.tokens[:, 0])
+    tokens = written.tokens[: int(written.lengths[0]), 0]
+    return prompt + task.joint + task.decode(tokens)
+
+
+def _token(task: LanguageModelling, end: str) -> int:
+    """Return the token of one character or word."""
+    tokens = task.encode(end)
+    if len(tokens) != 1 or task.unknown(end):
+        checks.refuse("end", repr(end), "one character or word that training knew")
+    return int(tokens[0])

@@ -16,6 +16,7 @@ from jaxrnn.models.language_model import Generated, LanguageModel, generate, sam
 from jaxrnn.models.multi_dimensional import ImageClassifier, MultiDimensionalLSTM
 from jaxrnn.models.readouts import SequenceLabeller, cross_entropy, perplexity
 from jaxrnn.models.skip_gram import SkipGram, train_skip_gram
+from jaxrnn.models.streams import Stream, streaming
 from jaxrnn.models.tcn import TCN
 from jaxrnn.models.token_transformer import (
     MaskedTokens,
@@ -56,6 +57,7 @@ __all__ = [
     "SequenceEncoder",
     "SequenceLabeller",
     "SkipGram",
+    "Stream",
     "TokenTransformer",
     "TransformerEncoder",
     "WindowedMLP",
@@ -75,6 +77,7 @@ __all__ = [
     "read_glove",
     "read_word2vec",
     "sample",
+    "streaming",
     "train_skip_gram",
     "write_glove",
     "write_word2vec",

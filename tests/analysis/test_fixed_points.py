@@ -381,9 +381,10 @@ def test_search_lowers_for_every_platform(method):
 
     def run(starts):
         settings = {"method": method, "period": 1}
-        places = _set_out(cell, x, like, starts, **settings)
-        places = _go_on(cell, x, like, 1e-5, jnp.int32(9), places, **settings)
-        return jacobians_at(cell, x, like, places.state)
+        xs = jnp.broadcast_to(x, (len(starts), F))
+        places = _set_out(cell, like, (xs, starts), **settings)
+        places = _go_on(cell, like, 1e-5, jnp.int32(9), (xs, places), **settings)
+        return jacobians_at(cell, like, (xs, places.state))
 
     platforms = ("cpu", "cuda", "tpu")
     exported = jax.export.export(jax.jit(run), platforms=platforms)(jnp.ones((5, H)))
@@ -543,3 +544,36 @@ def test_trained_flip_flop_has_eight_memories_and_saddles_between_them():
         falls = [int(np.argmin(np.abs(found.states[:8] - s[None]).max(axis=-1))) for s in settled]
         np.testing.assert_allclose(settled, found.states[jnp.array(falls)], atol=1e-2)
         assert falls[0] != falls[1]
+
+
+def test_one_input_for_each_candidate_gives_what_each_input_gives_alone():
+    cell = jaxrnn.GRUCell(2, 5, rngs=nnx.Rngs(3))
+    inputs = jnp.array([[0.0, 0.0], [1.0, -1.0], [3.0, 2.0]])
+    starts = 0.5 * jax.random.normal(jax.random.key(0), (9, 5))
+    each = jnp.repeat(inputs, 3, axis=0)
+    found = fixed_points(cell, each, starts, x_axis=0)
+    assert len(found) == sum(len(fixed_points(cell, x, starts[:3])) for x in inputs)
+    for carry, x in zip(found.carries, found.xs, strict=True):
+        moved, _ = cell(carry, x)
+        np.testing.assert_allclose(moved, carry, atol=1e-5)
+    for i, x in enumerate(inputs):
+        alone = fixed_points(cell, x, starts[3 * i : 3 * i + 3])
+        mine = np.flatnonzero((np.asarray(found.xs) == np.asarray(x)).all(axis=-1))
+        np.testing.assert_allclose(found.states[mine], alone.states, atol=1e-5)
+        np.testing.assert_allclose(found.eigenvalues[mine], alone.eigenvalues, atol=1e-4)
+
+
+def test_the_same_state_under_two_inputs_is_two_points():
+    step = lambda s, x: (0.5 * s + 0 * x, s)  # noqa: E731
+    starts = jnp.ones((4, 1))
+    assert len(fixed_points(step, jnp.zeros(1), starts)) == 1
+    found = fixed_points(step, jnp.array([[0.0], [0.0], [1.0], [1.0]]), starts, x_axis=0)
+    assert len(found) == 2
+    assert found.multiplicity.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2,)])
+def test_inputs_that_do_not_go_with_the_candidates_are_refused(shape):
+    cell = jaxrnn.GRUCell(2, 5, rngs=nnx.Rngs(3))
+    with pytest.raises(InputError, match=r"x: .*4 inputs \[C, F\]"):
+        fixed_points(cell, jnp.zeros(shape), jnp.zeros((4, 5)), x_axis=0)

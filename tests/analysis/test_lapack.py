@@ -98,15 +98,16 @@ def searches(cell, xs, carry):
     """Programs of the searches for fixed points: a batch of candidates, and one point of a branch."""
     like = jax.tree.map(lambda leaf: leaf[0], carry)
     settings = {"method": least_squares.LevenbergMarquardt(), "period": 1}
-    set_out = functools.partial(roots._set_out.bound(cell), xs[0, 0], like, **settings)
-    places = jax.eval_shape(set_out, jnp.ones((6, 8)))
-    go_on = functools.partial(roots._go_on.bound(cell), xs[0, 0], like, 1e-5, **settings)
-    confirm = functools.partial(roots._confirm.bound(cell), xs[0, 0], like, 1e-5, 1e-4, period=1)
+    inputs, states = jnp.broadcast_to(xs[0, 0], (6, *xs.shape[2:])), jnp.ones((6, 8))
+    set_out = functools.partial(roots._set_out.bound(cell), like, **settings)
+    places = jax.eval_shape(set_out, (inputs, states))
+    go_on = functools.partial(roots._go_on.bound(cell), like, 1e-5, **settings)
+    confirm = functools.partial(roots._confirm.bound(cell), like, 1e-5, 1e-4, period=1)
     path = lambda mu: jnp.broadcast_to(mu, xs.shape[2:])  # noqa: E731
     corrected = functools.partial(continuation._corrected.bound(cell), like, path=path)
     return {
-        "search": (go_on, jnp.asarray(3, jnp.int32), places),
-        "confirmation": (confirm, jnp.ones((6, 8))),
+        "search": (go_on, jnp.asarray(3, jnp.int32), (inputs, places)),
+        "confirmation": (confirm, (inputs, states)),
         "correction": (corrected, jnp.ones(9), jnp.ones(9), 1e-5),
     }
 
