@@ -26,6 +26,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import sys
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
@@ -56,6 +57,9 @@ _Entrance = TypeVar("_Entrance", bound=Callable[..., Any])
 _INTEGERS = range(-(2**31), 2**31)
 """What an `int` may be: the integers of JAX's default dtype, more than any count of this package."""
 
+_LARGEST_FLOAT = int(sys.float_info.max)
+"""What a `float` may be, whole numbers among them."""
+
 _ENTRIES = {
     Float: (jnp.floating, "floats"),
     Int: (jnp.integer, "integers"),
@@ -71,10 +75,11 @@ _Sizes = dict[str, Any]
 
 
 class _Kind(NamedTuple):
-    """The values that an annotation admits: how to tell them, and how errors name them."""
+    """The values that an annotation admits: how to tell them, how errors name them, what becomes of them."""
 
     admits: Callable[[Any, _Sizes], bool]
     expected: str
+    convert: Callable[[Any], Any] = lambda value: value
 
 
 def checked(function: _Entrance) -> _Entrance:
@@ -127,10 +132,10 @@ def _taken(name: str, value: Any, kinds: Mapping[str, _Kind], sizes: _Sizes) -> 
         return {option: _taken(option, each, kinds, sizes) for option, each in value.items()}
     kind = kinds.get(name, _ANYTHING)
     if kind.admits(value, sizes):
-        return value
+        return kind.convert(value)
     plain = _plain(value)
     if plain is not value and kind.admits(plain, sizes):
-        return plain
+        return kind.convert(plain)
     expected = kind.expected
     if isinstance(value, Tracer):
         expected += ", known before the code is traced"
@@ -183,8 +188,15 @@ def _either(kinds: Sequence[_Kind]) -> _Kind:
     if _ANYTHING in kinds:
         return _ANYTHING
     texts = dict.fromkeys(kind.expected for kind in kinds)  # arrays of JAX and of NumPy are one
+
+    def convert(value: Any) -> Any:
+        first = next((kind for kind in kinds if kind.admits(value, {})), _ANYTHING)
+        return first.convert(value)
+
     return _Kind(
-        lambda value, sizes: any(kind.admits(value, sizes) for kind in kinds), " or ".join(texts)
+        lambda value, sizes: any(kind.admits(value, sizes) for kind in kinds),
+        " or ".join(texts),
+        convert,
     )
 
 
@@ -268,7 +280,11 @@ def _whole(value: Any, sizes: _Sizes) -> bool:
 
 
 def _real(value: Any, sizes: _Sizes) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return (
+        abs(value) <= _LARGEST_FLOAT or abs(value) == math.inf
+    )  # of a whole number isnan may overflow
 
 
 _ANYTHING = _Kind(lambda value, sizes: True, "anything")
@@ -279,7 +295,7 @@ _SIMPLE: dict[Any, _Kind] = {
     NoneType: _Kind(lambda value, sizes: value is None, "None"),
     bool: _Kind(lambda value, sizes: isinstance(value, bool), "True or False"),
     int: _Kind(_whole, "a whole number within 32 bits"),
-    float: _Kind(_real, "a number"),
+    float: _Kind(_real, "a number", float),  # JAX would take a whole number for an int32
     str: _Kind(lambda value, sizes: isinstance(value, str), "text"),
     nnx.Rngs: _Kind(
         lambda value, sizes: isinstance(value, nnx.Rngs), "nnx.Rngs, as in nnx.Rngs(0)"

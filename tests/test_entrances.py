@@ -21,6 +21,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import InputError, analysis, interop, models, plot, tasks
+from jaxrnn.analysis.mean_field import DIVERGES_FIRST, NO_EDGE
 from jaxrnn.cells import initializers
 
 F, H, T, B, V = 3, 4, 5, 2, 6
@@ -60,6 +61,11 @@ def translator() -> Any:
     encoder = jaxrnn.RNN(jaxrnn.GRUCell(F, H, rngs=rngs))
     decoder = jaxrnn.GRUCell(F, H, rngs=rngs)
     return models.EncoderDecoder(source, encoder, target, decoder, start=0, end=1, rngs=rngs)
+
+
+@functools.cache
+def flow() -> Any:
+    return analysis.Flow(lambda s, x: -s, 0.1)
 
 
 @functools.cache
@@ -240,6 +246,16 @@ ENTRANCES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         analysis.edge_of_chaos,
         {"activation": jnp.tanh, "bias_variance": 0.1, "bracket": (0.1, 10.0)},
     ),
+    "state_derivative": (analysis.state_derivative, TWO | {"start": 1, "stop": 3}),
+    "series_exponent": (
+        analysis.series_exponent,
+        {"series": draw(200), "dimension": 2, "fit": (0, 4), "delay": 1, "theiler": None}
+        | {"radius": None, "time_step": 1.0, "method": "rosenstein"},
+    ),
+    "flow_modes": (
+        analysis.flow_modes, {"flow": flow, "x": np.zeros(F, np.float32), "carries": draw(2, H)}
+    ),
+    "streaming": (models.streaming, {"model": language_model}),
     "pseudospectrum": (
         analysis.pseudospectrum, {"matrix": draw(H, H), "points": 5, "extent": (-1, 1, -1, 1)}
     ),
@@ -319,7 +335,12 @@ def arguments_of(name: str) -> dict[str, Any]:
 
 
 def count_nan(result: Any) -> int:
-    """Count the leaves of a result, of a record that is no pytree too, in which NaN stands."""
+    """Count the leaves of a result, of a record that is no pytree too, in which NaN stands.
+
+    A theory that says by its status that it has no value is right to hold NaN.
+    """
+    if getattr(result, "status", "") in (NO_EDGE, DIVERGES_FIRST):
+        return 0
     fields = result if isinstance(result, nnx.Module) else getattr(result, "__dict__", result)
     return sum(
         bool(np.isnan(np.asarray(leaf, np.complex128)).any())

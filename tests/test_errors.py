@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn import ElmanCell, GRUCell, LSTMCell, Scan, checks
+from jaxrnn import ElmanCell, GRUCell, LSTMCell, Scan, analysis, checks, models, tasks
 from jaxrnn.cells import CELLS, initializers
 
 F, H, T, B = 3, 4, 5, 2
@@ -319,3 +319,36 @@ def test_a_traced_value_is_not_looked_at():
     clipped = unroll(seq_lengths=np.array([T, 0])).outputs
     long = jax.jit(lambda lengths: unroll(seq_lengths=lengths).outputs)(np.array([T + 9, -9]))
     np.testing.assert_array_equal(long, clipped)
+
+
+MORE = [
+    ("dropout_key", lambda: jaxrnn.RNN(gru(), dropout=0.1)(zeros(B, T, F), dropout_key=np.arange(3))),
+    ("dropout_key", lambda: jaxrnn.RNN(gru(), dropout=0.1)(zeros(B, T, F), dropout_key=zeros(0))),
+    ("words", lambda: tasks.Vocabulary(["a", None])),  # pyright: ignore[reportArgumentType]
+    ("words", lambda: tasks.Vocabulary(np.zeros((2, 2)))),  # pyright: ignore[reportArgumentType]
+    ("targets", lambda: tasks.bucketed([zeros(2), zeros(3)], [1, [2, 3]])),
+    ("carries", lambda: analysis.flow_modes(analysis.Flow(lambda s, x: -s, 0.1), None, 0)),
+    ("carries", lambda: analysis.flow_modes(analysis.Flow(lambda s, x: -s, 0.1), None, 1j * zeros(2, H))),
+    ("x", lambda: analysis.fixed_points(gru(), [1, [2, 3]], zeros(4, H))),
+    ("x", lambda: analysis.fixed_points(gru(), jax.random.split(jax.random.key(0), 3), zeros(4, H))),
+    ("logits", lambda: models.cross_entropy(jax.ShapeDtypeStruct((2, 3), jnp.float32), np.zeros(2, int))),
+    ("noise", lambda: analysis.candidates_from(path(), 3, key=jax.random.key(0), noise=10**400)),
+]  # fmt: skip
+
+
+def path():
+    return analysis.trace(gru(), XS)
+
+
+@pytest.mark.parametrize("row", range(len(MORE)))
+def test_what_a_fuzz_found_is_refused_by_name(row):
+    name, call = MORE[row]
+    with pytest.raises(checks.InputError, match=f"^{name}: got "):
+        call()
+
+
+def test_a_whole_number_beyond_32_bits_is_a_float_where_one_is_asked_for():
+    logits = np.array([0.0, 1.0], np.float32)
+    assert models.sample(logits, jax.random.key(0), temperature=2**40).shape == ()
+    cell = jaxrnn.LRUCell(F, H, largest_phase=2**33, rngs=nnx.Rngs(0))
+    assert np.isfinite(np.asarray(jax.tree.leaves(cell)[0])).all()

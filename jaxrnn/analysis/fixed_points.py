@@ -270,6 +270,8 @@ def _checked_system(
         checks.refuse("candidates", checks.describe(candidates), "float32 or float64 throughout")
     checks.finite("candidates", candidates)
     checks.finite("x", x)
+    if not all(isinstance(leaf.dtype, np.dtype) for leaf in jax.tree.leaves(x)):
+        checks.refuse("x", checks.describe(x), "numbers, which random keys are not")
     like = jax.tree.map(lambda leaf: leaf[0], candidates)
     count = leaves[0].shape[0]
     if x_axis is None:
@@ -287,7 +289,7 @@ def check_input(cell: Step, x: Any, carry: Carry) -> None:
     """Refuse an input that is not one finite input [F] of the cell, or a carry that is not the cell's."""
     checks.finite("x", x)
     features = getattr(cell, "num_feature_axes", None)
-    if features is not None and (x is None or jnp.ndim(x) != features):
+    if features is not None and (not checks.is_array(x) or x.ndim != features):
         checks.refuse("x", checks.describe(x), "one constant input [F], without batch axes")
     begin(cell, jax.tree.map(lambda leaf: leaf[None], x), carry, length=1)
 

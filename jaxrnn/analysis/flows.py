@@ -119,6 +119,13 @@ def flow_modes(flow: Flow, x: Any, carries: Carry) -> FlowModes:
     """
     checks.finite("carries", carries)
     carries = jax.tree.map(jnp.asarray, carries)
+    for leaf in jax.tree.leaves(carries):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            checks.refuse("carries", checks.describe(carries), "real floats")
+    counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(carries)}
+    if len(counts) != 1 or counts == {0}:
+        expected = "leaves [N, H], the same N above 0 in all"
+        checks.refuse("carries", checks.describe(carries), expected)
 
     def slope(carry: Carry) -> Any:
         state = flat_state(carry, 0)

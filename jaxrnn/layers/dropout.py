@@ -36,12 +36,19 @@ def keys(key: Key | Any, count: int) -> Sequence[Key | None]:
     if key is None:
         return [None] * count
     is_array = isinstance(key, ArrayLike)
-    is_typed = is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not is_array or key.ndim != (0 if is_typed else 1):
+    if not is_array or not _is_one_key(key):
         got = checks.describe(key) if is_array else f"{type(key).__name__}"
         expected = "one random key, such as jax.random.key(0) or, of an nnx.Rngs, rngs.dropout()"
         checks.refuse("dropout_key", got, expected)
     return list(jax.random.split(key, count))
+
+
+def _is_one_key(key: Any) -> bool:
+    """Tell one key of ``jax.random.key``, or of the older ``jax.random.PRNGKey``."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key.ndim == 0
+    older = jax.eval_shape(jax.random.PRNGKey, 0)
+    return (key.shape, key.dtype) == (older.shape, older.dtype)
 
 
 def warn_without_key(module: nnx.Module, key: Key | None, rate: float) -> None:

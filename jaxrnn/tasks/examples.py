@@ -180,6 +180,11 @@ def bucketed(inputs: Sequence[np.ndarray], targets: Sequence[Any], groups: int =
     if not len(inputs) or len(inputs) != len(targets):
         got = f"{len(inputs)} sequences and {len(targets)} targets"
         checks.refuse("inputs", got, "as many of the one as of the other, and at least one")
+    for name, sequences in (("inputs", inputs), ("targets", targets)):
+        for sequence in sequences:
+            checks.host_array(name, sequence)
+    if len({np.ndim(target) for target in targets}) > 1:
+        checks.refuse("targets", checks.describe(targets), "one number a sequence, or one a step")
     lengths = np.array([len(sequence) for sequence in inputs], np.int32)
     if lengths.min() < 1:
         checks.refuse(

@@ -30,7 +30,7 @@ class Vocabulary:
       words: all V words, `<pad>` and `<unk>` first.
 
     Raises:
-      InputError: a word that comes twice, or is `<pad>` or `<unk>`.
+      InputError: what is no text, or a word that comes twice, or is `<pad>` or `<unk>`.
 
     Example:
       >>> from jaxrnn.tasks import Vocabulary
@@ -48,7 +48,10 @@ class Vocabulary:
 
     @checked
     def __init__(self, words: Iterable[str]):
-        self.words = (PAD, UNKNOWN, *words)
+        given = list(words) if not checks.is_array(words) else [None]
+        if not all(isinstance(word, str) for word in given):
+            checks.refuse("words", checks.describe(words), "texts, one a word")
+        self.words = (PAD, UNKNOWN, *given)
         self._numbers = {word: number for number, word in enumerate(self.words)}
         if len(self._numbers) < len(self.words):
             twice = next(w for w, n in collections.Counter(self.words).items() if n > 1)
