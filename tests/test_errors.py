@@ -326,14 +326,18 @@ MORE = [
     ("dropout_key", lambda: jaxrnn.RNN(gru(), dropout=0.1)(zeros(B, T, F), dropout_key=zeros(0))),
     ("words", lambda: tasks.Vocabulary(["a", None])),  # pyright: ignore[reportArgumentType]
     ("words", lambda: tasks.Vocabulary(np.zeros((2, 2)))),  # pyright: ignore[reportArgumentType]
-    ("targets", lambda: tasks.bucketed([zeros(2), zeros(3)], [1, [2, 3]])),
-    ("carries", lambda: analysis.flow_modes(analysis.Flow(lambda s, x: -s, 0.1), None, 0)),
-    ("carries", lambda: analysis.flow_modes(analysis.Flow(lambda s, x: -s, 0.1), None, 1j * zeros(2, H))),
+    ("targets", lambda: tasks.bucketed([XS[0], XS[0]], [1, [2, 3]])),
+    ("carries", lambda: analysis.flow_modes(decay(), None, 0)),
+    ("carries", lambda: analysis.flow_modes(decay(), None, zeros(2, H, dtype=jnp.complex64))),
     ("x", lambda: analysis.fixed_points(gru(), [1, [2, 3]], zeros(4, H))),
     ("x", lambda: analysis.fixed_points(gru(), jax.random.split(jax.random.key(0), 3), zeros(4, H))),
     ("logits", lambda: models.cross_entropy(jax.ShapeDtypeStruct((2, 3), jnp.float32), np.zeros(2, int))),
     ("noise", lambda: analysis.candidates_from(path(), 3, key=jax.random.key(0), noise=10**400)),
 ]  # fmt: skip
+
+
+def decay():
+    return analysis.Flow(lambda s, x: jax.tree.map(lambda leaf: -leaf, s), 0.1)
 
 
 def path():

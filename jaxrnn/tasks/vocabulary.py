@@ -47,11 +47,11 @@ class Vocabulary:
     unknown = 1
 
     @checked
-    def __init__(self, words: Iterable[str]):
-        given = list(words) if not checks.is_array(words) else [None]
+    def __init__(self, words: Iterable[str] | Any):
+        given: list[Any] = list(words) if not checks.is_array(words) else [words]
         if not all(isinstance(word, str) for word in given):
             checks.refuse("words", checks.describe(words), "texts, one a word")
-        self.words = (PAD, UNKNOWN, *given)
+        self.words: tuple[str, ...] = (PAD, UNKNOWN, *given)
         self._numbers = {word: number for number, word in enumerate(self.words)}
         if len(self._numbers) < len(self.words):
             twice = next(w for w, n in collections.Counter(self.words).items() if n > 1)

@@ -146,7 +146,7 @@ class _Size:
     Attributes:
       rows: rows of the products of one step.
       numbers: numbers that its gates read beside the carry.
-      bytes: of these.
+      bytes: of these or of the drives, whichever are more: a block holds both, one after the other.
       weights: numbers in its weights.
       widest: the longest row of a drive or signal, of which gates are slices.
       width: the longest row of a leaf of the carry.
@@ -171,10 +171,15 @@ class _Size:
             )
 
         kept = [program.avals[v] for v in program.kept]
+        # Without weights in the loop most of the work is in the drives; a block holds all that makes them.
+        made = [v for equation in program.to_drives for v in equation.outputs]
+        drives = [program.avals[v] for v in (made if program.is_linear else program.drives)]
         return cls(
             rows=max((math.prod(aval.shape[:-1]) for aval in kept), default=1),
             numbers=sum(aval.size for aval in kept),
-            bytes=sum(aval.size * aval.dtype.itemsize for aval in kept),
+            bytes=max(
+                sum(aval.size * aval.dtype.itemsize for aval in avals) for avals in (kept, drives)
+            ),
             weights=sum(program.avals[v].size for v in program.weights),
             widest=widest([*program.kept, *program.drives]),
             width=widest(program.carry),
