@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from jaxrnn.analysis import GradientFlow, gradient_flow
 from jaxrnn.claims.claim import Lab
-from jaxrnn.experiments import RunConfig, network, train
-from jaxrnn.training import FitResult, fit, holds_run
+from jaxrnn.experiments import RunConfig, each, network, train
+from jaxrnn.training import FitResult, fit, holds_run, required, view, whole_sequences
+
+_SEQUENCES = 32  # test sequences over which a network's slope is averaged
 
 
 def trained(lab: Lab, label: str, config: RunConfig) -> FitResult:
@@ -25,3 +28,11 @@ def trained(lab: Lab, label: str, config: RunConfig) -> FitResult:
         return fit(network(config.network, task), task, config.fit, title=label)
     out = lab.folder / label
     return train(config, out, resume=holds_run(out))
+
+
+def gradient_flows(config: RunConfig, result: FitResult) -> list[GradientFlow]:
+    """Return the gradient flow of every trained network, by its own loss on test sequences."""
+    task = config.load_task()
+    batch = whole_sequences(task.test, _SEQUENCES)
+    views = [required(view(model, task, batch)) for model in each(result.models)]
+    return [gradient_flow(seen.cell, seen.xs, seen.loss) for seen in views]

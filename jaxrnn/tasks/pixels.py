@@ -44,7 +44,9 @@ def digits() -> Task:
         checks.refuse(
             "digits", "no scikit-learn", "pip install scikit-learn, or jaxrnn with its extra `data`"
         )
-    rows, labels = load_digits(return_X_y=True)
+    rows, labels = map(
+        np.asarray, load_digits(return_X_y=True)
+    )  # by its annotations, perhaps of pandas
     order = np.random.default_rng(0).permutation(len(labels))
     images, labels = rows[order], labels[order]
     first, second = int(0.7 * len(labels)), int(0.8 * len(labels))
