@@ -14,7 +14,7 @@ from jaxrnn.plot.style import house_style
 
 _WIDTH, _HEIGHT = 5.0, 3.7  # inches of a panel
 _ACROSS = 2  # panels side by side: three are too small to read on a page
-_FEW_NAMES = 4  # of an axis of conditions, which still stand level side by side
+_LEVEL_LETTERS = 44  # of all names of an axis together, which still stand level side by side
 _LINES_BESIDE = 6  # entries of a legend from which it stands outside the axes
 _FORMS = {"line": ("-", ""), "points": ("", "o"), "both": ("-", "o")}
 
@@ -54,7 +54,7 @@ def _draw(panel: Panel, ax: Axes) -> None:
     ax.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
     ax.set(xscale=panel.x_scale, yscale=panel.y_scale)
     if panel.ticks:
-        slanted = len(panel.ticks) > _FEW_NAMES
+        slanted = sum(map(len, panel.ticks)) > _LEVEL_LETTERS
         ax.set_xticks(range(len(panel.ticks)), panel.ticks)
         ax.tick_params(axis="x", labelsize=9, rotation=35 if slanted else 0)
         for label in ax.get_xticklabels():
