@@ -69,6 +69,12 @@ class Equation:
     output_avals: tuple[Any, ...]
     apply: Callable[..., Sequence[Any]]
 
+    @functools.cached_property
+    def avals_read(self) -> dict[Variable, Any]:
+        """Shape and dtype of the variables that it reads."""
+        pairs = zip(self.inputs, self.input_avals, strict=True)
+        return {atom: aval for atom, aval in pairs if not isinstance(atom, Literal)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Flat:
