@@ -27,7 +27,7 @@ Variable = int
 Atom = Variable | Literal
 """What an equation reads: a variable, or a number that stands in the program."""
 
-Values = dict[Variable, Any]
+Values = dict[Variable, jax.Array]
 """The arrays that variables stand for."""
 
 _CALLS = {

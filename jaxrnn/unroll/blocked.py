@@ -89,7 +89,9 @@ def by_default(
 ) -> Unrolled:
     """Carry a step through time by the fastest method that takes it: `Blocked`, or else `Scan`."""
     done = _unrolled(Blocked(), cell, carry, frames, initial, length)
-    return done or Scan()(cell, carry, frames, initial=initial, length=length)
+    if done is None:
+        return Scan()(cell, carry, frames, initial=initial, length=length)
+    return done
 
 
 def _unrolled(

@@ -41,8 +41,19 @@ from jaxrnn.unroll.record import Frames, restarted, seen, where
 Leaves = list[jax.Array]
 """The leaves of a tree, in order."""
 
-_Run = Callable[[Any, Any], Any]
-"""``(state, now) -> (state, results)``, as ``lax.scan`` takes it."""
+_Flag = jax.Array | None
+
+_Taken = tuple[Leaves, tuple[Leaves, Leaves, Values]]
+"""The next carry; with it, of each step: carry, outputs, and the values of some variables."""
+
+_Pushed = tuple[Values, tuple[Values, Leaves]]
+"""The tangents of the next carry; with it, of each step: those of carry and outputs."""
+
+_Step = Callable[[Leaves, tuple[Values, _Flag, _Flag]], _Taken]
+"""``(carry, (drives, valid, reset)) -> (carry, results)``, as ``lax.scan`` takes it."""
+
+_TangentStep = Callable[[Values, tuple[Values, Values, _Flag, _Flag]], _Pushed]
+"""``(d_carry, (known, taps, valid, reset)) -> (d_carry, results)``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,13 +137,9 @@ class _Block(NamedTuple):
 
 def carry_through(plan: Plan, given: Arguments) -> Steps:
     """Take T steps."""
-    return _linear(plan, given) if plan.program.is_linear else _carry_through(plan, given)
-
-
-def _linear(plan: Plan, given: Arguments) -> Steps:
-    """Take T steps of a linear recurrence; factors are kept or computed again, as everything else is."""
-    again = functools.partial(jax.checkpoint, prevent_cse=False)
-    return _forward(plan, given, treat=(lambda block: block) if plan.keep else again)[0]
+    if plan.program.is_linear:
+        return _forward(plan, given, again=not plan.keep)[0]
+    return _carry_through(plan, given)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -141,13 +148,13 @@ def _carry_through(plan: Plan, given: Arguments) -> Steps:
 
 
 @functools.partial(_carry_through.defjvp, symbolic_zeros=True)
-def _jvp(plan: Plan, primals: tuple[Arguments], tangents: tuple[Any]) -> tuple[Steps, Steps]:
+def _jvp(plan: Plan, primals: tuple[Arguments], tangents: tuple[Arguments]) -> tuple[Steps, Steps]:
     (given,), (d_given,) = primals, tangents
     steps, kept = _forward(plan, given, plan.program.kept if plan.keep else [])
     return steps, _push(plan, given, steps, kept, _tangents_of(plan.program, given, d_given))
 
 
-def _tangents_of(program: StepProgram, given: Arguments, d_given: Any) -> Tangents:
+def _tangents_of(program: StepProgram, given: Arguments, d_given: Arguments) -> Tangents:
     """Sort out what is perturbed: at once, or by what an earlier step makes of it."""
     variables = program.weights, program.carry, program.carry, program.x
     leaves = *d_given[:3], d_given.frames.x
@@ -169,28 +176,32 @@ def _tangents_of(program: StepProgram, given: Arguments, d_given: Any) -> Tangen
 
 
 def _forward(
-    plan: Plan,
-    given: Arguments,
-    kept: Sequence[Variable] = (),
-    treat: Callable[[_Run], _Run] = lambda block: block,
+    plan: Plan, given: Arguments, kept: Sequence[Variable] = (), *, again: bool = False
 ) -> tuple[Steps, Values]:
-    """Return what comes of T steps, and the values of some variables at each step [T, …]."""
+    """Return what comes of T steps, and the values of some variables at each step [T, …].
+
+    Args:
+      plan: how.
+      given: from where.
+      kept: the variables.
+      again: compute each block once more in the backward pass, where JAX differentiates it.
+    """
     program, weights = plan.program, _by(plan.program.weights, given.weights)
     step = _step(program, weights, given.initial, kept)
 
-    def step_from_input(carry: Leaves, frame: Frames) -> Any:
+    def step_from_input(carry: Leaves, frame: Frames) -> _Taken:
         return step(carry, (_drives(program, weights, frame), frame.valid, frame.reset))
 
-    def block(carry: Leaves, now: tuple[None, Frames]) -> Any:
+    def block(carry: Leaves, now: tuple[None, Frames]) -> _Taken:
         _, frames = now
         drives = _drives(program, weights, frames)
         run = _scan_ahead if plan.ahead and drives else jax.lax.scan
         return run(step, carry, (drives, frames.valid, frames.reset), length=len(frames.x[0]))
 
     if plan.hoist:
-        last, results = scan_blocks(
-            treat(block), given.carry, given.frames, length=plan.length, block=plan.block
-        )
+        run = jax.checkpoint(block, prevent_cse=False) if again else block
+        sizes = {"length": plan.length, "block": plan.block}
+        last, results = scan_blocks(run, given.carry, given.frames, **sizes)
     else:
         last, results = jax.lax.scan(step_from_input, given.carry, given.frames)
     carries, outputs, found = results
@@ -204,11 +215,13 @@ def _drives(program: StepProgram, weights: Values, frames: Frames) -> Values:
     return {v: dual.values[v] for v in program.drives}
 
 
-def _step(program: StepProgram, weights: Values, initial: Leaves, kept: Sequence[Variable]) -> _Run:
-    """Return ``(carry, (drives, valid, reset)) -> (carry, (carry, outputs, kept))``."""
+def _step(
+    program: StepProgram, weights: Values, initial: Leaves, kept: Sequence[Variable]
+) -> _Step:
+    """Return one step, given the values of its drives."""
     read = _widened({v: weights[v] for v in program.read_weights if is_inexact(weights[v])})
 
-    def step(carry: Leaves, now: Any) -> Any:
+    def step(carry: Leaves, now: tuple[Values, _Flag, _Flag]) -> _Taken:
         drives, valid, reset = now
         start = carry if reset is None else restarted(reset, initial, carry)
         dual = Dual({**weights, **_narrowed(read, weights), **_by(program.carry, start), **drives})
@@ -224,21 +237,23 @@ def _step(program: StepProgram, weights: Values, initial: Leaves, kept: Sequence
     return step
 
 
-def _scan_ahead(step: _Run, carry: Leaves, frames: Any, length: int) -> Any:
+def _scan_ahead(
+    step: _Step, carry: Leaves, frames: tuple[Values, _Flag, _Flag], length: int
+) -> _Taken:
     """``lax.scan``, with each step's drives fetched one step before, into the loop's state.
 
     Gates are slices of a drive. Fetched in the step that reads them they are slices of a slice, which XLA's
     CPU backend does not vectorise.
     """
-    drives, *rest = frames
+    drives, valid, reset = frames
 
-    def fetching(state: Any, now: Any) -> Any:
-        (carry, drive), (t, *rest) = state, now
-        carry, results = step(carry, (drive, *rest))
+    def fetching(state: tuple[Leaves, Values], now: tuple[jax.Array, _Flag, _Flag]) -> Any:
+        (carry, drive), (t, valid, reset) = state, now
+        carry, results = step(carry, (drive, valid, reset))
         return (carry, at(drives, jnp.minimum(t + 1, length - 1))), results
 
     steps = jnp.arange(length, dtype=jnp.int32)
-    (carry, _), results = jax.lax.scan(fetching, (carry, at(drives, 0)), (steps, *rest))
+    (carry, _), results = jax.lax.scan(fetching, (carry, at(drives, 0)), (steps, valid, reset))
     return carry, results
 
 
@@ -251,7 +266,7 @@ def _push(plan: Plan, given: Arguments, steps: Steps, kept: Values, moving: Tang
     step = _step_of_tangents(plan, weights, moving)
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def block(d_carry: Values, now: tuple[Leaves, _Block]) -> Any:
+    def block(d_carry: Values, now: tuple[Leaves, _Block]) -> _Pushed:
         begin, of_steps = now
         starts, frames = before_each(begin, of_steps.carries), of_steps.frames
         if frames.reset is not None:
@@ -311,8 +326,8 @@ def _taps(program: StepProgram, dual: Dual) -> Values:
     return taps
 
 
-def _step_of_tangents(plan: Plan, weights: Values, moving: Tangents) -> _Run:
-    """Return ``(d_carry, (known, taps, valid, reset)) -> (d_carry, (d_carry, d_outputs))``."""
+def _step_of_tangents(plan: Plan, weights: Values, moving: Tangents) -> _TangentStep:
+    """Return what one step makes of the tangents of its carry, given what its gates read and its taps."""
     program = plan.program
     read = {v: moving.weights[v] for v in program.read_weights if v in moving.weights}
     factors = [program.factors(product)[1] for product in program.products]
@@ -320,7 +335,7 @@ def _step_of_tangents(plan: Plan, weights: Values, moving: Tangents) -> _Run:
     transposed = _transposed(program, weights) if plan.transpose else {}
 
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def step(d_carry: Values, now: Any) -> Any:
+    def step(d_carry: Values, now: tuple[Values, Values, _Flag, _Flag]) -> _Pushed:
         known, taps, valid, reset = now
         d_start = d_carry if reset is None else restarted(reset, moving.initial, d_carry)
         dual = Dual(weights | known, {**d_start, **_narrowed(read, weights), **taps})
