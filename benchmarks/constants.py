@@ -28,7 +28,12 @@ VALUES = {
 """The values that are tried, by constant."""
 
 CASES = {
-    "_WHOLE_BYTES": [_SHORT, _LONG, ("elman-tanh", (1000, 16, 128, 128))],
+    "_WHOLE_BYTES": [
+        _SHORT,
+        _LONG,
+        ("elman-tanh", (1000, 16, 128, 128)),
+        ("lstm", (200, 16, 64, 128)),
+    ],
     "_BLOCK_BYTES": [_LONG, ("lstm", (1000, 16, 128, 128)), ("lstm", (400, 64, 256, 256))],
     "_BLOCK_ROWS": [("lstm", (200, 16, 256, 512)), ("gru", (400, 4, 128, 1024))],
     "_LOOP_ROWS": [(name, (300, batch, 128, 128)) for name in ("lstm", "gru") for batch in (4, 16)],

@@ -27,7 +27,10 @@ Variable = int
 Atom = Variable | Literal
 """What an equation reads: a variable, or a number that stands in the program."""
 
-Values = dict[Variable, jax.Array]
+Value = Any
+"""An array of JAX's or of NumPy's, or what stands for one while JAX traces."""
+
+Values = dict[Variable, Value]
 """The arrays that variables stand for."""
 
 _CALLS = {

@@ -104,8 +104,9 @@ class StepProgram:
             for kind in (Kind.WEIGHT, Kind.INPUT)
         )
         outside = once | of_input
-        # At padding the carry is held. A y that is computed from it there, and not from what the step
-        # returns, could be NaN, or differ in other rows of a step that mixes them.
+
+        # What is computed where. At padding the carry is held. A y that is computed from it there, and not
+        # from what the step returns, could be NaN, or differ in other rows of a step that mixes them.
         after = {*variables(self.next_carry)}
         to_outputs = leading_to(flat.equations, self.outputs, outside | after)
         sources = _read_by(to_outputs, self.outputs) - _made_by(to_outputs) - after
@@ -116,8 +117,9 @@ class StepProgram:
         self.drives = sorted(_read_by(self.loop, self.results) & of_input)
         to_drives = leading_to(flat.equations, self.drives, once.union(self.x))
         read = _read_by([*to_drives, *self.loop], flat.outputs)
-        self.weights = sorted((read | (sources & once)) & once)
+        self.weights = sorted((read | sources) & once)
 
+        # What the loop consists of.
         self.region = _region(self.loop, self.results, self.kind)
         inside, results = _made_by(self.region), {*variables(self.results)}
         self.products = [e for e in self.loop if e in self.region and _is_product(e, self.kind)]

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.jaxprs import Atom, Equation, Values, Variable, is_inexact, leading_to, variables
+from jaxrnn.jaxprs import Atom, Equation, Value, Values, Variable, is_inexact, leading_to, variables
 from jaxrnn.unroll.dataflow import NO_TANGENT
 
-Function = Callable[..., Sequence[jax.Array]]
+Function = Callable[..., Sequence[Value]]
 
 
 @dataclasses.dataclass
@@ -64,14 +64,14 @@ class Dual:
         given = {v: self._value(v, aval) for v, aval in equation.avals_read.items()}
         function = _over_steps(equation, [given[v] for v in read])
 
-        def of_perturbed(perturbed: Values) -> Sequence[jax.Array]:
+        def of_perturbed(perturbed: Values) -> Sequence[Value]:
             return function(*(perturbed.get(v, given[v]) for v in read))
 
         results = jax.jvp(of_perturbed, [{v: given[v] for v in tangents}], [tangents])
         values, pushed = (dict(zip(equation.outputs, found, strict=True)) for found in results)
         return values, {v: tangent for v, tangent in pushed.items() if is_inexact(tangent)}
 
-    def _value(self, variable: Variable, aval: Any) -> jax.Array:
+    def _value(self, variable: Variable, aval: Any) -> Value:
         """Return a value, or a zero in its place where it is not known."""
         if variable in self.values:
             return self.values[variable]
@@ -80,7 +80,7 @@ class Dual:
         return jnp.zeros(aval.shape, aval.dtype)
 
 
-def _over_steps(equation: Equation, given: Sequence[jax.Array]) -> Function:
+def _over_steps(equation: Equation, given: Sequence[Value]) -> Function:
     """Return an equation as a function of its inputs, for n steps at once where any of these has n."""
     pairs = zip(given, variables(equation.inputs), strict=True)
     axes = [0 if jnp.ndim(a) > len(equation.avals_read[v].shape) else None for a, v in pairs]
@@ -100,9 +100,7 @@ def multiplies_rows(equation: Equation) -> bool:
     return right == 2 and (tuple(rows), tuple(matrix), tuple(batch)) == ((left - 1,), (0,), ())
 
 
-def rows_by_matrix(
-    equation: Equation, rows: jax.Array, matrix: jax.Array, axis: int = 0
-) -> jax.Array:
+def rows_by_matrix(equation: Equation, rows: Value, matrix: Value, axis: int = 0) -> Value:
     """Return a product [*B, N] of rows [*B, K] as one of two matrices: XLA's CPU backend is slow at others.
 
     Args:

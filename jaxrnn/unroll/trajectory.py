@@ -31,17 +31,17 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Literal
 
-from jaxrnn.jaxprs import Atom, Equation, Values, Variable, is_inexact, leading_to, value_of
+from jaxrnn.jaxprs import Atom, Equation, Value, Values, Variable, is_inexact, leading_to, value_of
 from jaxrnn.typing import at_least_float32
 from jaxrnn.unroll.blocks import at, before_blocks, before_each, scan_blocks
 from jaxrnn.unroll.dataflow import StepProgram
 from jaxrnn.unroll.duals import Dual, multiplies_rows, rows_by_matrix
 from jaxrnn.unroll.record import Frames, restarted, seen, where
 
-Leaves = list[jax.Array]
+Leaves = list[Value]
 """The leaves of a tree, in order."""
 
-_Flag = jax.Array | None
+_Flag = Value | None
 
 _Taken = tuple[Leaves, tuple[Leaves, Leaves, Values]]
 """The next carry; with it, of each step: carry, outputs, and the values of some variables."""
@@ -247,7 +247,7 @@ def _scan_ahead(
     """
     drives, valid, reset = frames
 
-    def fetching(state: tuple[Leaves, Values], now: tuple[jax.Array, _Flag, _Flag]) -> Any:
+    def fetching(state: tuple[Leaves, Values], now: tuple[Value, _Flag, _Flag]) -> Any:
         (carry, drive), (t, valid, reset) = state, now
         carry, results = step(carry, (drive, valid, reset))
         return (carry, at(drives, jnp.minimum(t + 1, length - 1))), results
@@ -347,7 +347,7 @@ def _step_of_tangents(plan: Plan, weights: Values, moving: Tangents) -> _Tangent
             elif equation in program.gates:
                 dual.push([equation])
 
-        def tangent_of(atom: Atom) -> jax.Array:
+        def tangent_of(atom: Atom) -> Value:
             found = None if isinstance(atom, Literal) else dual.tangents.get(atom)
             aval = program.flat.aval(atom)
             return jnp.zeros(aval.shape, aval.dtype) if found is None else found
@@ -382,7 +382,7 @@ def _inputs(program: StepProgram, frames: Frames) -> Values:
     return _by(program.x, seen(frames.x, frames.valid))
 
 
-def _by(variables: Sequence[Variable], leaves: Sequence[Any]) -> dict[Variable, Any]:
+def _by(variables: Sequence[Variable], leaves: Sequence[Value]) -> Values:
     """Return leaves by the variables that stand for them."""
     return dict(zip(variables, leaves, strict=True))
 
