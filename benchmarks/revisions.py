@@ -56,10 +56,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="a JSON file for the rows")
     chosen = parser.parse_args()
-    if os.environ.get("XLA_FLAGS", "") != _ONE_THREAD:  # read as JAX starts
-        os.environ["XLA_FLAGS"] = _ONE_THREAD
-        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.revisions", *sys.argv[1:]])
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    on_one_core("benchmarks.revisions")
     with tempfile.TemporaryDirectory() as folder:
         earlier = _import_revision(chosen.revision, Path(folder))
         rows = list(_rows(earlier, chosen))
@@ -67,6 +64,14 @@ def main() -> None:
     if chosen.out:
         about = {"earlier": chosen.revision, "now": _git("rev-parse", "HEAD").decode().strip()}
         chosen.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+
+
+def on_one_core(module: str) -> None:
+    """Start a module's command anew, with one core and one thread for it."""
+    if os.environ.get("XLA_FLAGS", "") != _ONE_THREAD:  # read as JAX starts
+        os.environ["XLA_FLAGS"] = _ONE_THREAD
+        os.execv(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
 
 
 def _git(*arguments: str) -> bytes:
@@ -114,7 +119,7 @@ def _row(earlier: Any, now: Any, name: str, shape: Any) -> dict[str, Any]:
         "now": _compiled(now, name, shape, None),
         "scan": _compiled(now, name, shape, now.Scan()),
     }
-    times = _turns({label: run for label, (run, *_) in made.items()})
+    times = turns({label: run for label, (run, *_) in made.items()})
     seconds = {label: float(np.median(taken)) for label, taken in times.items()}
     return {
         "cell": name,
@@ -148,6 +153,32 @@ def _compiled(
 ) -> tuple[Callable[[], Any], float, int]:
     """Return the gradient's call, the seconds that it took to compile, and its temporary memory."""
     import jax
+
+    function, arrays = gradient(package, name, shape, method, last=last)
+    began = time.process_time()
+    program = function.lower(*arrays).compile()
+    seconds = time.process_time() - began
+    analysed = program.memory_analysis()
+    return (
+        lambda: jax.block_until_ready(program(*arrays)),
+        seconds,
+        0 if analysed is None else analysed.temp_size_in_bytes,
+    )
+
+
+def gradient(
+    package: Any, name: str, shape: Any, method: Any, *, last: bool = False
+) -> tuple[Any, tuple[Any, Any]]:
+    """Return the gradient of a cell's mean square by weights and inputs, and its arguments.
+
+    Args:
+      package: jaxrnn, or another revision of it.
+      name: of a cell, or of one of `FLAX`.
+      shape: T, B, F, H.
+      method: of unrolling, or None.
+      last: of the last carry, not of all outputs.
+    """
+    import jax
     import jax.numpy as jnp
     from flax import nnx
 
@@ -168,18 +199,10 @@ def _compiled(
         looked_at = jax.tree.leaves(done.carry) if last else [done.outputs]
         return sum(jnp.mean(jnp.square(leaf)) for leaf in looked_at)
 
-    began = time.process_time()
-    program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(weights, xs).compile()
-    seconds = time.process_time() - began
-    analysed = program.memory_analysis()
-    return (
-        lambda: jax.block_until_ready(program(weights, xs)),
-        seconds,
-        0 if analysed is None else analysed.temp_size_in_bytes,
-    )
+    return jax.jit(jax.grad(loss, argnums=(0, 1))), (weights, xs)
 
 
-def _turns(runs: dict[str, Callable[[], Any]]) -> dict[str, np.ndarray]:
+def turns(runs: dict[str, Callable[[], Any]]) -> dict[str, np.ndarray]:
     """Return processor seconds a run, one value a turn; the turns of all are taken in random order."""
     counts = {label: _runs_in_a_turn(run) for label, run in runs.items()}
     times: dict[str, list[float]] = {label: [] for label in runs}

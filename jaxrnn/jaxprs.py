@@ -27,7 +27,10 @@ Variable = int
 Atom = Variable | Literal
 """What an equation reads: a variable, or a number that stands in the program."""
 
-Values = dict[Variable, Any]
+Value = Any
+"""An array of JAX's or of NumPy's, or what stands for one while JAX traces."""
+
+Values = dict[Variable, Value]
 """The arrays that variables stand for."""
 
 _CALLS = {
@@ -68,6 +71,12 @@ class Equation:
     input_avals: tuple[Any, ...]
     output_avals: tuple[Any, ...]
     apply: Callable[..., Sequence[Any]]
+
+    @functools.cached_property
+    def avals_read(self) -> dict[Variable, Any]:
+        """Shape and dtype of the variables that it reads."""
+        pairs = zip(self.inputs, self.input_avals, strict=True)
+        return {atom: aval for atom, aval in pairs if not isinstance(atom, Literal)}
 
 
 @dataclasses.dataclass(frozen=True)

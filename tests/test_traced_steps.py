@@ -408,7 +408,7 @@ def test_what_cannot_be_taken_apart_is_scanned(step, xs, carry):
 def test_the_kinds_of_a_program():
     step = functools.partial(in_two_products, W)
     program, _ = program_of(step, jnp.ones((B, H)), jnp.ones((B, F)))
-    assert [program.kind(v) for v in (*program.carry, *program.x)] == [Kind.CARRY, Kind.INPUT]
+    assert [program.kind(v) for v in (*program.carry, *program.x)] == [Kind.LOOP, Kind.INPUT]
     assert {program.kind(v) for v in program.weights} == {Kind.WEIGHT}
     assert len(program.products) == 2  # the input's two products stand outside of the loop
     assert shapes(program, program.drives) == [(B, H)] * 2

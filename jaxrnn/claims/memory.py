@@ -150,7 +150,7 @@ def can_hold_cannot_learn(lab: Lab) -> Evidence:
         probes=False,
     )
     # Of strings as long as those trained on: the control is of learning, not of generalisation.
-    short = np.asarray(trained(lab, "short", easy).history[-1]["valid_score"])
+    short = np.asarray(trained(lab, "short", easy).history[-1]["valid_accuracy"])
     by_hand = [_by_hand(key)["parity"] for key in lab.keys()]  # noqa: SIM118 (no mapping)
     samples = [
         Sample(SOLVED, {"weights": name}, np.asarray(values) >= 0.95, lab.seeds)

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from jax.extend.core import Literal
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
-from jaxrnn.jaxprs import Atom, flat, is_inexact, value_of
+from jaxrnn.jaxprs import Variable, flat, is_inexact, value_of
 from jaxrnn.steps import varying_alike
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.blocks import at, even
@@ -32,18 +33,30 @@ from jaxrnn.unroll.dataflow import StepProgram
 from jaxrnn.unroll.duals import Dual
 from jaxrnn.unroll.record import Frames, Method, Unrolled, seen
 from jaxrnn.unroll.scan import Scan
-from jaxrnn.unroll.trajectory import Plan, carry_through
+from jaxrnn.unroll.trajectory import Arguments, Leaves, Plan, carry_through
 
-# Measured on CPU. A block's signals should stay in the cache, yet give the products rows enough; short
-# sequences are one block, which compiles faster.
+# Measured by `python -m benchmarks.constants` on 1 December 2026, on one core of an AMD EPYC with AVX-512,
+# which had other work too: differences below 5 % mean nothing. A figure is a time over that at the value set.
 _WHOLE_BYTES = 2**23
+"""Sequences whose gates read no more are one block, which compiles faster. In blocks, an LSTM's 6.5 MB take
+0.96 to 1.00, an Elman network's 8.2 MB 1.5 to 1.7; in one block, a GRU's 33 MB take 1.8. Flat up to 16 MB."""
+
 _BLOCK_BYTES = 2**21
+"""A block's signals should stay in the cache. Half as much 0.99 to 1.05, twice 0.96 to 1.35, 8 times 1.6."""
+
 _BLOCK_ROWS = 512
+"""A block's products should have rows enough. Flat: 0.86 to 1.04 from 128 to 2048 rows, without a trend."""
+
 _LOOP_ROWS = 8
-# What gates read is kept if it is little, or if so many weights enter each number of it that fresh memory
-# is cheaper than another product.
+"""On a CPU, as many rows multiply as fast in the loop as before it, and need no room for drives. Flat below:
+4 rows in the loop 0.98 to 1.00; 16 rows before the loop 1.04 to 1.06."""
+
 _KEPT_BYTES = 2**24
+"""What gates read is kept if it is little. Flat between: 6.5 MB not kept 1.2, 33 MB kept 1.18."""
+
 _KEPT_INTENSITY = 288
+"""It is kept, too, if so many weights enter each number of it that fresh memory is cheaper than another
+product: kept at 192 1.16 and at 256 1.07, not kept at 512 1.14."""
 
 _OTHERS = (
     "without inputs or weights that it multiplies by, with effects such as to print, or with numbers other "
@@ -68,11 +81,6 @@ class Blocked(Method):
     block: int | None = None
     keep_signals: bool | None = None
 
-    @staticmethod
-    def takes(cell: Step, carry: Carry, frames: Frames) -> bool:
-        """Tell whether this method takes a step."""
-        return _traced(cell, carry, frames) is not None
-
     def __post_init__(self):
         """Refuse a block without steps."""
         if self.block is not None:
@@ -82,155 +90,129 @@ class Blocked(Method):
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
-        traced = _traced(cell, carry, frames)
-        if traced is None:
+        done = _unrolled(self, cell, carry, frames, initial, length)
+        if done is None:
             checks.refuse("method", self, f"Scan() for a step {_OTHERS}")
-        return self._carry(traced, carry, frames, initial, length)
-
-    def _carry(
-        self, traced: _Traced, carry: Carry, frames: Frames, initial: Carry, length: int
-    ) -> Unrolled:
-        program = traced.program
-        closed_over = Dual(dict(zip(program.constants, traced.constants, strict=True)))
-        closed_over.run(program.to_weights)
-        weights = [closed_over.values[v] for v in program.weights]
-        weights, carry, frames, initial = varying_alike(weights, carry, frames, initial)
-        plan = self._plan(program, length)
-        leaves, tree = jax.tree.flatten(carry)
-        frames = frames._replace(x=jax.tree.leaves(frames.x))
-        last, carries, outputs = carry_through(
-            plan, weights, jax.tree.leaves(initial), leaves, frames
-        )
-        if program.reads_carry_alone:
-            outputs = _outputs(program, weights, carries, length)
-        return Unrolled(
-            outputs=seen(jax.tree.unflatten(traced.outputs, outputs), frames.valid),
-            carry=jax.tree.unflatten(tree, last),
-            carries=jax.tree.unflatten(tree, carries),
-            method=Blocked(plan.block, plan.keep),
-        )
-
-    def _plan(self, program: StepProgram, length: int) -> Plan:
-        size = _Size.of(program)
-        if self.block is not None:
-            block = min(self.block, length)
-        elif size.bytes * length <= _WHOLE_BYTES:
-            block = length
-        else:
-            rows = _BLOCK_ROWS // max(size.rows, 1)
-            block = even(length, max(_BLOCK_BYTES // max(size.bytes, 1), rows, 1))
-        keep = self.keep_signals
-        if keep is None and program.is_linear:
-            keep = block == length
-        elif keep is None:
-            dear = size.weights * size.rows >= _KEPT_INTENSITY * size.numbers
-            keep = size.bytes * length <= _KEPT_BYTES or dear
-        # On a CPU, many rows multiply as fast within the loop as before it, and need no room for drives.
-        small = size.rows < _LOOP_ROWS or size.features == 1 or program.is_linear
-        hoist = small or jax.default_backend() != "cpu"
-        return Plan(
-            program,
-            length=length,
-            block=block,
-            keep=keep,
-            hoist=hoist,
-            ahead=size.widest > size.width,
-            transpose=size.rows > 1,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Size:
-    """How large a step is.
-
-    Attributes:
-      rows: rows of the products of one step.
-      numbers: numbers that its gates read beside the carry.
-      bytes: of these or of the drives, whichever are more: a block holds both, one after the other.
-      weights: numbers in its weights.
-      widest: the longest row of a drive or signal, of which gates are slices.
-      width: the longest row of a leaf of the carry.
-      features: the longest row of an input.
-    """
-
-    rows: int
-    numbers: int
-    bytes: int
-    weights: int
-    widest: int
-    width: int
-    features: int
-
-    @classmethod
-    def of(cls, program: StepProgram) -> _Size:
-        """Measure a step."""
-
-        def widest(of: Any) -> int:
-            return max(
-                (program.avals[v].shape[-1] for v in of if program.avals[v].shape), default=1
-            )
-
-        kept = [program.avals[v] for v in program.kept]
-        # Without weights in the loop most of the work is in the drives; a block holds all that makes them.
-        made = [v for equation in program.to_drives for v in equation.outputs]
-        drives = [program.avals[v] for v in (made if program.is_linear else program.drives)]
-        return cls(
-            rows=max((math.prod(aval.shape[:-1]) for aval in kept), default=1),
-            numbers=sum(aval.size for aval in kept),
-            bytes=max(
-                sum(aval.size * aval.dtype.itemsize for aval in avals) for avals in (kept, drives)
-            ),
-            weights=sum(program.avals[v].size for v in program.weights),
-            widest=widest([*program.kept, *program.drives]),
-            width=widest(program.carry),
-            features=widest(program.x),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Traced:
-    """A step's program, the arrays that it closes over, and the tree of its y."""
-
-    program: StepProgram
-    constants: list[Any]
-    outputs: Any
-
-
-def _traced(cell: Step, carry: Carry, frames: Frames) -> _Traced | None:
-    """Trace a step; None where it is left to `Scan`."""
-    inputs = jax.tree.leaves(frames.x)
-    if not inputs or not all(map(is_inexact, [*jax.tree.leaves(carry), *inputs])):
-        return None
-    read, (_, y) = flat(cell, carry, at(frames.x, 0))
-    if read.has_effects or not all(map(is_inexact, jax.tree.leaves(y))):
-        return None
-    is_masked = frames.valid is not None
-    program = StepProgram(read, len(jax.tree.leaves(carry)), is_masked=is_masked)
-    return _Traced(program, read.constants, jax.tree.structure(y)) if program.multiplies else None
-
-
-def _outputs(
-    program: StepProgram, weights: list[Any], carries: list[Any], length: int
-) -> list[Any]:
-    """Return y of all steps [T, …] as a function of all carries."""
-    pairs = zip(program.moved, carries, strict=True)
-    moved = {atom: array for atom, array in pairs if not isinstance(atom, Literal)}
-    dual = Dual({**dict(zip(program.weights, weights, strict=True)), **moved}, many=set(moved))
-    dual.run(program.to_outputs)
-
-    def of_all(atom: Atom) -> Any:
-        y = jnp.asarray(value_of(atom, dual.values))
-        every = not isinstance(atom, Literal) and atom in dual.many
-        return y if every else jnp.broadcast_to(y, (length, *y.shape))
-
-    return list(map(of_all, program.outputs))
+        return done
 
 
 def by_default(
     cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
 ) -> Unrolled:
     """Carry a step through time by the fastest method that takes it: `Blocked`, or else `Scan`."""
+    done = _unrolled(Blocked(), cell, carry, frames, initial, length)
+    if done is None:
+        return Scan()(cell, carry, frames, initial=initial, length=length)
+    return done
+
+
+def _unrolled(
+    method: Blocked, cell: Step, carry: Carry, frames: Frames, initial: Carry, length: int
+) -> Unrolled | None:
+    """Carry a step through time; None where it is left to `Scan`."""
     traced = _traced(cell, carry, frames)
     if traced is None:
-        return Scan()(cell, carry, frames, initial=initial, length=length)
-    return Blocked()._carry(traced, carry, frames, initial, length)
+        return None
+    program, constants, y = traced
+    plan = _plan(method, program, length)
+    closed_over = Dual(dict(zip(program.flat.constant_variables, constants, strict=True)))
+    closed_over.run(program.flat.equations, program.weights)
+    weights = [closed_over.values[v] for v in program.weights]
+    weights, carry, frames, initial = varying_alike(weights, carry, frames, initial)
+    leaves, tree = jax.tree.flatten(carry)
+    frames = frames._replace(x=jax.tree.leaves(frames.x))
+    steps = carry_through(plan, Arguments(weights, jax.tree.leaves(initial), leaves, frames))
+    outputs = steps.outputs
+    if program.reads_carry_alone:
+        outputs = _outputs(program, weights, steps.carries, length)
+    return Unrolled(
+        outputs=seen(jax.tree.unflatten(y, outputs), frames.valid),
+        carry=jax.tree.unflatten(tree, steps.last),
+        carries=jax.tree.unflatten(tree, steps.carries),
+        method=Blocked(plan.block, plan.keep),
+    )
+
+
+class _Traced(NamedTuple):
+    """A step's program, the arrays that it closes over, and the tree of its y."""
+
+    program: StepProgram
+    constants: Leaves
+    y: Any
+
+
+def _traced(cell: Step, carry: Carry, frames: Frames) -> _Traced | None:
+    """Trace a step, once; None where it is left to `Scan`."""
+    inputs, leaves = jax.tree.leaves(frames.x), jax.tree.leaves(carry)
+    if not inputs or not all(map(is_inexact, [*leaves, *inputs])):
+        return None
+    read, (_, y) = flat(cell, carry, at(frames.x, 0))
+    if read.has_effects or not all(map(is_inexact, jax.tree.leaves(y))):
+        return None
+    program = StepProgram(read, len(leaves), is_masked=frames.valid is not None)
+    return _Traced(program, read.constants, jax.tree.structure(y)) if program.multiplies else None
+
+
+def _outputs(program: StepProgram, weights: Leaves, carries: Leaves, length: int) -> Leaves:
+    """Return y of all steps [T, …] as a function of all carries."""
+    pairs = zip((*program.weights, *program.next_carry), (*weights, *carries), strict=True)
+    dual = Dual({atom: array for atom, array in pairs if not isinstance(atom, Literal)})
+    dual.run(program.flat.equations, program.outputs)
+    return [
+        jnp.broadcast_to(value_of(atom, dual.values), (length, *program.flat.aval(atom).shape))
+        for atom in program.outputs
+    ]
+
+
+def _plan(method: Blocked, program: StepProgram, length: int) -> Plan:
+    """Decide what sizes decide."""
+    rows = max((math.prod(aval.shape[:-1]) for aval in _avals(program, program.kept)), default=1)
+    bytes_read = _bytes(program, program.kept)
+    # A block holds its drives, too. Without weights in the loop most of the work is in these, and a block
+    # holds all that they are made of: an RG-LRU at (100, 64, 256, 256) takes 0.69 of the time in blocks so.
+    made = [v for equation in program.to_drives for v in equation.outputs]
+    held = max(bytes_read, _bytes(program, made if program.is_linear else program.drives))
+    block = min(method.block or _block(held, rows, length), length)
+    keep = method.keep_signals
+    if keep is None and program.is_linear:
+        keep = block == length
+    elif keep is None:
+        numbers = sum(aval.size for aval in _avals(program, program.kept))
+        weights = sum(aval.size for aval in _avals(program, program.weights))
+        keep = bytes_read * length <= _KEPT_BYTES or weights * rows >= _KEPT_INTENSITY * numbers
+    small = rows < _LOOP_ROWS or _width(program, program.x) == 1 or program.is_linear
+    return Plan(
+        program,
+        length=length,
+        block=block,
+        keep=keep,
+        hoist=small or jax.default_backend() != "cpu",
+        ahead=_width(program, [*program.kept, *program.drives]) > _width(program, program.carry),
+        transpose=rows > 1,
+    )
+
+
+def _block(held: int, rows: int, length: int) -> int:
+    """Return the steps in a block.
+
+    Args:
+      held: bytes that a block holds of each step.
+      rows: rows of the products of one step.
+      length: how many steps there are.
+    """
+    if held * length <= _WHOLE_BYTES:
+        return length
+    return even(length, max(_BLOCK_BYTES // max(held, 1), _BLOCK_ROWS // max(rows, 1), 1))
+
+
+def _bytes(program: StepProgram, of: Iterable[Variable]) -> int:
+    return sum(aval.size * aval.dtype.itemsize for aval in _avals(program, of))
+
+
+def _avals(program: StepProgram, of: Iterable[Variable]) -> list[Any]:
+    return [program.avals[v] for v in of]
+
+
+def _width(program: StepProgram, of: Iterable[Variable]) -> int:
+    """Return the length of the longest row."""
+    return max((aval.shape[-1] for aval in _avals(program, of) if aval.shape), default=1)

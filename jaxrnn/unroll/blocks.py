@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -69,6 +70,37 @@ def segments(length: int, block: int) -> list[Segment]:
     return [segment for segment in cut if segment.blocks * segment.size]
 
 
+def scan_blocks(
+    run: Callable[[Any, Any], tuple[Any, Any]],
+    state: Any,
+    arrays: Any,
+    *,
+    length: int,
+    block: int,
+    of_blocks: Any = None,
+) -> tuple[Any, Any]:
+    """Carry a state through time, `block` steps at once.
+
+    Args:
+      run: ``(state, (of_block, arrays [size, ...])) -> (state, results [size, ...])``.
+      state: where to begin.
+      arrays: of T steps [T, ...].
+      length: T.
+      block: steps in a block; the last may be shorter.
+      of_blocks: arrays with one entry a block.
+
+    Returns:
+      The last state, and the results of all steps [T, ...].
+    """
+    done, stretches = 0, []
+    for segment in segments(length, block):
+        own = jax.tree.map(itemgetter(slice(done, done + segment.blocks)), of_blocks)
+        state, stretch = segment.scan(run, state, (own, segment.cut(arrays)))
+        stretches.append(stretch)
+        done += segment.blocks
+    return state, joined(stretches)
+
+
 def even(length: int, block: int) -> int:
     """Return the size nearest to `block`, within a factor of 2, that divides `length`; else `block`.
 
@@ -88,6 +120,13 @@ def joined(parts: list[Any]) -> Any:
 def at(tree: Any, t: Any) -> Any:
     """Return step `t` of arrays [T, ...]."""
     return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, t, keepdims=False), tree)
+
+
+def before_blocks(carry: Any, carries: Any, block: int) -> Any:
+    """Return where each block of T steps starts [blocks, ...], and one more where no shorter one is left."""
+    return jax.tree.map(
+        lambda c, after: jnp.concatenate([c[None], after[block - 1 :: block]]), carry, carries
+    )
 
 
 def before_each(carry: Any, carries: Any) -> Any:

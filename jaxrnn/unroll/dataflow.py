@@ -4,12 +4,13 @@ Each variable of a traced step depends on
 
     constant   nothing: numbers that stand in the program
     weight     weights alone: computed once for all steps
+    spread     weights alone, but larger than they are, such as a bias repeated for every row of a batch, or
+               no floats: evaluated again wherever it is read, for to store it would cost more
     input      the step's input, and weights: computed for many steps at once
-    carry      the carry: computed step by step, in the loop
+    loop       the carry: computed step by step, in the loop
 
-An equation that makes more numbers out of fewer, such as one that repeats a bias for every row of a batch, is
-evaluated again wherever its result is read: to store it would cost more. One that only cuts an input's
-product into gates stays in the loop for the same reason: the uncut array is one array to store.
+What makes more numbers out of an input is left to the loop too. So is an equation that only cuts an input's
+product into gates: the uncut array is one array to store.
 
 In the loop stand **products** with weights, and behind them a **linear region**: sums, reshapes and cuts of
 products and of what comes from the input. Gates are functions of what leaves the region:
@@ -26,8 +27,9 @@ entry is a product too, where it is a term of such a sum.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from jax.extend.core import Literal
 
@@ -53,280 +55,250 @@ class Kind(enum.IntEnum):
 
     CONSTANT = 0
     WEIGHT = 1
-    INPUT = 2
-    CARRY = 3
+    SPREAD = 2
+    INPUT = 3
+    LOOP = 4
+
+
+_KindOf = Callable[[Atom], Kind]
 
 
 class StepProgram:
     """The equations of a step ``(carry, x) -> (carry, y)``, sorted.
 
     Attributes:
+      flat: the traced step, without the arrays that it closes over.
       avals: shape and dtype by variable.
-      constants: variables of the arrays that the step closes over.
       carry: variables of the carry's leaves.
       x: variables of the input's leaves.
-      moved: what the step returns as the next carry, leaf by leaf.
+      next_carry: what the step returns as the next carry, leaf by leaf.
       outputs: what it returns as y, leaf by leaf.
-      weights: variables that depend on weights alone and are computed once for all steps.
-      drives: variables that depend on the input and are read by the loop.
-      loop: equations of the loop.
-      results: what the loop computes: the next carry, and y where `reads_carry_alone` is false.
-      region: those of `loop` that make up the linear region, products included.
-      gates: the others, but for those that repeat a weight for the region alone.
-      products: those of `region` that multiply something by a weight.
-      kept: what gates read beside the carry and weights: signals, and drives outside of the region.
       reads_carry_alone: whether y is a function of the next carry and weights, so that it needs no loop.
+      loop_outputs: those of `outputs` that the loop computes: all or none.
+      results: what the loop computes: the next carry and `loop_outputs`.
+      loop: equations of the loop.
+      drives: variables that depend on the input and are read by the loop.
+      to_drives: the equations that compute these.
+      weights: variables that depend on weights alone, are computed once for all steps, and are read.
+      region: those of `loop` that make up the linear region, products included.
+      products: those of `region` that multiply something by a weight.
+      spread: those of `loop` that depend on weights alone.
+      gates: those of `loop` that are not in the region, nor in `spread` for the region alone.
+      kept: what gates and products read beside the carry and weights: signals, and drives.
+      read_weights: weights that gates read entry by entry, or that are results.
+      tapped: where taps stand: at drives and sums, but for those that one other sum alone takes over.
 
     Args:
-      program: of the step.
+      flat: the traced step.
       leaves: how many leaves the carry has.
       is_masked: whether some steps are padding.
     """
 
-    def __init__(self, program: Flat, leaves: int, *, is_masked: bool = False):
-        self.avals, self._equations = program.avals, program.equations
-        self.constants = program.constant_variables
-        self.carry, self.x = program.inputs[:leaves], program.inputs[leaves:]
-        self.moved, self.outputs = program.outputs[:leaves], program.outputs[leaves:]
-        self._kinds = [Kind.CONSTANT] * len(self.avals)
-        # Depend on weights, but are evaluated wherever they are read.
-        self._recomputed: set[Variable] = set()
-        self._sort()
-        self._leave_cuts_in_the_loop()
-        self._settled = {v for v in self._of_kind(Kind.WEIGHT) if v not in self._recomputed}
-        self._find_loop(is_masked)
-        self._find_region()
-        self._find_kept()
-        self._find_the_rest()
+    def __init__(self, flat: Flat, leaves: int, *, is_masked: bool = False):
+        # A program is a key of what is compiled: an array in it would be kept, or leak.
+        self.flat, self.avals = dataclasses.replace(flat, constants=[]), flat.avals
+        self.carry, self.x = flat.inputs[:leaves], flat.inputs[leaves:]
+        self.next_carry, self.outputs = flat.outputs[:leaves], flat.outputs[leaves:]
+        self._kinds = _kinds(flat, self.carry, self.x)
+        once, of_input = (
+            {v for v, its in self._kinds.items() if its is kind}
+            for kind in (Kind.WEIGHT, Kind.INPUT)
+        )
+        outside = once | of_input
+
+        # What is computed where. At padding the carry is held. A y that is computed from it there, and not
+        # from what the step returns, could be NaN, or differ in other rows of a step that mixes them.
+        after = {*variables(self.next_carry)}
+        to_outputs = leading_to(flat.equations, self.outputs, outside | after)
+        sources = _read_by(to_outputs, self.outputs) - _made_by(to_outputs) - after
+        self.reads_carry_alone = sources <= once and not (is_masked and to_outputs)
+        self.loop_outputs = [] if self.reads_carry_alone else self.outputs
+        self.results = [*self.next_carry, *self.loop_outputs]
+        self.loop = leading_to(flat.equations, self.results, outside.union(self.carry))
+        self.drives = sorted(_read_by(self.loop, self.results) & of_input)
+        self.to_drives = leading_to(flat.equations, self.drives, once.union(self.x))
+        read = _read_by([*self.to_drives, *self.loop], flat.outputs)
+        self.weights = sorted((read | sources) & once)
+
+        # What the loop consists of.
+        self.region = _region(self.loop, self.results, self.kind)
+        inside, results = _made_by(self.region), {*variables(self.results)}
+        self.products = [e for e in self.loop if e in self.region and _is_product(e, self.kind)]
+        self.spread = [e for e in self.loop if self.kind(e.outputs[0]) <= Kind.SPREAD]
+        others = [e for e in self.loop if e not in self.region]
+        of_carry = [v for v in _made_by(others) if self.kind(v) is Kind.LOOP]
+        self.gates = leading_to(others, [*of_carry, *self.results], inside)
+        read = _read_by(self.gates, [self.factors(product)[0] for product in self.products])
+        self.kept = sorted(read & inside.union(self.drives))
+        self.read_weights = sorted((read | results) & once)
+        sums = [e for e in self.region if e not in self.products and e.name not in _CUTS]
+        readers = _readers(self.loop)
+        taken_over = {v for v in readers if len(readers[v]) == 1 and readers[v][0] in sums}
+        self.tapped = inside.union(self.drives) - (taken_over - results)
 
     def kind(self, atom: Atom) -> Kind:
         """Return what an atom depends on."""
         return Kind.CONSTANT if isinstance(atom, Literal) else self._kinds[atom]
 
-    def factors(self, product: Equation) -> tuple[Atom, Variable]:
+    def factors(self, product: Equation) -> tuple[Variable, Variable]:
         """Return what a product multiplies, and the weight by which it does."""
-        weight, operand = sorted(product.inputs, key=self.kind)
-        assert not isinstance(weight, Literal)
+        weight, operand = variables(sorted(product.inputs, key=self.kind))
         return operand, weight
-
-    def is_cut_of_drive(self, equation: Equation) -> bool:
-        """Tell whether an equation cuts what comes from the input."""
-        return equation.name in _CUTS and self.kind(equation.inputs[0]) is Kind.INPUT
 
     @property
     def multiplies(self) -> bool:
         """Whether anything is multiplied by weights."""
-        return any(map(self._multiplies, self._equations))
+        return any(_multiplies(equation, self.kind) for equation in self.flat.equations)
 
     @property
     def is_linear(self) -> bool:
         """Whether the loop is linear in the carry, and no weights have a part in it."""
-        depends = set(self.carry)
-        for equation in self.loop:
-            read = [v for v in variables(equation.inputs) if v in depends]
-            depends.update(equation.outputs if read else ())
-            scales = equation.name == "mul" and len(read) == 1
-            if read and not scales and not _is_linear(equation, repeats=False):
-                return False
-        return not self.products and not self.read_weights
+        depends = reached_from(self.loop, self.carry)
 
-    def perturbed(self, begun: Iterable[Variable]) -> set[Variable]:
-        """Return the variables that have a tangent, in this step or a later one, where `begun` have one."""
-        reached, before = set(begun), set()
+        def is_linear(equation: Equation) -> bool:
+            read = [v for v in variables(equation.inputs) if v in depends]
+            scales = equation.name == "mul" and len(read) == 1
+            return not read or scales or _is_linear(equation)
+
+        return not self.products and not self.read_weights and all(map(is_linear, self.loop))
+
+    def perturbed_carry(self, perturbed: Iterable[Variable]) -> set[Variable]:
+        """Return the leaves of the carry that have a tangent, sooner or later, where `perturbed` have one."""
+        reached, before = set(perturbed), set()
         while reached != before:
             before = reached
-            reached = reached_from(self._equations, before, NO_TANGENT)
-            pairs = zip(self.carry, self.moved, strict=True)
-            reached |= {leaf for leaf, moved in pairs if not reached.isdisjoint(variables([moved]))}
-        return {v for v in reached if is_inexact(self.avals[v])}
-
-    # How the equations are sorted.
-
-    def _of_kind(self, kind: Kind) -> list[Variable]:
-        return [v for v, its in enumerate(self._kinds) if its is kind]
-
-    def _sort(self) -> None:
-        """Give every variable its kind."""
-        begun = (self.constants, Kind.WEIGHT), (self.x, Kind.INPUT), (self.carry, Kind.CARRY)
-        for known, kind in begun:
-            for variable in known:
-                self._kinds[variable] = kind
-        for equation in self._equations:
-            read = variables(equation.inputs)
-            kind = max(map(self.kind, read), default=Kind.CONSTANT)
-            grows = self._numbers(equation.outputs) > self._numbers(read)
-            if kind is Kind.INPUT and grows and not self._multiplies(equation):
-                kind = Kind.CARRY
-            if kind is Kind.WEIGHT and self._is_recomputed(equation):
-                self._recomputed.update(equation.outputs)
-            for variable in equation.outputs:
-                self._kinds[variable] = kind
-
-    def _is_recomputed(self, equation: Equation) -> bool:
-        """Tell whether what weights make is not stored: it is larger than they are, or no float."""
-        read = [v for v in variables(equation.inputs) if self.kind(v) is Kind.WEIGHT]
-        settled = [v for v in read if v not in self._recomputed]
-        floats = all(is_inexact(self.avals[v]) for v in equation.outputs)
-        return not floats or self._numbers(equation.outputs) > self._numbers(settled)
-
-    def _leave_cuts_in_the_loop(self) -> None:
-        """Let the loop cut what comes from the input, where it alone reads the pieces."""
-        readers = _readers(self._equations)
-        for equation in reversed(self._equations):
-            reading = [reader for v in equation.outputs for reader in readers[v]]
-            in_loop = all(self.kind(reader.outputs[0]) is Kind.CARRY for reader in reading)
-            if self.is_cut_of_drive(equation) and reading and in_loop:
-                for variable in equation.outputs:
-                    self._kinds[variable] = Kind.CARRY
-
-    def _find_loop(self, is_masked: bool) -> None:
-        """Find what has to be computed step by step."""
-        moved = {*variables(self.moved)}
-        outside = self._settled.union(self._of_kind(Kind.INPUT))
-        self.to_outputs = leading_to(self._equations, self.outputs, moved | outside)
-        made = moved.union(*(e.outputs for e in self.to_outputs))
-        sources = {*_read_by(self.to_outputs), *variables(self.outputs)} - made
-        self.reads_carry_alone = all(self.kind(v) is Kind.WEIGHT for v in sources)
-        if is_masked and self.to_outputs:
-            # At padding the carry is held. A y that is computed from it there, and not from what the step
-            # returns, could be NaN, or differ in other rows of a step that mixes them.
-            self.reads_carry_alone = False
-        self.loop_outputs = [] if self.reads_carry_alone else self.outputs
-        self.results = [*self.moved, *self.loop_outputs]
-        self.loop = leading_to(self._equations, self.results, outside.union(self.carry))
-        read = {*_read_by(self.loop), *variables(self.results)}
-        self.drives = sorted(v for v in read if self.kind(v) is Kind.INPUT)
-
-    def _find_region(self) -> None:
-        self.products = [e for e in self.loop if self._multiplies(e)]
-        self.region: set[Equation] = set()
-        inside: set[Variable] = set()
-        behind: set[Variable] = set()  # what gates make of the region
-        for equation in self.loop:
-            read = variables(equation.inputs)
-            begins = equation in self.products or self._brings_in_a_drive(equation)
-            repeats = self._numbers(equation.outputs) > self._numbers(read)
-            continues = not inside.isdisjoint(read) and _is_linear(equation, repeats)
-            if equation in self.products or ((begins or continues) and behind.isdisjoint(read)):
-                self.region.add(equation)
-                inside.update(equation.outputs)
-            elif not inside.isdisjoint(read) or not behind.isdisjoint(read):
-                behind.update(equation.outputs)
-        self._leave_the_ends_to_gates()
-        self._take_in_scaled_terms()
-
-    def _brings_in_a_drive(self, equation: Equation) -> bool:
-        """Tell whether an equation cuts what comes from the input, or adds that to something."""
-        is_added = equation.name in _SUMS and Kind.INPUT in map(self.kind, equation.inputs)
-        return is_added or self.is_cut_of_drive(equation)
-
-    def _leave_the_ends_to_gates(self) -> None:
-        """Leave to gates what only moves, cuts or scales on the way to them: the array before it is kept."""
-        readers = _readers(self.loop)
-        for equation in reversed(self.loop):
-            reading = {reader for v in equation.outputs for reader in readers[v]}
-            joins = equation in self.products or len(variables(equation.inputs)) > 1
-            if reading and not joins and reading.isdisjoint(self.region):
-                self.region.discard(equation)
-
-    def _take_in_scaled_terms(self) -> None:
-        """Take into the region the terms of its sums that are a weight times the carry, entry by entry.
-
-        The gradient of such a weight leaves the loop too, and costs no tap of its own.
-        """
-        readers, results = _readers(self.loop), {*variables(self.results)}
-        inside = {v for e in self.region for v in e.outputs}
-        for equation in reversed(self.loop):
-            reading = [reader for v in equation.outputs for reader in readers[v]]
-            hands_on = all(r in self.region and not self._multiplies(r) for r in reading)
-            if equation in self.region or not hands_on or not results.isdisjoint(equation.outputs):
-                continue
-            is_cut = any(reader.name in _CUTS for reader in reading)
-            if inside.isdisjoint(variables(equation.inputs)) and not is_cut:
-                if self._scales(equation):
-                    self.products.append(equation)
-                    self.region.add(equation)
-                elif _is_linear(equation, repeats=False) and self._is_of_carry(equation):
-                    self.region.add(equation)
-
-    def _find_kept(self) -> None:
-        """Find what a step's derivative needs to know of the step, and where taps stand."""
-        inside = {v for e in self.region for v in e.outputs}
-        others = [e for e in self.loop if e not in self.region]
-        operands = [self.factors(product)[0] for product in self.products]
-        own = [v for v in (*_read_by(others), *_read_by(self.region)) if v not in inside]
-        of_carry = [v for v in own if self.kind(v) is Kind.CARRY]
-        self.gates = leading_to(others, [*of_carry, *operands, *self.results], inside)
-        self.repeated = [e for e in self.loop if self.kind(e.outputs[0]) <= Kind.WEIGHT]
-        scales = [self.factors(product)[1] for product in self.products]
-        self.to_scales = leading_to(self.repeated, scales, self._settled)
-        self.loop_of_tangents = [e for e in self.loop if e in self.region or e in self.gates]
-        read = {*_read_by(self.gates), *variables(operands)}
-        results = {*variables(self.results)}
-        self.kept = sorted(v for v in read if v in inside or v in self.drives)
-        cut = {*_read_by(e for e in self.region if self.is_cut_of_drive(e))}
-        self.tapped_drives = [v for v in self.drives if v in read | results | cut]
-        self.read_weights = sorted((read | results) & self._settled)
-        # A sum takes over the taps of its terms, if nothing else reads these.
-        readers = _readers(self.loop)
-        self.handed_on = {
-            v
-            for v in inside - results - read
-            if len(readers[v]) == 1
-            for reader in readers[v]
-            if reader in self.region and reader not in self.products and reader.name not in _CUTS
-        }
-
-    def _find_the_rest(self) -> None:
-        """Find what is computed outside of the loop, and from what."""
-        known = {*self.carry, *self.drives, *self._settled}
-        operands = [self.factors(product)[0] for product in self.products]
-        self.to_drives = leading_to(self._equations, self.drives, self._settled.union(self.x))
-        self.to_kept = leading_to(self.loop, self.kept, known)
-        self.to_operands = leading_to(self.gates, operands, known.union(self.kept))
-        if not self.reads_carry_alone:
-            self.to_outputs = []
-        read = {*_read_by([*self.to_drives, *self.loop, *self.to_outputs])}
-        read.update(variables([*self.moved, *self.outputs]))
-        self.weights = sorted(read & self._settled)
-        self.to_weights = leading_to(self._equations, self.weights, self.constants)
-
-    def _numbers(self, of: Iterable[Variable]) -> int:
-        return sum(self.avals[v].size for v in of)
-
-    def _is_of_carry(self, equation: Equation) -> bool:
-        return self.kind(equation.outputs[0]) is Kind.CARRY
-
-    def _scales(self, equation: Equation) -> bool:
-        """Tell whether an equation multiplies what depends on the carry by a weight, entry by entry."""
-        kinds = sorted(map(self.kind, equation.inputs))
-        return equation.name == "mul" and kinds == [Kind.WEIGHT, Kind.CARRY]
-
-    def _multiplies(self, equation: Equation) -> bool:
-        """Tell whether an equation multiplies something by one of the weights."""
-        if equation.name != "dot_general":
-            return False
-        weight, operand = sorted(equation.inputs, key=self.kind)
-        is_weight = self.kind(weight) is Kind.WEIGHT and weight not in self._recomputed
-        return is_weight and self.kind(operand) > Kind.WEIGHT
+            reached = reached_from(self.flat.equations, before, NO_TANGENT)
+            pairs = zip(self.carry, self.next_carry, strict=True)
+            reached |= {leaf for leaf, after in pairs if not reached.isdisjoint(variables([after]))}
+        return reached.intersection(self.carry)
 
 
-def _read_by(equations: Iterable[Equation]) -> list[Variable]:
-    return [v for equation in equations for v in variables(equation.inputs)]
+def _kinds(flat: Flat, carry: Iterable[Variable], x: Iterable[Variable]) -> dict[Variable, Kind]:
+    """Return what each variable depends on."""
+    kinds = {
+        **dict.fromkeys(flat.constant_variables, Kind.WEIGHT),
+        **dict.fromkeys(x, Kind.INPUT),
+        **dict.fromkeys(carry, Kind.LOOP),
+    }
+    for equation in flat.equations:
+        kinds.update(dict.fromkeys(equation.outputs, _kind_of(equation, kinds)))
+    readers = _readers(flat.equations)
+    for equation in reversed(flat.equations):  # cuts whose pieces the loop alone reads
+        read_in = {kinds[reader.outputs[0]] for v in equation.outputs for reader in readers[v]}
+        is_cut = equation.name in _CUTS and kinds[equation.outputs[0]] is Kind.INPUT
+        if is_cut and read_in == {Kind.LOOP}:
+            kinds.update(dict.fromkeys(equation.outputs, Kind.LOOP))
+    return kinds
 
 
-def _readers(equations: Sequence[Equation]) -> Mapping[Variable, list[Equation]]:
+def _kind_of(equation: Equation, kinds: Mapping[Variable, Kind]) -> Kind:
+    """Return what an equation's outputs depend on."""
+    read = variables(equation.inputs)
+    kind = max((kinds[v] for v in read), default=Kind.CONSTANT)
+    if kind in (Kind.WEIGHT, Kind.SPREAD):
+        weights = [v for v in read if kinds[v] is Kind.WEIGHT]
+        floats = all(map(is_inexact, equation.output_avals))
+        return Kind.SPREAD if not floats or _grows(equation, weights) else Kind.WEIGHT
+    is_product = equation.name == "dot_general" and Kind.WEIGHT in (kinds[v] for v in read)
+    is_spread = kind is Kind.INPUT and _grows(equation, read) and not is_product
+    return Kind.LOOP if is_spread else kind
+
+
+# The linear region.
+
+
+def _region(loop: Sequence[Equation], results: Iterable[Atom], kind: _KindOf) -> set[Equation]:
+    """Return products, and what is linear in them and in drives."""
+    region: set[Equation] = set()
+    inside: set[Variable] = set()
+    after_gates: set[Variable] = set()
+    for equation in loop:
+        read = set(variables(equation.inputs))
+        # Adds to something what comes from the input, or cuts that.
+        brings_in = equation.name in _SUMS | _CUTS and Kind.INPUT in map(kind, read)
+        is_sum = brings_in or (read & inside and _is_linear(equation))
+        if _multiplies(equation, kind) or (is_sum and not read & after_gates):
+            region.add(equation)
+            inside.update(equation.outputs)
+        elif read & (inside | after_gates):
+            after_gates.update(equation.outputs)
+    return _settled(region, loop, results, kind)
+
+
+def _settled(
+    region: set[Equation], loop: Sequence[Equation], results: Iterable[Atom], kind: _KindOf
+) -> set[Equation]:
+    """Return the region without its ends, and with the terms of its sums that scale the carry.
+
+    What only moves, cuts or scales on the way to gates is left to these: the array before it is kept. The
+    gradient of a weight that multiplies the carry entry by entry leaves the loop too, and costs no tap of its
+    own.
+    """
+    settled, readers = set(region), _readers(loop)
+    inside, wanted = _made_by(region), {*variables(results)}
+    for equation in reversed(loop):
+        reading = {reader for v in equation.outputs for reader in readers[v]}
+        if equation in region:
+            joins = _multiplies(equation, kind) or len(variables(equation.inputs)) > 1
+            if reading and not joins and not reading & settled:
+                settled.discard(equation)
+            continue
+        cut_or_multiplied = any(r.name in _CUTS or _multiplies(r, kind) for r in reading)
+        is_term = reading <= settled and not cut_or_multiplied
+        of_carry = kind(equation.outputs[0]) is Kind.LOOP and _is_linear(equation)
+        is_new = inside.isdisjoint(equation.avals_read) and wanted.isdisjoint(equation.outputs)
+        if is_term and is_new and (of_carry or _scales(equation, kind)):
+            settled.add(equation)
+    return settled
+
+
+def _multiplies(equation: Equation, kind: _KindOf) -> bool:
+    """Tell whether an equation multiplies something by one of the weights."""
+    if equation.name != "dot_general":
+        return False
+    weight, operand = sorted(map(kind, equation.inputs))
+    return weight is Kind.WEIGHT and operand > Kind.SPREAD
+
+
+def _scales(equation: Equation, kind: _KindOf) -> bool:
+    """Tell whether an equation multiplies what depends on the carry by a weight, entry by entry."""
+    by_weight = set(map(kind, equation.inputs)) in (
+        {Kind.WEIGHT, Kind.LOOP},
+        {Kind.SPREAD, Kind.LOOP},
+    )
+    return equation.name == "mul" and by_weight
+
+
+def _is_product(equation: Equation, kind: _KindOf) -> bool:
+    return _multiplies(equation, kind) or _scales(equation, kind)
+
+
+def _is_linear(equation: Equation) -> bool:
+    """Tell whether an equation is linear in all of its inputs that are variables, taken together."""
+    if equation.name == "broadcast_in_dim":  # new axes of one entry, or repetition
+        return not _grows(equation, variables(equation.inputs))
+    numbers = [isinstance(atom, Literal) for atom in equation.inputs]
+    is_scaled = (equation.name == "mul" and any(numbers)) or (equation.name == "div" and numbers[1])
+    return equation.name in _LINEAR or is_scaled
+
+
+def _grows(equation: Equation, read: Iterable[Variable]) -> bool:
+    """Tell whether an equation makes more numbers than there are in some of its inputs."""
+    made = sum(aval.size for aval in equation.output_avals)
+    return made > sum(equation.avals_read[v].size for v in read)
+
+
+def _read_by(equations: Iterable[Equation], atoms: Iterable[Atom] = ()) -> set[Variable]:
+    return {*variables(atoms), *(v for e in equations for v in variables(e.inputs))}
+
+
+def _made_by(equations: Iterable[Equation]) -> set[Variable]:
+    return {v for e in equations for v in e.outputs}
+
+
+def _readers(equations: Iterable[Equation]) -> Mapping[Variable, list[Equation]]:
     readers: Mapping[Variable, list[Equation]] = collections.defaultdict(list)
     for equation in equations:
         for variable in variables(equation.inputs):
             readers[variable].append(equation)
     return readers
-
-
-def _is_linear(equation: Equation, repeats: bool) -> bool:
-    """Tell whether an equation is linear in all of its inputs that are variables, taken together."""
-    if equation.name == "broadcast_in_dim":  # new axes of one entry, or repetition
-        return not repeats
-    numbers = [isinstance(atom, Literal) for atom in equation.inputs]
-    is_scaled = (equation.name == "mul" and any(numbers)) or (equation.name == "div" and numbers[1])
-    return equation.name in _LINEAR or is_scaled

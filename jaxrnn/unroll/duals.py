@@ -1,23 +1,24 @@
 """Values and tangents of a program's variables, of one step or of n steps at once.
 
 The derivative of each equation is JAX's own (``jax.jvp`` of the one equation), taken by those of its inputs
-that are perturbed. A variable without a tangent has the tangent zero, and nothing is computed for it.
+that are perturbed. A variable without a tangent has the tangent zero, and nothing is computed for it. Arrays
+of n steps have these as their first axis [n, …]: one axis more than their variable.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.jaxprs import Equation, Values, Variable, is_inexact, variables
+from jaxrnn.jaxprs import Atom, Equation, Value, Values, Variable, is_inexact, leading_to, variables
 from jaxrnn.unroll.dataflow import NO_TANGENT
 
-Function = Callable[..., Sequence[Any]]
+Function = Callable[..., Sequence[Value]]
 
 
 @dataclasses.dataclass
@@ -27,85 +28,67 @@ class Dual:
     Attributes:
       values: by variable.
       tangents: by variable; absent where they are zero.
-      many: the variables whose arrays have steps as their first axis [n, …].
     """
 
     values: Values
     tangents: Values = dataclasses.field(default_factory=dict)
-    many: set[Variable] = dataclasses.field(default_factory=set)
 
-    def run(self, equations: Iterable[Equation]) -> None:
-        """Compute the values of equations' outputs."""
-        for equation in equations:
+    def run(self, equations: Sequence[Equation], wanted: Iterable[Atom]) -> None:
+        """Compute the values of what is wanted, from those that are known."""
+        for equation in leading_to(equations, wanted, self.values):
             given = [self.values[v] for v in variables(equation.inputs)]
-            self._define(equation, self.function(equation)(*given))
+            found = _over_steps(equation, given)(*given)
+            self.values.update(zip(equation.outputs, found, strict=True))
 
     def push(self, equations: Iterable[Equation]) -> None:
         """Compute the values and the tangents of equations' outputs."""
         for equation in equations:
-            read = variables(equation.inputs)
-            perturbed = [v in self.tangents and equation.name not in NO_TANGENT for v in read]
-            if not any(perturbed):
-                self.run([equation])
-                continue
-            tangents = [self.tangents[v] for v, its in zip(read, perturbed, strict=True) if its]
-            given = [self.values[v] for v in read]
-            found, moved = _jvp(self.function(equation), given, perturbed, tangents)
-            self._define(equation, found)
-            pairs = zip(equation.outputs, moved, strict=True)
-            self.tangents.update((v, tangent) for v, tangent in pairs if is_inexact(tangent))
+            values, tangents = self.jvp(equation)
+            self.values.update(values)
+            self.tangents.update(tangents)
+            self.run([equation], equation.outputs)
 
-    def function(self, equation: Equation) -> Function:
-        """Return an equation as a function of its inputs, for n steps at once where any of these has many."""
-        axes = [0 if v in self.many else None for v in variables(equation.inputs)]
-        return over_steps(equation, axes)
+    def jvp(self, equation: Equation, fixed: Container[Variable] = ()) -> tuple[Values, Values]:
+        """Return the values and the tangents of an equation's outputs; nothing, where it is not perturbed.
 
-    def _define(self, equation: Equation, found: Sequence[Any]) -> None:
-        self.values.update(zip(equation.outputs, found, strict=True))
-        if not self.many.isdisjoint(variables(equation.inputs)):
-            self.many.update(equation.outputs)
+        Where it is linear, values need not be known for the tangents to be right.
 
+        Args:
+          equation: the equation.
+          fixed: variables whose tangents do not count.
+        """
+        read = variables(equation.inputs)
+        tangents = {v: self.tangents[v] for v in read if v in self.tangents and v not in fixed}
+        if not tangents or equation.name in NO_TANGENT:
+            return {}, {}
+        given = {v: self._value(v, aval) for v, aval in equation.avals_read.items()}
+        function = _over_steps(equation, [given[v] for v in read])
 
-def linear(equation: Equation, tangents: Values, avals: Sequence[Any], many: set[Variable]) -> Any:
-    """Return the tangents of the outputs of an equation that is linear in all that it reads.
+        def of_perturbed(perturbed: Values) -> Sequence[Value]:
+            return function(*(perturbed.get(v, given[v]) for v in read))
 
-    Args:
-      equation: a sum, say.
-      tangents: of some of its inputs.
-      avals: shape and dtype by variable.
-      many: those of `tangents` that have steps as their first axis.
-    """
-    read = variables(equation.inputs)
-    # The values do not matter, and nothing is computed from these zeros: the tangents alone are used.
-    given = [
-        jnp.zeros_like(tangents[v]) if v in tangents else jnp.zeros(avals[v].shape, avals[v].dtype)
-        for v in read
-    ]
-    perturbed = [v in tangents for v in read]
-    function = over_steps(equation, [0 if v in many and v in tangents else None for v in read])
-    return _jvp(function, given, perturbed, [tangents[v] for v in read if v in tangents])[1]
+        results = jax.jvp(of_perturbed, [{v: given[v] for v in tangents}], [tangents])
+        values, pushed = (dict(zip(equation.outputs, found, strict=True)) for found in results)
+        return values, {v: tangent for v, tangent in pushed.items() if is_inexact(tangent)}
+
+    def _value(self, variable: Variable, aval: Any) -> Value:
+        """Return a value, or a zero in its place where it is not known."""
+        if variable in self.values:
+            return self.values[variable]
+        if variable in self.tangents:
+            return jnp.zeros_like(self.tangents[variable])
+        return jnp.zeros(aval.shape, aval.dtype)
 
 
-def _jvp(
-    function: Function, given: Sequence[Any], perturbed: Sequence[bool], tangents: Sequence[Any]
-) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Return values and tangents of a function some of whose arguments are perturbed."""
-
-    def of_perturbed(*moving: Any) -> Sequence[Any]:
-        rest = iter(moving)
-        return function(*(next(rest) if p else a for a, p in zip(given, perturbed, strict=True)))
-
-    moving = [a for a, p in zip(given, perturbed, strict=True) if p]
-    return jax.jvp(of_perturbed, moving, list(tangents))
-
-
-def over_steps(equation: Equation, axes: Sequence[int | None]) -> Function:
-    """Return an equation as a function of arrays [n, …] where `axes` has 0, and of single ones elsewhere."""
+def _over_steps(equation: Equation, given: Sequence[Value]) -> Function:
+    """Return an equation as a function of its inputs, for n steps at once where any of these has n."""
+    pairs = zip(given, variables(equation.inputs), strict=True)
+    axes = [0 if jnp.ndim(a) > len(equation.avals_read[v].shape) else None for a, v in pairs]
     if 0 not in axes:
         return equation.apply
-    if list(axes) == [0, None] and multiplies_rows(equation):
-        return lambda rows, matrix: [_rows_by_matrix(equation, rows, matrix)]
-    return jax.vmap(equation.apply, in_axes=list(axes))
+    if axes == [0, None] and multiplies_rows(equation):
+        return lambda rows, matrix: [rows_by_matrix(equation, rows, matrix)]
+    return jax.vmap(equation.apply, in_axes=axes)
 
 
 def multiplies_rows(equation: Equation) -> bool:
@@ -117,18 +100,17 @@ def multiplies_rows(equation: Equation) -> bool:
     return right == 2 and (tuple(rows), tuple(matrix), tuple(batch)) == ((left - 1,), (0,), ())
 
 
-def times_transposed(equation: Equation, rows: Any, transposed: Any) -> Any:
-    """Return the product [*B, N] of rows [*B, K] with a matrix that is given transposed [N, K]."""
-    return _multiply(equation, rows, transposed, axis=1)
+def rows_by_matrix(equation: Equation, rows: Value, matrix: Value, axis: int = 0) -> Value:
+    """Return a product [*B, N] of rows [*B, K] as one of two matrices: XLA's CPU backend is slow at others.
 
-
-def _rows_by_matrix(equation: Equation, rows: Any, matrix: Any) -> Any:
-    """Return a product of rows as one of two matrices: XLA's CPU backend is slow at others."""
-    *many, each = rows.shape
-    product = _multiply(equation, rows.reshape(math.prod(many), each), matrix, axis=0)
-    return product.reshape(*many, product.shape[-1])
-
-
-def _multiply(equation: Equation, rows: Any, matrix: Any, axis: int) -> Any:
+    Args:
+      equation: the product.
+      rows: its rows.
+      matrix: [K, N], or [N, K] where `axis` is 1.
+      axis: the axis of the matrix that is summed over.
+    """
+    *leading, width = rows.shape
     how = {name: equation.params[name] for name in ("precision", "preferred_element_type")}
-    return jax.lax.dot_general(rows, matrix, (((rows.ndim - 1,), (axis,)), ((), ())), **how)
+    rows = rows.reshape(math.prod(leading), width)
+    product = jax.lax.dot_general(rows, matrix, (((1,), (axis,)), ((), ())), **how)
+    return product.reshape(*leading, product.shape[-1])

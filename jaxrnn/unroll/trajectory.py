@@ -23,23 +23,37 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Literal
 
-from jaxrnn.jaxprs import Atom, Equation, Values, Variable, is_inexact, value_of, variables
+from jaxrnn.jaxprs import Atom, Equation, Value, Values, Variable, is_inexact, leading_to, value_of
 from jaxrnn.typing import at_least_float32
-from jaxrnn.unroll.blocks import Segment, at, before_each, joined, segments
-from jaxrnn.unroll.dataflow import Kind, StepProgram
-from jaxrnn.unroll.duals import Dual, linear, multiplies_rows, times_transposed
+from jaxrnn.unroll.blocks import at, before_blocks, before_each, scan_blocks
+from jaxrnn.unroll.dataflow import StepProgram
+from jaxrnn.unroll.duals import Dual, multiplies_rows, rows_by_matrix
 from jaxrnn.unroll.record import Frames, restarted, seen, where
 
-Leaves = list[Any]
+Leaves = list[Value]
 """The leaves of a tree, in order."""
+
+_Flag = Value | None
+
+_Taken = tuple[Leaves, tuple[Leaves, Leaves, Values]]
+"""The next carry; with it, of each step: carry, outputs, and the values of some variables."""
+
+_Pushed = tuple[Values, tuple[Values, Leaves]]
+"""The tangents of the next carry; with it, of each step: those of carry and outputs."""
+
+_Step = Callable[[Leaves, tuple[Values, _Flag, _Flag]], _Taken]
+"""``(carry, (drives, valid, reset)) -> (carry, results)``, as ``lax.scan`` takes it."""
+
+_TangentStep = Callable[[Values, tuple[Values, Values, _Flag, _Flag]], _Pushed]
+"""``(d_carry, (known, taps, valid, reset)) -> (d_carry, results)``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +80,22 @@ class Plan:
     transpose: bool
 
 
+class Arguments(NamedTuple):
+    """What a step is carried through time from.
+
+    Attributes:
+      weights: `StepProgram.weights`.
+      initial: leaves of the carry that a reset goes back to.
+      carry: leaves of the first carry.
+      frames: masks, and leaves of the inputs [T, …].
+    """
+
+    weights: Leaves
+    initial: Leaves
+    carry: Leaves
+    frames: Frames
+
+
 class Steps(NamedTuple):
     """What comes of T steps.
 
@@ -73,13 +103,11 @@ class Steps(NamedTuple):
       last: leaves of the last carry.
       carries: leaves of the carry after each step [T, …].
       outputs: leaves of y [T, …], where it is not a function of the carry alone.
-      kept: what gates read at each step [T, …] by variable; empty if it is not kept.
     """
 
     last: Leaves
     carries: Leaves
     outputs: Leaves
-    kept: Values
 
 
 class Tangents(NamedTuple):
@@ -88,321 +116,275 @@ class Tangents(NamedTuple):
     Attributes:
       weights: in float32 at least, for their cotangents are added up over many steps.
       initial: of the carry that a reset goes back to.
-      carry: of the first carry.
+      carry: of the first carry; zeros for leaves that a later step perturbs.
       x: of the inputs [T, …].
-      perturbed: the variables that have a tangent because of these.
     """
 
     weights: Values
     initial: Values
     carry: Values
     x: Values
-    perturbed: set[Variable]
-
-
-def carry_through(
-    plan: Plan, weights: Leaves, initial: Leaves, carry: Leaves, frames: Frames
-) -> tuple[Leaves, Leaves, Leaves]:
-    """Return `Steps.last`, `.carries` and `.outputs` of T steps from `carry`; resets go to `initial`."""
-    if plan.program.is_linear:
-        return _forward(plan, weights, initial, carry, frames)[:3]
-    return _carry_through(plan, weights, initial, carry, frames)
-
-
-def _values_alone(plan: Plan, *arguments: Any) -> tuple[Leaves, Leaves, Leaves]:
-    return _forward(dataclasses.replace(plan, keep=False), *arguments)[:3]
-
-
-_carry_through = jax.custom_jvp(_values_alone, nondiff_argnums=(0,))
-
-
-@functools.partial(_carry_through.defjvp, symbolic_zeros=True)
-def _jvp(plan: Plan, primals: Any, tangents: Any) -> tuple[Any, Any]:
-    steps = _forward(plan, *primals)
-    moved = _tangents_of(plan.program, primals, tangents)
-    return steps[:3], _push(plan, primals, steps, moved)
-
-
-def _tangents_of(program: StepProgram, primals: Any, tangents: Any) -> Tangents:
-    """Sort out what is perturbed: at once, or by what an earlier step makes of it."""
-    d_weights, d_initial, d_carry, d_x = (
-        {v: d for v, d in zip(of, leaves, strict=True) if not isinstance(d, SymbolicZero)}
-        for of, leaves in zip(
-            (program.weights, program.carry, program.carry, program.x),
-            (*tangents[:3], tangents[3].x),
-            strict=True,
-        )
-    )
-    perturbed = program.perturbed({*d_weights, *d_initial, *d_carry, *d_x})
-
-    def every_leaf(given: Values, values: Leaves) -> Values:
-        pairs = zip(program.carry, values, strict=True)
-        return {v: given.get(v, jnp.zeros_like(a)) for v, a in pairs if v in perturbed}
-
-    return Tangents(
-        _widened(d_weights),
-        every_leaf(d_initial, primals[1]),
-        every_leaf(d_carry, primals[2]),
-        d_x,
-        perturbed,
-    )
-
-
-def _forward(plan: Plan, weights: Leaves, initial: Leaves, carry: Leaves, frames: Frames) -> Steps:
-    """Take T steps."""
-    program = plan.program
-    shared = dict(zip(program.weights, weights, strict=True))
-    read = _widened({v: shared[v] for v in program.read_weights if is_inexact(shared[v])})
-    keep = plan.keep and not program.is_linear
-
-    def step(carry: Leaves, now: Any) -> tuple[Leaves, Any]:
-        drives, valid, reset = now
-        start = carry if reset is None else restarted(reset, initial, carry)
-        known = dict(zip(program.carry, start, strict=True))
-        dual = Dual({**shared, **_narrowed(read, shared), **known, **drives})
-        dual.run(program.loop)
-        moved, outputs = (
-            [jnp.asarray(value_of(atom, dual.values)) for atom in atoms]
-            for atoms in (program.moved, program.loop_outputs)
-        )
-        if valid is not None:
-            moved = where(valid, moved, carry)
-        kept = {v: dual.values[v] for v in program.kept} if keep else {}
-        return moved, (moved, outputs, kept)
-
-    def drives_of(frame: Frames, many: bool) -> Values:
-        x = dict(zip(program.x, seen(frame.x, frame.valid), strict=True))
-        dual = Dual({**shared, **x}, many=set(x) if many else set())
-        dual.run(program.to_drives)
-        return {v: dual.values[v] for v in program.drives}
-
-    def step_from_input(carry: Leaves, frame: Frames) -> tuple[Leaves, Any]:
-        return step(carry, (drives_of(frame, many=False), frame.valid, frame.reset))
-
-    def block(carry: Leaves, frames: Frames) -> tuple[Leaves, Any]:
-        drives = drives_of(frames, many=True)
-        run = _scan_ahead if plan.ahead and drives else jax.lax.scan
-        steps = len(frames.x[0])
-        return run(step, carry, (drives, frames.valid, frames.reset), length=steps)
-
-    if not plan.hoist:
-        last, (carries, outputs, kept) = jax.lax.scan(step_from_input, carry, frames)
-        return Steps(last, carries, outputs, kept)
-    again = not plan.keep and program.is_linear
-    run = jax.checkpoint(block, prevent_cse=False) if again else block
-    stretches = []
-    for segment in segments(plan.length, plan.block):
-        carry, stretch = segment.scan(run, carry, segment.cut(frames))
-        stretches.append(stretch)
-    return Steps(carry, *joined(stretches))
-
-
-def _scan_ahead(step: Any, carry: Leaves, frames: Any, length: int) -> tuple[Leaves, Any]:
-    """``lax.scan``, with each step's drives fetched one step before, into the loop's state.
-
-    Gates are slices of a drive. Fetched in the step that reads them they are slices of a slice, which XLA's
-    CPU backend does not vectorise.
-    """
-    drives, *rest = frames
-
-    def fetching(state: Any, now: Any) -> tuple[Any, Any]:
-        (carry, drive), (t, *rest) = state, now
-        carry, results = step(carry, (drive, *rest))
-        return (carry, at(drives, jnp.minimum(t + 1, length - 1))), results
-
-    steps = jnp.arange(length, dtype=jnp.int32)
-    (carry, _), results = jax.lax.scan(fetching, (carry, at(drives, 0)), (steps, *rest))
-    return carry, results
-
-
-def _push(
-    plan: Plan, primals: Any, steps: Steps, moving: Tangents
-) -> tuple[Leaves, Leaves, Leaves]:
-    """Return the tangents of `Steps.last`, `.carries` and `.outputs`."""
-    program, (weights, initial, carry, frames) = plan.program, primals
-    shared = dict(zip(program.weights, weights, strict=True))
-    step = _step_of_tangents(plan, shared, moving)
-
-    def block(d_carry: Values, now: _Block) -> tuple[Values, Any]:
-        known, taps = _values_and_taps(program, shared, initial, moving, now)
-        rest = (known, taps, now.frames.valid, now.frames.reset)
-        return jax.lax.scan(step, d_carry, rest, length=len(now.frames.x[0]))
-
-    block = jax.checkpoint(block, prevent_cse=False)
-    d_carry, stretches = moving.carry, []
-    for segment in segments(plan.length, plan.block):
-        begins = [_before_blocks(segment, c, a) for c, a in zip(carry, steps.carries, strict=True)]
-        rest = segment.cut((steps.carries, steps.kept, frames, moving.x))
-        d_carry, stretch = segment.scan(block, d_carry, _Block(begins, *rest))
-        stretches.append(stretch)
-    d_carries, d_outputs = joined(stretches)
-    return (
-        _filled(program.carry, d_carry, steps.last),
-        _filled(program.carry, d_carries, steps.carries),
-        _filled(range(len(steps.outputs)), d_outputs, steps.outputs),
-    )
 
 
 class _Block(NamedTuple):
-    """What the derivative of n steps needs.
+    """What the derivative of n steps needs: `Steps.carries`, what is kept, masks and inputs, d inputs."""
 
-    Attributes:
-      begin: leaves of the carry before the first of them.
-      carries: leaves of the carry after each [n, …].
-      kept: as in `Steps`.
-      frames: inputs and masks.
-      d_x: tangents of the inputs [n, …].
-    """
-
-    begin: Leaves
     carries: Leaves
     kept: Values
     frames: Frames
     d_x: Values
 
 
-def _before_blocks(segment: Segment, carry: Any, carries: Any) -> Any:
-    """Return the carry before each block of a segment [blocks, …]."""
-    last = segment.first + segment.size * (segment.blocks - 1)
-    if segment.first:
-        return carries[segment.first - 1 : last : segment.size]
-    return before_each(carry, carries[segment.size - 1 :: segment.size][: segment.blocks])
+def carry_through(plan: Plan, given: Arguments) -> Steps:
+    """Take T steps."""
+    if plan.program.is_linear:
+        return _forward(plan, given, again=not plan.keep)[0]
+    return _carry_through(plan, given)
 
 
-def _step_of_tangents(plan: Plan, shared: Values, moving: Tangents) -> Any:
-    """Return ``(d_carry, (known, taps, valid, reset)) -> (d_carry, (d_carry, d_outputs))``."""
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _carry_through(plan: Plan, given: Arguments) -> Steps:
+    return _forward(plan, given)[0]
+
+
+@functools.partial(_carry_through.defjvp, symbolic_zeros=True)
+def _jvp(plan: Plan, primals: tuple[Arguments], tangents: tuple[Arguments]) -> tuple[Steps, Steps]:
+    (given,), (d_given,) = primals, tangents
+    steps, kept = _forward(plan, given, plan.program.kept if plan.keep else [])
+    return steps, _push(plan, given, steps, kept, _tangents_of(plan.program, given, d_given))
+
+
+def _tangents_of(program: StepProgram, given: Arguments, d_given: Arguments) -> Tangents:
+    """Sort out what is perturbed: at once, or by what an earlier step makes of it."""
+    variables = program.weights, program.carry, program.carry, program.x
+    leaves = *d_given[:3], d_given.frames.x
+    d_weights, d_initial, d_carry, d_x = (
+        {v: d for v, d in _by(of, ds).items() if not isinstance(d, SymbolicZero)}
+        for of, ds in zip(variables, leaves, strict=True)
+    )
+    perturbed = program.perturbed_carry({*d_weights, *d_initial, *d_carry, *d_x})
+
+    def of_perturbed(tangents: Values, values: Leaves) -> Values:
+        by_leaf = _by(program.carry, values).items()
+        return {v: tangents.get(v, jnp.zeros_like(a)) for v, a in by_leaf if v in perturbed}
+
+    initial, carry = of_perturbed(d_initial, given.initial), of_perturbed(d_carry, given.carry)
+    return Tangents(_widened(d_weights), initial, carry, d_x)
+
+
+# The steps themselves.
+
+
+def _forward(
+    plan: Plan, given: Arguments, kept: Sequence[Variable] = (), *, again: bool = False
+) -> tuple[Steps, Values]:
+    """Return what comes of T steps, and the values of some variables at each step [T, …].
+
+    Args:
+      plan: how.
+      given: from where.
+      kept: the variables.
+      again: compute each block once more in the backward pass, where JAX differentiates it.
+    """
+    program, weights = plan.program, _by(plan.program.weights, given.weights)
+    step = _step(program, weights, given.initial, kept)
+
+    def step_from_input(carry: Leaves, frame: Frames) -> _Taken:
+        return step(carry, (_drives(program, weights, frame), frame.valid, frame.reset))
+
+    def block(carry: Leaves, now: tuple[None, Frames]) -> _Taken:
+        _, frames = now
+        drives = _drives(program, weights, frames)
+        run = _scan_ahead if plan.ahead and drives else jax.lax.scan
+        return run(step, carry, (drives, frames.valid, frames.reset), length=len(frames.x[0]))
+
+    if plan.hoist:
+        run = jax.checkpoint(block, prevent_cse=False) if again else block
+        sizes = {"length": plan.length, "block": plan.block}
+        last, results = scan_blocks(run, given.carry, given.frames, **sizes)
+    else:
+        last, results = jax.lax.scan(step_from_input, given.carry, given.frames)
+    carries, outputs, found = results
+    return Steps(last, carries, outputs), found
+
+
+def _drives(program: StepProgram, weights: Values, frames: Frames) -> Values:
+    """Return what depends on the inputs, of one step or of many."""
+    dual = Dual({**weights, **_inputs(program, frames)})
+    dual.run(program.flat.equations, program.drives)
+    return {v: dual.values[v] for v in program.drives}
+
+
+def _step(
+    program: StepProgram, weights: Values, initial: Leaves, kept: Sequence[Variable]
+) -> _Step:
+    """Return one step, given the values of its drives."""
+    read = _widened({v: weights[v] for v in program.read_weights if is_inexact(weights[v])})
+
+    def step(carry: Leaves, now: tuple[Values, _Flag, _Flag]) -> _Taken:
+        drives, valid, reset = now
+        start = carry if reset is None else restarted(reset, initial, carry)
+        dual = Dual({**weights, **_narrowed(read, weights), **_by(program.carry, start), **drives})
+        dual.run(program.loop, program.results)
+        after, outputs = (
+            [jnp.asarray(value_of(atom, dual.values)) for atom in atoms]
+            for atoms in (program.next_carry, program.loop_outputs)
+        )
+        if valid is not None:
+            after = where(valid, after, carry)
+        return after, (after, outputs, {v: dual.values[v] for v in kept})
+
+    return step
+
+
+def _scan_ahead(
+    step: _Step, carry: Leaves, frames: tuple[Values, _Flag, _Flag], length: int
+) -> _Taken:
+    """``lax.scan``, with each step's drives fetched one step before, into the loop's state.
+
+    Gates are slices of a drive. Fetched in the step that reads them they are slices of a slice, which XLA's
+    CPU backend does not vectorise.
+    """
+    drives, valid, reset = frames
+
+    def fetching(state: tuple[Leaves, Values], now: tuple[Value, _Flag, _Flag]) -> Any:
+        (carry, drive), (t, valid, reset) = state, now
+        carry, results = step(carry, (drive, valid, reset))
+        return (carry, at(drives, jnp.minimum(t + 1, length - 1))), results
+
+    steps = jnp.arange(length, dtype=jnp.int32)
+    (carry, _), results = jax.lax.scan(fetching, (carry, at(drives, 0)), (steps, valid, reset))
+    return carry, results
+
+
+# Their tangents.
+
+
+def _push(plan: Plan, given: Arguments, steps: Steps, kept: Values, moving: Tangents) -> Steps:
+    """Return the tangents of what comes of T steps."""
+    program, weights = plan.program, _by(plan.program.weights, given.weights)
+    step = _step_of_tangents(plan, weights, moving)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def block(d_carry: Values, now: tuple[Leaves, _Block]) -> _Pushed:
+        begin, of_steps = now
+        starts, frames = before_each(begin, of_steps.carries), of_steps.frames
+        if frames.reset is not None:
+            pairs = zip(given.initial, starts, strict=True)
+            initial = [jnp.broadcast_to(leaf, start.shape) for leaf, start in pairs]
+            starts = restarted(frames.reset, initial, starts)
+        known, taps = _known_and_taps(
+            program, weights, _by(program.carry, starts), moving, of_steps
+        )
+        rest = known, taps, frames.valid, frames.reset
+        return jax.lax.scan(step, d_carry, rest, length=len(starts[0]))
+
+    d_carry, (d_carries, d_outputs) = scan_blocks(
+        block,
+        moving.carry,
+        _Block(steps.carries, kept, given.frames, moving.x),
+        length=plan.length,
+        block=plan.block,
+        of_blocks=before_blocks(given.carry, steps.carries, plan.block),
+    )
+    return Steps(
+        _every_leaf(program.carry, d_carry, steps.last),
+        _every_leaf(program.carry, d_carries, steps.carries),
+        d_outputs,
+    )
+
+
+def _known_and_taps(
+    program: StepProgram, weights: Values, starts: Values, moving: Tangents, now: _Block
+) -> tuple[Values, Values]:
+    """Return, of a block of steps, what gates read, where each starts included, and taps: all [n, …]."""
+    tangents = _narrowed(moving.weights, weights) | seen(now.d_x, now.frames.valid)
+    dual = Dual({**weights, **_inputs(program, now.frames)}, tangents)
+    dual.push(leading_to(program.flat.equations, program.drives, dual.values))
+    dual.values.update(starts | now.kept)
+    operands = [program.factors(product)[0] for product in program.products]
+    dual.run(program.loop, [*program.kept, *operands])
+    known = starts | {v: dual.values[v] for v in program.kept}
+    shapes = {v: (len(now.carries[0]), *program.avals[v].shape) for v in program.tapped}
+    return known, {v: jnp.broadcast_to(tap, shapes[v]) for v, tap in _taps(program, dual).items()}
+
+
+def _taps(program: StepProgram, dual: Dual) -> Values:
+    """Return the taps of a block, from the tangents of weights and drives and the values of operands."""
+    taps: Values = {}
+
+    def stop_at(variables: Sequence[Variable]) -> None:
+        stopped = program.tapped.intersection(variables) & dual.tangents.keys()
+        taps.update((v, dual.tangents.pop(v)) for v in sorted(stopped))
+
+    stop_at(program.drives)
+    dual.push(program.spread)
+    for equation in program.loop:
+        if equation in program.region:
+            dual.tangents.update(dual.jvp(equation)[1])
+            stop_at(equation.outputs)
+    return taps
+
+
+def _step_of_tangents(plan: Plan, weights: Values, moving: Tangents) -> _TangentStep:
+    """Return what one step makes of the tangents of its carry, given what its gates read and its taps."""
     program = plan.program
-    transposed = {
-        product: jax.lax.optimization_barrier(shared[program.factors(product)[1]].T)
-        for product in program.products
-        if plan.transpose and _multiplies_rows(program, product)
-    }
     read = {v: moving.weights[v] for v in program.read_weights if v in moving.weights}
-    perturbed_outputs = [
-        i
-        for i, atom in enumerate(program.loop_outputs)
-        if not moving.perturbed.isdisjoint(variables([atom]))
-    ]
+    factors = [program.factors(product)[1] for product in program.products]
+    once = {v for e in program.spread for v in e.outputs}.union(program.weights)
+    transposed = _transposed(program, weights) if plan.transpose else {}
 
-    def step(d_carry: Values, now: Any) -> tuple[Values, Any]:
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def step(d_carry: Values, now: tuple[Values, Values, _Flag, _Flag]) -> _Pushed:
         known, taps, valid, reset = now
         d_start = d_carry if reset is None else restarted(reset, moving.initial, d_carry)
-        dual = Dual({**shared, **known}, {**d_start, **_narrowed(read, shared), **taps})
-        dual.run(program.to_scales)
-        for equation in program.loop_of_tangents:
+        dual = Dual(weights | known, {**d_start, **_narrowed(read, weights), **taps})
+        dual.run(program.spread, factors)
+        for equation in program.loop:
             if equation in program.region:
-                dual.tangents.update(_through_region(program, equation, dual, taps, transposed))
-            else:
+                _, found = dual.jvp(transposed.get(equation, equation), fixed=once)
+                dual.tangents.update((v, d + taps[v] if v in taps else d) for v, d in found.items())
+            elif equation in program.gates:
                 dual.push([equation])
 
-        def found(atom: Atom) -> Any:
-            if not isinstance(atom, Literal) and atom in dual.tangents:
-                return dual.tangents[atom]
-            form: Any = atom.aval if isinstance(atom, Literal) else program.avals[atom]
-            return jnp.zeros(form.shape, form.dtype)
+        def tangent_of(atom: Atom) -> Value:
+            found = None if isinstance(atom, Literal) else dual.tangents.get(atom)
+            aval = program.flat.aval(atom)
+            return jnp.zeros(aval.shape, aval.dtype) if found is None else found
 
-        moved = dict(zip(program.carry, program.moved, strict=True))
-        d_moved = {leaf: found(moved[leaf]) for leaf in d_carry}
+        after = _by(program.carry, program.next_carry)
+        d_after = {leaf: tangent_of(after[leaf]) for leaf in d_carry}
         if valid is not None:
-            d_moved = where(valid, d_moved, d_carry)
-        return d_moved, (d_moved, {i: found(program.loop_outputs[i]) for i in perturbed_outputs})
+            d_after = where(valid, d_after, d_carry)
+        return d_after, (d_after, list(map(tangent_of, program.loop_outputs)))
 
-    return jax.checkpoint(step, prevent_cse=False)
-
-
-def _multiplies_rows(program: StepProgram, product: Equation) -> bool:
-    """Tell whether a product is one of rows with a weight from the right."""
-    return product.inputs == program.factors(product) and multiplies_rows(product)
+    return step
 
 
-def _through_region(
-    program: StepProgram, equation: Equation, dual: Dual, taps: Values, transposed: Any
-) -> Values:
-    """Return what the loop adds to the tangents of an equation's outputs, with the taps that stand there."""
-    if equation in program.products:
-        operand, weight = program.factors(equation)
-        d_operand = None if isinstance(operand, Literal) else dual.tangents.get(operand)
-        if d_operand is None:
-            found = [None]
-        elif equation in transposed:
-            found = [times_transposed(equation, d_operand, transposed[equation])]
-        else:
-            factors = {operand: d_operand, weight: dual.values[weight]}
-            found = equation.apply(*(factors[v] for v in equation.inputs))
-    else:
-        read = variables(equation.inputs)
-        in_loop = [v for v in read if program.kind(v) is Kind.CARRY]
-        entering = read if program.is_cut_of_drive(equation) else in_loop
-        given = {v: dual.tangents[v] for v in entering if v in dual.tangents}
-        found = (
-            linear(equation, given, program.avals, set())
-            if given
-            else [None] * len(equation.outputs)
+def _transposed(program: StepProgram, weights: Values) -> dict[Equation, Equation]:
+    """Return the products of rows with a weight as products with the transposed weight, held once for all."""
+
+    def of(product: Equation) -> Equation:
+        operand, weight = program.factors(product)
+        held = jax.lax.optimization_barrier(weights[weight].T)
+        return dataclasses.replace(
+            product,
+            inputs=(operand,),
+            input_avals=(program.avals[operand],),
+            apply=lambda rows: [rows_by_matrix(product, rows, held, axis=1)],
         )
-    sums = {}
-    for variable, tangent in zip(equation.outputs, found, strict=True):
-        terms = [t for t in (tangent, taps.get(variable)) if t is not None]
-        if terms:
-            sums[variable] = functools.reduce(jnp.add, terms)
-    return sums
+
+    rows = [p for p in program.products if p.inputs == program.factors(p) and multiplies_rows(p)]
+    return {product: of(product) for product in rows}
 
 
-def _values_and_taps(
-    program: StepProgram, shared: Values, initial: Leaves, moving: Tangents, now: _Block
-) -> tuple[Values, Values]:
-    """Return, of a block of steps, where each starts and what its gates read, and the taps: all [n, …]."""
-    frames = now.frames
-    starts = before_each(now.begin, now.carries)
-    if frames.reset is not None:
-        again = [jnp.broadcast_to(i, s.shape) for i, s in zip(initial, starts, strict=True)]
-        starts = restarted(frames.reset, again, starts)
-    known = dict(zip(program.carry, starts, strict=True))
-    x = dict(zip(program.x, seen(frames.x, frames.valid), strict=True))
-    tangents = {**_narrowed(moving.weights, shared), **seen(now.d_x, frames.valid)}
-    dual = Dual({**shared, **known, **x}, tangents, {*known, *x})
-    dual.push(program.to_drives)
-    if now.kept:
-        dual.values.update(now.kept)
-        dual.many.update(now.kept)
-    else:
-        dual.run(program.to_kept)
-    dual.run(program.to_operands)
-    known.update((v, dual.values[v]) for v in program.kept)
-    return known, _taps(program, dual, len(starts[0]))
+def _inputs(program: StepProgram, frames: Frames) -> Values:
+    return _by(program.x, seen(frames.x, frames.valid))
 
 
-def _taps(program: StepProgram, dual: Dual, steps: int) -> Values:
-    """Return the taps of a block [n, …], from the tangents of weights and drives."""
-    dual.push(program.repeated)
-    taps: Values = {}
-    many = {
-        v for v in dual.tangents if v in dual.many
-    }  # a tap may lack the steps that its variable has
-    for equation in program.loop:
-        if equation not in program.region or program.is_cut_of_drive(equation):
-            continue
-        read = variables(equation.inputs)
-        if equation in program.products:
-            _, weight = program.factors(equation)
-            if weight not in dual.tangents:
-                continue
-            given = [dual.tangents[v] if v == weight else dual.values[v] for v in read]
-            found = dual.function(equation)(*given)
-            many.update(equation.outputs)
-        else:
-            outside = [v for v in read if program.kind(v) is not Kind.CARRY and v in dual.tangents]
-            own = {v: dual.tangents[v] for v in outside}
-            own |= {v: taps.pop(v) for v in read if v in taps and v in program.handed_on}
-            if not own:
-                continue
-            found = linear(equation, own, program.avals, many)
-            many.update(() if many.isdisjoint(own) else equation.outputs)
-        taps.update(zip(equation.outputs, found, strict=True))
-    taps.update((v, dual.tangents[v]) for v in program.tapped_drives if v in dual.tangents)
-    return {
-        v: tap if v in many else jnp.broadcast_to(tap, (steps, *tap.shape))
-        for v, tap in taps.items()
-    }
+def _by(variables: Sequence[Variable], leaves: Sequence[Value]) -> Values:
+    """Return leaves by the variables that stand for them."""
+    return dict(zip(variables, leaves, strict=True))
 
 
 def _widened(arrays: Values) -> Values:
@@ -415,16 +397,6 @@ def _narrowed(arrays: Values, like: Values) -> Values:
     return {v: a.astype(like[v].dtype) for v, a in arrays.items()}
 
 
-def _filled(names: Any, tangents: Values, values: Leaves) -> Leaves:
+def _every_leaf(variables: Sequence[Variable], tangents: Values, values: Leaves) -> Leaves:
     """Return the tangents of all leaves, zeros where there are none."""
-    return [
-        tangents[name] if name in tangents else _zeros(value)
-        for name, value in zip(names, values, strict=True)
-    ]
-
-
-def _zeros(value: Any) -> Any:
-    """Return the tangent zero of an array; that of an array of integers has JAX's own dtype."""
-    if jnp.issubdtype(value.dtype, jnp.inexact):
-        return jnp.zeros_like(value)
-    return np.zeros(value.shape, jax.dtypes.float0)
+    return [tangents.get(v, jnp.zeros_like(a)) for v, a in _by(variables, values).items()]
