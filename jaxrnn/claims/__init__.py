@@ -9,7 +9,14 @@ page.py         the page, from records alone
 gradients.py, memory.py, cost.py, structure.py    the claims, by subject
 """
 
-from jaxrnn.claims import cost, gates, gradients, memory, structure  # noqa: F401 (they fill the table)
+from jaxrnn.claims import (  # noqa: F401 (they fill the table)
+    cost,
+    gates,
+    gradients,
+    memory,
+    structure,
+    updates,
+)
 from jaxrnn.claims.claim import ARTICLES, CLAIMS, Claim, Lab, Source, claim
 from jaxrnn.claims.evidence import (
     About,
