@@ -9,14 +9,7 @@ page.py         the page, from records alone
 gradients.py, memory.py, cost.py, structure.py    the claims, by subject
 """
 
-from jaxrnn.claims import (  # noqa: F401 (they fill the table)
-    cost,
-    gates,
-    gradients,
-    memory,
-    structure,
-    updates,
-)
+from jaxrnn.claims import table  # noqa: F401 (it fills `CLAIMS`)
 from jaxrnn.claims.claim import ARTICLES, CLAIMS, Claim, Lab, Source, claim
 from jaxrnn.claims.evidence import (
     About,

@@ -1,0 +1,11 @@
+"""The claims by subject, in the order of the page: importing a subject puts its claims into `CLAIMS`."""
+
+# isort: off
+from jaxrnn.claims import gradients
+from jaxrnn.claims import gates
+from jaxrnn.claims import updates
+from jaxrnn.claims import memory
+from jaxrnn.claims import structure
+from jaxrnn.claims import cost
+
+SUBJECTS = (gradients, gates, updates, memory, structure, cost)
