@@ -97,8 +97,8 @@ CHANGE = "log ratio of the change of the recurrent weights, long over short sequ
         Source("OpenGenus", "the updates become null"),
     ),
     why="An update is a learning rate times a gradient, and that vanishes.",
-    measured=f"Change of the recurrent weights in the first {_FIRST} updates on sequences of {_LONG} steps, against "
-    f"that on sequences of {_SHORT}, when only the first input is of use.",
+    measured=f"Change of the recurrent weights in the first {_FIRST} updates on sequences of {_LONG} steps, "
+    f"against that on sequences of {_SHORT}, when only the first input is of use.",
     rule=Rule((Part(CHANGE, Mean(below=-float(np.log(1.5)))),)),
     refuted_by="Weights that move as far on long sequences as on short ones.",
     lessons={
