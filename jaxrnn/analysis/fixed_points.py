@@ -140,7 +140,7 @@ def fixed_points(
 
     Raises:
       InputError: candidates or an input that do not fit the cell or are not finite, a setting out of range,
-        or a tolerance finer than the dtype.
+        or a tolerance finer than the dtype or above 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -302,6 +302,8 @@ def checked_tolerance(tolerance: float | None, dtype: Any) -> float:
     if tolerance < resolution:
         got = f"{tolerance:g} for {jnp.dtype(dtype).name}"
         checks.refuse("tolerance", got, f"at least its resolution, {resolution:.1e}")
+    if tolerance > 1:
+        checks.refuse("tolerance", f"{tolerance:g}", "at most 1, with which any state would do")
     return tolerance
 
 

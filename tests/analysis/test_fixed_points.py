@@ -375,6 +375,13 @@ def test_candidates_are_states_of_the_trajectory_with_noise(x64):
     assert len(fixed_points(cell, path.xs[0, 0], noisy)) > 0
 
 
+def test_settings_may_be_whole_numbers_of_any_size():
+    path = trace(lambda s, x: (0.5 * s, s), None, carry=jnp.ones(1), length=3)
+    assert jnp.isfinite(candidates_from(path, 3, key=jax.random.key(0), noise=2**31)).all()
+    with pytest.raises(InputError, match=r"tolerance: got 1e\+40; expected at most 1"):
+        fixed_points(lambda s, x: (0.5 * s, s), None, jnp.ones((1, 1)), tolerance=10**40)
+
+
 @pytest.mark.parametrize("method", [LevenbergMarquardt(), Descent()])
 def test_search_lowers_for_every_platform(method):
     cell, x, like = make("gru", jnp.float32), jnp.ones(F), jnp.zeros(H)
