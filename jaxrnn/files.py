@@ -89,7 +89,7 @@ def writing(argument: str, path: str | os.PathLike[str], expected: str) -> Itera
 
 
 def refuse_links(argument: str, folder: str | os.PathLike[str]) -> None:
-    """Refuse a folder with a symbolic link below it, by which a write would reach outside it.
+    """Refuse a folder with a link below it, symbolic or hard, by which a write would reach outside it.
 
     Raises:
       InputError: there is one; the message names it.
@@ -99,3 +99,8 @@ def refuse_links(argument: str, folder: str | os.PathLike[str]) -> None:
             path = os.path.join(parent, name)
             if os.path.islink(path):
                 checks.refuse(argument, f"the symbolic link {path}", "a folder without any")
+        for name in files:
+            path = os.path.join(parent, name)
+            if os.lstat(path).st_nlink > 1:
+                expected = "a folder whose files have no other name, such as a copy of it"
+                checks.refuse(argument, f"the hard link {path}", expected)

@@ -59,7 +59,7 @@ def translator() -> Any:
     rngs = nnx.Rngs(0)
     source, target = (models.Embedding(V, F, rngs=rngs) for _ in range(2))
     encoder = jaxrnn.RNN(jaxrnn.GRUCell(F, H, rngs=rngs))
-    decoder = jaxrnn.GRUCell(F, H, rngs=rngs)
+    decoder = jaxrnn.GRUCell(F + H, H, rngs=rngs)
     return models.EncoderDecoder(source, encoder, target, decoder, start=0, end=1, rngs=rngs)
 
 
@@ -147,7 +147,7 @@ ENTRANCES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "RNN": (
         jaxrnn.RNN,
         {"cell": cell, "time_major": True, "reverse": False, "method": None, "carry_init": None}
-        | {"dropout": 0.1, "recurrent_dropout": 0.1, "zoneout": 0.1, "rngs": RNGS},
+        | {"dropout": 0.1, "recurrent_dropout": 0.1, "zoneout": 0.0, "rngs": RNGS},
     ),
     "a RNN": (called(rnn), LAYER | {"reverse": False}),
     "a Stack": (called(stack), LAYER),
@@ -287,7 +287,7 @@ ENTRANCES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "to_nnx": (interop.to_nnx, {"cell": lstm, "kind": None}),
     "to_linen": (interop.to_linen, {"cell": cell}),
     "adding": (tasks.load_task, {"name": "adding", "length": 10}),
-    "copy": (tasks.load_task, {"name": "copy", "delay": 5, "symbols": 2}),
+    "copy": (tasks.load_task, {"name": "copy-memory", "delay": 5, "symbols": 2}),
     "parity": (tasks.load_task, {"name": "parity", "longest": 4, "tested": 8}),
     "read_idx": (tasks.read_idx, {"path": "nowhere"}),
     "Vocabulary": (tasks.Vocabulary, {"words": ["a", "b"]}),
@@ -389,7 +389,9 @@ def test_an_object_in_the_place_of_any_argument_is_refused(name):
 def test_nonsense_is_refused_or_the_answer_is_right(name):
     rng = np.random.default_rng(list(name.encode()))
     arguments, found = list(ENTRANCES[name][1]), []
-    assert fault(name, {}) is None or name == "read_idx"
+    if name != "read_idx":  # whose right call would need a file
+        with warnings.catch_warnings(action="ignore"):
+            ENTRANCES[name][0](**arguments_of(name))
     for _ in range(-(-ALL_CALLS // len(ENTRANCES))):
         chosen = rng.choice(arguments, size=min(len(arguments), rng.integers(1, 3)), replace=False)
         found.append(fault(name, {each: NONSENSE[rng.integers(len(NONSENSE))] for each in chosen}))

@@ -273,6 +273,25 @@ def test_links_inside_a_run_are_refused(name: str, run: Path):
     assert victim.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json", "checkpoints/hard"])
+def test_hard_links_inside_a_run_are_refused(name: str, run: Path):
+    victim = run.parent / "victim"
+    path = run / name
+    if path.exists():
+        path.rename(victim)
+    else:
+        victim.write_text("mine")
+    before = victim.read_bytes()
+    os.link(victim, path)
+    with pytest.raises(InputError, match=f"run: got the hard link .*{name}|out: got the hard link"):
+        train(_RUN, run, resume=True)
+    with pytest.raises(
+        InputError, match=f"run: got the hard link .*{name}; expected a folder whose"
+    ):
+        load_network(run, 0)
+    assert victim.read_bytes() == before
+
+
 def test_checkpoints_behind_a_link_are_neither_read_nor_deleted(run: Path):
     elsewhere = run.parent / "elsewhere"
     (run / "checkpoints").rename(elsewhere)

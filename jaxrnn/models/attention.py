@@ -18,8 +18,7 @@ a sequence, for the backward pass.
 from __future__ import annotations
 
 import abc
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +31,21 @@ from jaxrnn.cells import initializers
 from jaxrnn.unroll.record import seen
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Memory:
+def listed(record: Any) -> Any:
+    """Let the paths of a named tuple's entries be numbers, as a decorator.
+
+    `nnx.tabulate` fails on names within a tuple, such as in the arguments of a method.
+    """
+
+    def flatten(entries: Any) -> tuple[Any, None]:
+        return [(jax.tree_util.SequenceKey(i), entry) for i, entry in enumerate(entries)], None
+
+    jax.tree_util.register_pytree_with_keys(record, flatten, lambda _, entries: record(*entries))
+    return record
+
+
+@listed
+class Memory(NamedTuple):
     """A source, ready for queries.
 
     Attributes:

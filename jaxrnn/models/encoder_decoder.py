@@ -37,7 +37,7 @@ from jaxtyping import Array, Float, Int
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.cells.base import free_leaves
-from jaxrnn.models.attention import Attention, Memory
+from jaxrnn.models.attention import Attention, Memory, listed
 from jaxrnn.models.bodies import Body, sizes
 from jaxrnn.models.embeddings import Embedding, check_embedding, check_tokens, checked_tokens
 from jaxrnn.models.readouts import cross_entropy, linear
@@ -67,6 +67,7 @@ State = tuple[Carry, Float[Array, "*B Y"]]
 """What a decoder hands to its next step: the cell's carry, and the context."""
 
 
+@listed
 class Written(NamedTuple):
     """What one step of a decoder gives.
 

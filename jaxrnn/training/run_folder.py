@@ -12,8 +12,8 @@ A folder that already holds a run is never overwritten: it is refused, or, when 
 insists on the settings of the first time and names every one that differs. While one process writes, another
 is refused; of several processes that train together the first one writes.
 
-A folder may come from a stranger: symbolic links inside it are refused, and no file of it is trusted to have
-the right form.
+A folder may come from a stranger: links inside it are refused, symbolic and hard ones, and no file of it is
+trusted to have the right form.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the settings of a run.
 
     Raises:
-      InputError: the folder holds no run, or a symbolic link.
+      InputError: the folder holds no run, or a link.
     """
     file = Path(path) / _CONFIG
     if not holds_run(path):
