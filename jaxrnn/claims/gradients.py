@@ -87,6 +87,7 @@ _SIGMOID = "The sigmoid"
     lessons={
         "confirmed": "The sigmoid's slope is at most 1/4, and it is {at_zero:.4g} at 0: "
         "at most, not below.",
+        "refuted": "The sigmoid's slope is above 1/4 somewhere.",
     },
 )
 def sigmoid_slope(lab: Lab) -> Evidence:

@@ -368,7 +368,9 @@ def input_is_two_steps(lab: Lab) -> Evidence:
             norms.append(sizes / sizes[0])
         for lag in lags:
             condition = {"cell": name, "lag": f"{lag} steps"}
-            samples.append(Sample(INFLUENCE, condition, [n[lag] for n in norms], lab.seeds))
+            samples.append(
+                Sample(INFLUENCE, condition, np.array([n[lag] for n in norms]), lab.seeds)
+            )
         curves.append(Line(name, range(20), np.median(norms, axis=0)))
     ten = {
         s.condition["cell"]: np.median(s.values)
@@ -480,7 +482,7 @@ def static_attention(lab: Lab) -> Evidence:
         for name, values in found.items():
             contexts = _translator(name == "additive", nnx.Rngs(seed))(sources, targets).contexts
             # A variance of equal numbers is not zero to the last digit; their differences are.
-            values.append(float(jnp.abs(contexts - contexts[0]).max()))
+            values.append(float(jnp.abs(contexts - contexts[:1]).max()))
     samples = [Sample(CHANGE, {"attention": n}, values, lab.seeds) for n, values in found.items()]
     return Evidence(
         samples,

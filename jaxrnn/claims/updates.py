@@ -73,7 +73,8 @@ def _train(
     def update(state: Any, key: Any) -> tuple[Any, Any]:
         network, memory = state
         value, gradient = jax.value_and_grad(loss)(network, key)
-        change, memory = rule.update(gradient, memory)
+        with jax.numpy_dtype_promotion("standard"):  # Optax raises floats to whole powers
+            change, memory = rule.update(gradient, memory)
         return (jax.tree.map(jnp.add, network, change), memory), value
 
     keys = jax.random.split(key, updates)
