@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,33 @@ from jaxrnn.jaxprs import flat, is_inexact
 from jaxrnn.typing import ArrayLike, Carry, Size, Step, prepared
 
 
+class Beginning(NamedTuple):
+    """Where steps begin, all of it checked.
+
+    Attributes:
+      carry: the initial carry.
+      steps: how many steps T.
+      batch: the batch axes *B.
+      step: the step, for such a batch.
+    """
+
+    carry: Carry
+    steps: Size
+    batch: tuple[Size, ...]
+    step: Step
+
+
 def begin(
     cell: Step, xs: Any, carry: Carry | None = None, length: int | None = None
 ) -> tuple[Carry, Size, tuple[Size, ...]]:
-    """Return the initial carry, the number of steps T and the batch axes *B, all checked.
+    """Return the first three entries of `beginning`."""
+    return beginning(cell, xs, carry, length)[:3]
+
+
+def beginning(
+    cell: Step, xs: Any, carry: Carry | None = None, length: int | None = None
+) -> Beginning:
+    """Return the initial carry, the number of steps, the batch axes and the step for such a batch, checked.
 
     Args:
       cell: the step.
@@ -51,8 +74,9 @@ def begin(
         checks.refuse("carry", checks.describe(carry), "at least one array, leaves [*B, H]")
     batch = batch_axes(cell, xs, carry)
     x = shapes_of_one(xs)
-    _check_step(for_batch(cell, carry, x, batch), carry, x)
-    return carry, steps, batch
+    step = for_batch(cell, carry, x, batch)
+    _check_step(step, carry, x)
+    return Beginning(carry, steps, batch, step)
 
 
 def step_of(cell: Any) -> Step:

@@ -119,3 +119,17 @@ def test_others_are_refused_with_what_to_pass(name):
     for call in calls:
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_a_plain_function_is_traced_four_times_a_call():
+    """For one sequence, for the batch, to check its carry, and to tell its program from others."""
+    calls = []
+
+    def step(s, x):
+        calls.append(1)
+        return jnp.tanh(s + x), s
+
+    for _ in range(2):
+        calls.clear()
+        jaxrnn.unroll(step, jnp.ones((5, 2, 3)), carry=jnp.zeros((2, 3)))
+    assert len(calls) == 4

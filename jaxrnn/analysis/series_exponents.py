@@ -17,6 +17,12 @@ Weakness: it is a slope that somebody has to find. For small k a pair still turn
 grows, for large k it is as far apart as the attractor is wide, and between the two S must be a straight line
 for several dimensions m. If it is not, the series shows no exponent, and the number given means nothing. So
 look at `divergence` first. Noise hides the line; only the largest exponent can be had like this.
+
+How much the fit decides, for Lorenz's system at σ = 16, R = 45.92, b = 4, whose exponent is 1.50 a unit of
+time, with the settings of Rosenstein et al. (5000 samples of x, 0.01 apart, τ = 11, m = 3): 1.56 from
+k = 50 … 200, 1.71 from 50 … 150 and 1.45 from 100 … 200, as S bends all the way. Delays from 5 to 20 give
+1.57 to 1.48, and the window in time hardly matters. Kantz's method with a radius of 0.5 gives 1.60 from
+50 … 200, and less with larger radii, which begin near the width of the attractor.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.batching import for_batch
 from jaxrnn.steps import (
-    begin,
+    beginning,
     compiled,
     is_plain_function,
     is_varying,
@@ -96,7 +96,8 @@ def unroll(
         _refuse_masks(method, seq_lengths, mask, resets, reverse)
     if isinstance(cell, nnx.Module) and has_variables(cell):
         cell = WithoutEffects(cell)
-    carry, steps, batch = begin(cell, xs, carry, length)
+    carry, steps, batch, for_all = beginning(cell, xs, carry, length)
+    found = batch
     if isinstance(cell, WithoutEffects):
         cell = cell.settled(carry, xs)
     if not (hasattr(cell, "num_feature_axes") and hasattr(xs, "shape")):
@@ -117,6 +118,10 @@ def unroll(
     length = None if jax.tree.leaves(frames) else steps
     settings = {"method": method, "length": length, "reverse": reverse}
     if not isinstance(cell, WithoutEffects):
+        if is_plain_function(cell):  # which is traced for its batch, so once only
+            one = shapes_of_one(frames.x)
+            cell = for_all if batch == found else for_batch(cell, carry, one, batch)
+            batch = ()
         return _compiled_run(cell, (carry, frames, initial), {**settings, "batch": batch})
     step, start = cell.threaded(initial), cell.start(carry)
     arrays = start, Frames(frames, None, None), start
@@ -129,7 +134,7 @@ def _compiled_run(
     """Return what `_run` does, compiled once for all cells of one form and all functions of one program.
 
     Args:
-      cell: the step.
+      cell: the step; a plain function takes the whole batch.
       arrays: the first carry, the frames and the carry that resets go back to.
       settings: the other arguments of `_run`, by name.
     """
@@ -138,11 +143,9 @@ def _compiled_run(
     if not is_plain_function(cell) or _has_open_sizes(arrays) or is_varying(arrays):
         method = _suited(settings["method"], carry, frames)
         return _run(cell, *arrays, **{**settings, "method": method})
-    step = for_batch(cell, carry, shapes_of_one(frames.x), settings["batch"])
-    settings = {**settings, "batch": ()}
-    found = program_of(step, carry, frames.x)
+    found = program_of(cell, carry, frames.x)
     if found is None:
-        return _run(step, *arrays, **settings)
+        return _run(cell, *arrays, **settings)
     program, held = found
     return compiled_for(program, _run.function, tuple(settings))(held, *arrays, **settings)
 
