@@ -72,8 +72,8 @@ def _gru(bias: float) -> Make:
     lessons={
         "confirmed": "Fresh gated cells vanish more slowly than tanh networks, whatever drives them.",
         "depends": "Gates help where large inputs saturate a tanh network ({tanh_strong:.2f} nats a step, an "
-        "LSTM {lstm_strong:.2f}). With weak inputs an orthogonal tanh network hardly vanishes "
-        "({tanh_weak:.3f}), and the gated cells do (LSTM {lstm_weak:.3f}, GRU {gru_weak:.3f}).",
+        "LSTM {lstm_strong:.2f}). With weak inputs it is {tanh_weak:.3f} for the tanh network, "
+        "{lstm_weak:.3f} for an LSTM with forget bias 1 and {gru_weak:.3f} for a GRU.",
         "refuted": "Fresh gated cells vanish no more slowly than tanh networks.",
     },
     published=("slope along c is ln σ(b): −.693 for b = 0, −.313 for b = 1",),

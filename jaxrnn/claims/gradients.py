@@ -180,6 +180,9 @@ def trained_slopes(lab: Lab, cells: dict[str, str]) -> dict[str, np.ndarray]:
         "{fresh_gru:.2f} for a GRU); training takes much of that away ({trained_gru:.3f} for a GRU trained "
         "on 64 pixels).",
         "refuted": "The gradients of these networks do not shrink exponentially.",
+        "undecided": "Fresh networks lose their gradient exponentially ({fresh_tanh:.2f} nats a step for "
+        "tanh, {fresh_gru:.2f} for a GRU); after training ({trained_gru:.3f} for a GRU) some are too near to "
+        "what counts.",
     },
     published=("fresh networks vanish, Hochreiter 1991; Bengio et al. 1994",),
 )
