@@ -212,9 +212,14 @@ def floating_dtype(argument: str, dtype: Any) -> None:
 
 
 def floating(argument: str, x: Any) -> None:
-    """Refuse anything but an array of floats, or its shape: integers have no gradient to analyse."""
-    if not is_array(x) and not isinstance(x, jax.ShapeDtypeStruct):
+    """Refuse anything but an array of floats: integers have no gradient to analyse."""
+    if not is_array(x):
         refuse(argument, f"a {type(x).__name__}", "a floating-point array (jnp.asarray makes one)")
+    floating_entries(argument, x)
+
+
+def floating_entries(argument: str, x: Any) -> None:
+    """Refuse an array, or the shape of one, whose entries are no floats."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         refuse(argument, describe(x), "a floating-point array (convert it with .astype)")
 

@@ -275,6 +275,8 @@ def train(text=None, size=8, **settings):
     return train_skip_gram(text, size, SkipGram(**settings), key=jax.random.key(0))
 
 
+ANYTHING: list[Any] = [b"a", ["a", None], [1, [2, 3]], np.arange(3), np.array(0), jnp.zeros((2, 2))]
+ANYTHING += [iter([1, 2]), range(3), jnp.array(0.5)]
 SUN: Any = WordVectors(("sun", "moon"), np.eye(2))
 
 
@@ -295,6 +297,23 @@ SUN: Any = WordVectors(("sun", "moon"), np.eye(2))
             r"numbers: got int64\[2, 2\]; expected one sequence",
         ),
         (lambda path: Vocabulary([]).encode("a b"), "words: got 'a b'; expected a list of words"),
+        (lambda path: Vocabulary("ab"), "words: got 'ab'; expected a list of words"),
+        (lambda path: Vocabulary.of("a b"), "text: got 'a b'; expected a list of words"),
+        (lambda path: Vocabulary(ANYTHING[0]), "words: got b'a'; expected a list of words"),
+        *(
+            (
+                lambda path, words=words: Vocabulary.of(words),
+                "text: got .*; expected a list of words",
+            )
+            for words in ANYTHING
+        ),
+        *(
+            (
+                lambda path, words=words: Vocabulary([]).decode(words),
+                "numbers: got .*; expected one",
+            )
+            for words in (["a"], [0.5], [[1], [2, 3]], np.array(0), jnp.array(0))
+        ),
         (lambda path: Embedding(0, 3, rngs=nnx.Rngs(0)), "tokens: got 0"),
         (lambda path: Embedding(3, 0, rngs=nnx.Rngs(0)), "features: got 0"),
         (lambda path: Embedding.from_vectors(np.full((2, 2), np.nan)), "vectors: got 4 non-finite"),

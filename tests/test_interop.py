@@ -208,6 +208,13 @@ def test_a_carry_of_another_layer_has_no_state_of_pytorch():
     (cell,) = cells("lstm", [(F, H)])
     with pytest.raises(InputError, match=r"carry: got float32\[3, 4\]; expected a carry of the"):
         interop.carry_to_pytorch(cell, jnp.ones((B, H)))
+    for carry in (
+        (jnp.ones((B, H)), jnp.ones((B + 1, H))),
+        (jnp.ones(()),) * 2,
+        (jnp.ones((B, 1)),) * 2,
+    ):
+        with pytest.raises(InputError, match=r"carry: got .*; expected leaves \[\*B, \d\]"):
+            interop.carry_to_pytorch(cell, carry)
 
 
 def by_hand(cell, carry, x):

@@ -503,7 +503,10 @@ PROMPT = np.zeros((2, B), np.int32)
         ),
         (lambda: small()(np.full((T, B), V)), "tokens: got values from 7 to 7; expected .* 0 to 6"),
         (lambda: small()(np.full((T, B), -1)), "tokens: got values from -1 to -1"),
-        (lambda: small().loss(PROMPT[:0]), r"xs: got float32\[0, 3, 4\]; expected at least 1 step"),
+        (
+            lambda: small().loss(PROMPT[:0]),
+            r"inputs: got float32\[0, 3, 4\]; expected at least 1 step",
+        ),
         (lambda: small().loss(np.array([[0], [V]])), "tokens: got values from 0 to 7; expected"),
         (
             lambda: cross_entropy(jnp.zeros((2, 3)), jnp.array([0, -1])),
@@ -566,3 +569,18 @@ PROMPT = np.zeros((2, B), np.int32)
 def test_what_does_not_fit_is_refused_by_name(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+def test_the_shape_of_logits_is_not_their_values():
+    shape: Any = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    with pytest.raises(
+        InputError, match="logits: got a ShapeDtypeStruct; expected a floating-point"
+    ):
+        cross_entropy(shape, jnp.zeros(2, int))
+
+
+def test_a_temperature_beyond_int32_draws_all_tokens_alike():
+    logits = jnp.broadcast_to(jnp.array([0.0, 3.0, 9.0]), (600, 3))
+    for temperature in (2**31, 10**40):
+        drawn = sample(logits, jax.random.key(0), temperature)
+        assert jnp.bincount(drawn, length=3).min() > 150

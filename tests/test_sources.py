@@ -101,11 +101,26 @@ def test_answers_of_another_length_than_their_sequences_have_their_own_mask():
         ([], [], "0 sequences and 0 targets"),
         ([np.ones(2)], [1, 2], "1 sequences and 2 targets"),
         ([np.ones(2), np.ones(0)], [1, 2], "sequence 1 of no steps; expected at least one step"),
+        (
+            [np.ones(2), np.ones(3)],
+            [1, [2, 3]],
+            r"targets\[1\]: got int64\[2\]; expected as the first",
+        ),
+        ([np.ones(2)], [[1, [2, 3]]], r"targets\[0\]: got .*; expected an array of numbers"),
+        ([np.ones(2)], [None], r"targets\[0\]: got NoneType None; expected real numbers"),
+        ([np.ones((2, 3)), np.ones((2, 4))], [1, 2], r"inputs\[1\]: got float64\[2, 4\]"),
     ],
 )
 def test_sequences_that_cannot_be_grouped_are_refused(inputs, targets, message):
     with pytest.raises(InputError, match=message):
         bucketed(inputs, targets)
+
+
+def test_no_digit_is_lost_where_sequences_have_several_dtypes():
+    source = bucketed([np.ones(2, int), np.full(2, 0.5)], [np.ones(2, int), np.full(2, 0.25)], 1)
+    (batch,) = source.batches(2)
+    np.testing.assert_array_equal(batch.inputs, [[1.0, 0.5]] * 2)
+    np.testing.assert_array_equal(batch.targets, [[1.0, 0.25]] * 2)
 
 
 def test_a_text_is_read_in_order_with_each_token_the_target_of_the_one_before():

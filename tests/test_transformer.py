@@ -455,3 +455,10 @@ def test_losses_drop_what_their_key_says():
     for loss in (next_token_loss, functools.partial(masked_token_loss, key=key, mask_id=V - 1)):
         assert loss(dropping, tokens) == loss(model, tokens)
         assert loss(dropping, tokens, dropout_key=key) != loss(model, tokens)
+
+
+def test_a_rate_of_one_chooses_every_token():
+    found = mask_tokens(
+        jnp.ones((5, 2), int), key=jax.random.key(0), mask_id=0, vocabulary=3, rate=1
+    )
+    assert found.chosen.all()

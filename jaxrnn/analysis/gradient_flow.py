@@ -226,12 +226,12 @@ def _from_here_on(log_norms: Any, log_gains: Any) -> Any:
 def output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
     """Return ∂L/∂y_t by the outputs alone, shaped as the outputs."""
     for leaf in jax.tree.leaves(trajectory.outputs):
-        checks.floating("cell: its outputs", leaf)
+        checks.floating_entries("cell: its outputs", leaf)
     value = jax.eval_shape(loss, trajectory.outputs)
     if not hasattr(value, "shape") or value.shape not in ((), trajectory.batch):
         expected = f"a scalar or one value per sequence, {list(trajectory.batch)}"
         checks.refuse("loss", checks.describe(value), expected)
-    checks.floating("loss", value)
+    checks.floating_entries("loss", value)
     gradients = jax.grad(lambda outputs: jnp.sum(loss(outputs)))(trajectory.outputs)
     checks.finite("loss: its gradient", gradients)
     return gradients

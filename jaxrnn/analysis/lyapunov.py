@@ -91,6 +91,9 @@ def lyapunov(
         _check_resumed(resume, cell, carry, k, key)
         carry = resume.position.carry
     carry, steps, batch = begin(cell, xs, carry, length)
+    if 0 in batch:
+        name, empty = ("carry", carry) if xs is None else ("xs", xs)
+        checks.refuse(name, checks.describe(empty), "at least one sequence, [T, *B, F]")
     cell = step_of(cell)
     checks.finite("xs", xs)
     checks.finite("carry", carry)

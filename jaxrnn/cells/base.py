@@ -158,7 +158,7 @@ class RecurrentCell(PickledByName, abc.ABC):
         """
         checks.features("x", x, self.in_features, self.dtype, "cell")
         self._check_carry(carry, x.shape[:-1])
-        return self.step(carry, x)
+        return self.step(*jax.tree.map(jnp.asarray, (carry, x)))
 
     @checked
     def initialize_carry(

@@ -89,6 +89,9 @@ def _times(factor: Complex, parts: Any) -> Float[Array, "*B P"]:
     return jnp.concatenate([a * re - b * im, b * re + a * im], axis=-1)
 
 
+_PHASES = (1e-30, 1e30)  # a millionth of it, and it itself, are numbers of float32
+
+
 class LRUCell(StateSpaceCell):
     """Linear recurrent unit; carry (re, im), each [*B, H], output both [*B, 2·H].
 
@@ -96,7 +99,7 @@ class LRUCell(StateSpaceCell):
       in_features: size F of the input.
       hidden_features: number H of complex units.
       radius: |λ| starts uniform over the area of this ring (least, largest), within 0 and 1.
-      largest_phase: arg λ starts uniform from 0 to this, radians.
+      largest_phase: arg λ starts uniform from 0 to this, radians; from 1e-30 to 1e30.
       param_dtype: dtype of the parameters, the carry and the arithmetic.
       rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
 
@@ -128,7 +131,9 @@ class LRUCell(StateSpaceCell):
         checks.floating_dtype("param_dtype", param_dtype)
         super().__init__(in_features, hidden_features, rngs=rngs)
         least, largest = checks.interval("radius", radius, 0, 1 - 1e-6)
-        checks.positive("largest_phase", largest_phase)
+        if not _PHASES[0] <= largest_phase <= _PHASES[1]:
+            expected = f"a number above 0, from {_PHASES[0]:g} to {_PHASES[1]:g}"
+            checks.refuse("largest_phase", largest_phase, expected)
         h, draw = hidden_features, jax.random.uniform
         square = draw(rngs.params(), (h,), jnp.float32, max(least, 1e-3 * largest) ** 2, largest**2)
         phase = draw(rngs.params(), (h,), jnp.float32, 1e-6 * largest_phase, largest_phase)

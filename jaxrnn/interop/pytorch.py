@@ -214,7 +214,7 @@ def carry_to_pytorch(
     """Return PyTorch's state h, of an LSTM (h, c), for a carry of a layer; see `carry_from_pytorch`.
 
     Raises:
-      InputError: a carry of another structure.
+      InputError: a carry of another structure, or of other sizes.
     """
     cells = _cells_in_order(layer)
     checks.arrays("carry", carry)
@@ -223,6 +223,11 @@ def carry_to_pytorch(
         checks.refuse("carry", checks.describe(carry), "a carry of the layer, as it returns it")
     leaves = [host_array("carry", leaf) for leaf in jax.tree.leaves(carry)]
     count = len(cells[0].carry_names)
+    sizes = [cells[0].hidden_features] * (count - 1) + [cells[0].out_features]
+    for i, leaf in enumerate(leaves):
+        if leaf.ndim < 1 or leaf.shape != (*leaves[0].shape[:-1], sizes[i % count]):
+            expected = f"leaves [*B, {sizes[i % count]}], with one *B for all"
+            checks.refuse("carry", checks.describe(carry), expected)
     state = tuple(np.stack(leaves[i::count]) for i in reversed(range(count)))
     if isinstance(layer, RecurrentCell):
         state = tuple(array[0] for array in state)

@@ -88,8 +88,9 @@ class SequenceEncoder(nnx.Module, abc.ABC):
 
 
 @checked
-def last_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
+def last_step(outputs: Float[ArrayLike, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
     """Return the output of each sequence's last valid step, zeros for an empty sequence."""
+    outputs = jnp.asarray(outputs)
     _check_lengths(outputs, lengths)
     if lengths is None:
         return outputs[-1]
@@ -99,8 +100,9 @@ def last_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Arr
 
 
 @checked
-def mean_step(outputs: Float[Array, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
+def mean_step(outputs: Float[ArrayLike, "T *B Y"], lengths: Any = None) -> Float[Array, "*B Y"]:
     """Return the mean output over each sequence's valid steps, zeros for an empty sequence."""
+    outputs = jnp.asarray(outputs)
     _check_lengths(outputs, lengths)
     if lengths is None:
         return jnp.mean(outputs, axis=0)

@@ -113,7 +113,6 @@ def cross_entropy(
       >>> round(float(perplexity(loss)), 4)
       10.0
     """
-    checks.arrays("logits", logits)
     checks.floating("logits", logits)
     if not logits.shape:
         checks.refuse("logits", checks.describe(logits), "at least one axis [*B, C]")

@@ -154,7 +154,7 @@ def mask_tokens(
         checks.refuse("rate", rate, "a share above 0 and up to 1")
     tokens = checked_tokens("tokens", tokens, vocabulary)
     for_choice, for_fate, for_draw = jax.random.split(key, 3)
-    chosen = jax.random.bernoulli(for_choice, rate, tokens.shape)
+    chosen = jax.random.bernoulli(for_choice, float(rate), tokens.shape)
     if eligible is not None:
         eligible = checks.as_array("eligible", eligible)
         checks.shape("eligible", eligible, tokens.shape, "[T, *B], as tokens")

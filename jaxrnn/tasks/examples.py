@@ -174,17 +174,16 @@ def bucketed(inputs: Sequence[np.ndarray], targets: Sequence[Any], groups: int =
       groups: how many shapes to have at most; each is compiled once.
 
     Raises:
-      InputError: no sequences, an empty one, or as many of the one as not of the other.
+      InputError: no sequences, an empty one, as many of the one as not of the other, or entries that are no
+        numbers or differ in more than their first axis.
     """
     checks.count("groups", groups)
     if not len(inputs) or len(inputs) != len(targets):
         got = f"{len(inputs)} sequences and {len(targets)} targets"
         checks.refuse("inputs", got, "as many of the one as of the other, and at least one")
-    for name, sequences in (("inputs", inputs), ("targets", targets)):
-        for sequence in sequences:
-            checks.host_array(name, sequence)
-    if len({np.ndim(target) for target in targets}) > 1:
-        checks.refuse("targets", checks.describe(targets), "one number a sequence, or one a step")
+    inputs, targets = _alike("inputs", inputs), _alike("targets", targets)
+    if not inputs[0].ndim:
+        checks.refuse("inputs", "numbers without axes", "one array a sequence, [T] or [T, F]")
     lengths = np.array([len(sequence) for sequence in inputs], np.int32)
     if lengths.min() < 1:
         checks.refuse(
@@ -199,11 +198,26 @@ def bucketed(inputs: Sequence[np.ndarray], targets: Sequence[Any], groups: int =
     return made[0] if len(made) == 1 else Buckets(made)
 
 
-def _padded(inputs: Any, targets: Any, lengths: np.ndarray, chosen: np.ndarray) -> Examples:
+def _alike(argument: str, entries: Sequence[Any]) -> list[np.ndarray]:
+    """Return entries as arrays of one dtype, that holds all their numbers; only T may differ."""
+    arrays = [checks.host_array(f"{argument}[{i}]", entry) for i, entry in enumerate(entries)]
+    for i, array in enumerate(arrays):
+        if array.dtype.kind not in "biuf":
+            checks.refuse(f"{argument}[{i}]", checks.describe(entries[i]), "real numbers")
+        if (array.ndim, array.shape[1:]) != (arrays[0].ndim, arrays[0].shape[1:]):
+            expected = f"as the first has, {checks.describe(arrays[0])}, but for the first axis"
+            checks.refuse(f"{argument}[{i}]", checks.describe(array), expected)
+    dtype = np.result_type(*{array.dtype for array in arrays})
+    return [array.astype(dtype, copy=False) for array in arrays]
+
+
+def _padded(
+    inputs: list[np.ndarray], targets: list[np.ndarray], lengths: np.ndarray, chosen: np.ndarray
+) -> Examples:
     """Return examples padded with zeros to the longest among them."""
 
-    def pad(sequences: Any) -> np.ndarray:
-        each = [np.asarray(sequences[i]) for i in chosen]
+    def pad(sequences: list[np.ndarray]) -> np.ndarray:
+        each = [sequences[i] for i in chosen]
         rows = np.zeros((len(each), max(map(len, each)), *each[0].shape[1:]), each[0].dtype)
         for row, sequence in zip(rows, each, strict=True):
             row[: len(sequence)] = sequence

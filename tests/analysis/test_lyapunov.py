@@ -258,6 +258,13 @@ def test_an_interval_that_leaves_the_range_of_floats_is_refused(slope, fate):
     assert_close(lyapunov(step, carry=carry, length=4000).exponents, [math.log(slope)], 1e-5)
 
 
+def test_a_batch_of_no_sequences_is_refused():
+    with pytest.raises(
+        InputError, match=r"xs: got float32.5, 0, 3.; expected at least one sequence"
+    ):
+        lyapunov(jaxrnn.GRUCell(3, 4, rngs=nnx.Rngs(0)), jnp.zeros((5, 0, 3), jnp.float32))
+
+
 def test_an_infinite_slope_is_refused():
     with pytest.raises(InputError, match="cell: its derivative: got non-finite values"):
         lyapunov(lambda s, x: (jnp.sqrt(jnp.abs(s)), s), carry=jnp.zeros(1), length=50)
