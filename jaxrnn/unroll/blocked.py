@@ -41,6 +41,10 @@ _WHOLE_BYTES = 2**23
 """Sequences whose gates read no more are one block, which compiles faster. In blocks, an LSTM's 6.5 MB take
 0.96 to 1.00, an Elman network's 8.2 MB 1.5 to 1.7; in one block, a GRU's 33 MB take 1.8. Flat up to 16 MB."""
 
+_WHOLE_LINEAR_BYTES = 2**26
+"""The same where no weights are in the loop, of all that makes the drives (minGRU, minLSTM and RG-LRU, by
+`python -m benchmarks.revisions`): one block of 79 to 185 MB takes 1.3 to 1.6, blocks of 10 to 31 MB 1.1 to 1.5."""
+
 _BLOCK_BYTES = 2**21
 """A block's signals should stay in the cache. Half as much 0.99 to 1.05, twice 0.96 to 1.35, 8 times 1.6."""
 
@@ -168,11 +172,14 @@ def _plan(method: Blocked, program: StepProgram, length: int) -> Plan:
     """Decide what sizes decide."""
     rows = max((math.prod(aval.shape[:-1]) for aval in _avals(program, program.kept)), default=1)
     bytes_read = _bytes(program, program.kept)
-    # A block holds its drives, too. Without weights in the loop most of the work is in these, and a block
-    # holds all that they are made of: an RG-LRU at (100, 64, 256, 256) takes 0.69 of the time in blocks so.
-    made = [v for equation in program.to_drives for v in equation.outputs]
-    held = max(bytes_read, _bytes(program, made if program.is_linear else program.drives))
-    block = min(method.block or _block(held, rows, length), length)
+    held = max(bytes_read, _bytes(program, program.drives))  # of each step, by a block
+    whole = _WHOLE_BYTES
+    if (
+        program.is_linear
+    ):  # most of the work is in what the drives are made of, and a block holds all of it
+        held = max(held, _bytes(program, [v for e in program.to_drives for v in e.outputs]))
+        whole = _WHOLE_LINEAR_BYTES
+    block = min(method.block or _block(held, whole, rows, length), length)
     keep = method.keep_signals
     if keep is None and program.is_linear:
         keep = block == length
@@ -192,15 +199,16 @@ def _plan(method: Blocked, program: StepProgram, length: int) -> Plan:
     )
 
 
-def _block(held: int, rows: int, length: int) -> int:
+def _block(held: int, whole: int, rows: int, length: int) -> int:
     """Return the steps in a block.
 
     Args:
       held: bytes that a block holds of each step.
+      whole: bytes up to which all steps are one block.
       rows: rows of the products of one step.
       length: how many steps there are.
     """
-    if held * length <= _WHOLE_BYTES:
+    if held * length <= whole:
         return length
     return even(length, max(_BLOCK_BYTES // max(held, 1), _BLOCK_ROWS // max(rows, 1), 1))
 
