@@ -26,6 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.tables import table
+from jaxrnn.training import environment
+
 _ROOT = Path(__file__).parents[1]
 _EARLIER = "jaxrnn_earlier"
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
@@ -63,7 +66,42 @@ def main() -> None:
     print(json.dumps(_summary(rows), indent=1))
     if chosen.out:
         about = {"earlier": chosen.revision, "now": _git("rev-parse", "HEAD").decode().strip()}
+        about |= {"machine": environment()}
         chosen.out.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        chosen.out.with_suffix(".md").write_text(page({**about, "rows": rows}))
+
+
+def page(results: dict[str, Any]) -> str:
+    """Return the rows as a table in Markdown: a cell a line, a shape a column."""
+    rows = results["rows"]
+    timed = [row for row in rows if "speed" in row]
+    shapes = list(dict.fromkeys(tuple(row["shape"]) for row in timed))
+    memory = {row["cell"]: row["memory"] for row in rows if "speed" not in row}
+    speeds = {(row["cell"], tuple(row["shape"])): row for row in timed}
+    lines = [
+        {"cell": cell}
+        | {
+            ", ".join(map(str, shape)): f"{row['speed']:.2f} ({row['scan']:.1f})"
+            for shape in shapes
+            for row in [speeds[cell, shape]]
+        }
+        | {"memory": f"{memory[cell]:.2f}" if cell in memory else ""}
+        for cell in dict.fromkeys(row["cell"] for row in timed)
+    ]
+    summary = _summary(rows)
+    return (
+        f"# `unroll` at {results['now'][:7]} against {results['earlier'][:7]}\n\n"
+        "Forward and backward, one core, processor time, by `python -m benchmarks.revisions`. The earlier "
+        "revision's time over the present one's: above 1, the present one is faster. In brackets `Scan`'s "
+        "time over the present one's. Columns are T, B, F, H; memory is the temporary memory at "
+        f"T = 16,384, present over earlier. Geometric means: speed {summary['speed']:.2f}, compile time "
+        f"{summary['compile']:.2f}. {_machine(results['machine'])}\n\n{table(lines)}\n"
+    )
+
+
+def _machine(found: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("jax", "flax"))
+    return f"{found['machine']}; {versions}; Python {found['python']}."
 
 
 def on_one_core(module: str) -> None:

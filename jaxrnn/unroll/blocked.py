@@ -42,8 +42,9 @@ _WHOLE_BYTES = 2**23
 0.96 to 1.00, an Elman network's 8.2 MB 1.5 to 1.7; in one block, a GRU's 33 MB take 1.8. Flat up to 16 MB."""
 
 _WHOLE_LINEAR_BYTES = 2**26
-"""The same where no weights are in the loop, of all that makes the drives (minGRU, minLSTM and RG-LRU, by
-`python -m benchmarks.revisions`): one block of 79 to 185 MB takes 1.3 to 1.6, blocks of 10 to 31 MB 1.1 to 1.5."""
+"""The same where no weights are in the loop, of all that makes the drives: minGRU, minLSTM and RG-LRU, by
+`python -m benchmarks.revisions`. One block of 79 to 185 MB takes 1.3 to 1.6, blocks of 10 to 31 MB
+1.1 to 1.5."""
 
 _BLOCK_BYTES = 2**21
 """A block's signals should stay in the cache. Half as much 0.99 to 1.05, twice 0.96 to 1.35, 8 times 1.6."""
