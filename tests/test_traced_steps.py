@@ -593,3 +593,22 @@ def _held(thing, known=()):
     for part in inner:
         if not any(part is other for other in known):
             yield from _held(part, (*known, part))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "in_blocks"),
+    [
+        ("mingru", (200, 16, 64, 128), False),
+        ("mingru", (100, 64, 256, 256), True),
+        ("rg-lru", (100, 64, 256, 256), True),
+        ("lru", (16_384, 16, 64, 128), True),  # whose gates read nothing, but whose drives fill memory
+        ("lru", (1_000, 1, 64, 64), False),
+        ("gru", (100, 32, 128, 128), False),
+    ],
+)
+def test_a_block_is_measured_by_what_it_holds(name, shape, in_blocks):
+    steps, batch, features, units = shape
+    cell = jaxrnn.make_cell(name, features, units, rngs=nnx.Rngs(0))
+    xs = jax.ShapeDtypeStruct((steps, batch, features), jnp.float32)
+    method = jax.eval_shape(lambda cell, xs: jaxrnn.unroll(cell, xs), cell, xs).method
+    assert (method.block < steps) is in_blocks
