@@ -10,6 +10,7 @@ from jaxrnn.analysis.bounds import (
 from jaxrnn.analysis.certificates import Certificates
 from jaxrnn.analysis.continuation import Bifurcation, Branch, continuation
 from jaxrnn.analysis.covariant import CovariantVectors, covariant_vectors
+from jaxrnn.analysis.curvature import HessianExtremes, hessian_extremes
 from jaxrnn.analysis.cycles import Cycles, cycles
 from jaxrnn.analysis.diagnose import PARTS, Diagnosis, Verdict, diagnose, judge
 from jaxrnn.analysis.exponents import Lyapunov, PrecisionWarning
@@ -83,6 +84,7 @@ __all__ = [
     "FlowModes",
     "GatedMeanField",
     "GradientFlow",
+    "HessianExtremes",
     "Horizon",
     "InputSensitivity",
     "LagContributions",
@@ -119,6 +121,7 @@ __all__ = [
     "flow_modes",
     "gated_mean_field",
     "gradient_flow",
+    "hessian_extremes",
     "input_jacobians",
     "input_sensitivity",
     "jacobians",
