@@ -16,6 +16,7 @@ from jaxrnn.training.run_folder import (
     read_metrics,
     read_result,
 )
+from jaxrnn.training.search import Found, cuckoo_search, random_search
 from jaxrnn.training.views import View, required, view, whole_sequences
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Checkpoints",
     "FitConfig",
     "FitResult",
+    "Found",
     "Penalties",
     "Placement",
     "ProcessLostError",
@@ -31,10 +33,12 @@ __all__ = [
     "RunFolder",
     "Stopped",
     "View",
+    "cuckoo_search",
     "environment",
     "fit",
     "holds_run",
     "load_models",
+    "random_search",
     "read_config",
     "read_metrics",
     "read_result",
