@@ -282,9 +282,15 @@ def _whole(value: Any, sizes: _Sizes) -> bool:
 def _real(value: Any, sizes: _Sizes) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return (
-        abs(value) <= _LARGEST_FLOAT or abs(value) == math.inf
-    )  # of a whole number isnan may overflow
+    size = abs(value)  # whether a whole number is NaN can't be asked where no float holds it
+    return bool(
+        size <= _LARGEST_FLOAT or size == math.inf
+    )  # NumPy's floats compare to its own booleans
+
+
+def _narrowed(value: int | float) -> int | float:
+    """Return a whole number that JAX has no integer for as a float, and any other number as it is."""
+    return float(value) if isinstance(value, int) and value not in _INTEGERS else value
 
 
 _ANYTHING = _Kind(lambda value, sizes: True, "anything")
@@ -295,7 +301,7 @@ _SIMPLE: dict[Any, _Kind] = {
     NoneType: _Kind(lambda value, sizes: value is None, "None"),
     bool: _Kind(lambda value, sizes: isinstance(value, bool), "True or False"),
     int: _Kind(_whole, "a whole number within 32 bits"),
-    float: _Kind(_real, "a number", float),  # JAX would take a whole number for an int32
+    float: _Kind(_real, "a number", _narrowed),
     str: _Kind(lambda value, sizes: isinstance(value, str), "text"),
     nnx.Rngs: _Kind(
         lambda value, sizes: isinstance(value, nnx.Rngs), "nnx.Rngs, as in nnx.Rngs(0)"

@@ -35,6 +35,7 @@ def entrance(
     count: int = 1,
     share: float | Any = 0.5,
     weight: float = 1.0,
+    either: int | float = 1,
     flag: bool = False,
     even: Even = 2,
     lags: Sequence[int] = (1,),
@@ -49,6 +50,7 @@ def entrance(
 ) -> dict[str, Any]:
     del x, y
     given = {"count": count, "share": share, "weight": weight, "flag": flag, "even": even}
+    given |= {"either": either}
     given |= {"lags": lags, "words": words, "pair": pair, "table": table, "mode": mode}
     return given | {"key": key, "rngs": rngs, "call": call} | options
 
@@ -64,6 +66,10 @@ anything: Any = entrance
         ("count", np.int64(3), 3),
         ("count", jnp.int32(3), 3),
         ("weight", 2, 2),
+        ("weight", 10**40, 1e40),
+        ("weight", np.uint64(2**63), 2.0**63),
+        ("either", 2, 2),
+        ("either", 2.5, 2.5),
         ("weight", np.float32(0.5), 0.5),
         ("weight", jnp.float32(0.5), 0.5),
         ("weight", float("inf"), float("inf")),
@@ -101,6 +107,7 @@ def test_what_fits_is_passed_on(name, value, expected):
         ("count", 2**63, "int 9223372036854775808", "a whole number within 32 bits"),
         ("count", np.arange(3), "int64[3]", "a whole number"),
         ("weight", "1", "str '1'", "a number"),
+        ("weight", 10**400, "int 1000", "a number"),
         ("weight", float("nan"), "float nan", "a number"),
         ("weight", 1j, "complex 1j", "a number"),
         ("flag", "yes", "str 'yes'", "True or False"),

@@ -48,7 +48,8 @@ class Vocabulary:
 
     @checked
     def __init__(self, words: Iterable[str] | Any):
-        given: list[Any] = list(words) if not checks.is_array(words) else [words]
+        plain = isinstance(words, Iterable) and not checks.is_array(words)
+        given: list[Any] = list(words) if plain else [words]
         if not all(isinstance(word, str) for word in given):
             checks.refuse("words", checks.describe(words), "texts, one a word")
         self.words: tuple[str, ...] = (PAD, UNKNOWN, *given)

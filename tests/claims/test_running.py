@@ -231,7 +231,7 @@ def test_the_report_is_made_from_records_alone(table, tmp_path):
     text = markdown.read_text()
     assert "| good | good holds | Charu | confirmed |" in text
     assert "> x is 1.00." in text
-    assert text.index("## The slope") < text.index("## A topic")
+    assert text.index("## The sigmoid") < text.index("## A topic")
     assert "<b>" not in html.read_text()  # what a source says is shown, not run
     figure = tmp_path / "out/figures/good.png"
     first = figure.read_bytes()
