@@ -85,7 +85,7 @@ _NETWORKS: dict[str, Callable[[int, nnx.Rngs], Any]] = {
     said_by=(
         Source("Charu", "an LSTM is slower because of its more parameters"),
         Source("Vanishing", "gated cells are costly"),
-        Source("Issues", "bidirectional and multi-dimensional networks cost more"),
+        Source("Issues", "bidirectional networks cost more"),
     ),
     why="They have several times the weights of a plain network of the same width.",
     measured="Seconds of a training step against a plain tanh network's: at the same number of units and at "
