@@ -65,7 +65,7 @@ def translator() -> Any:
 
 @functools.cache
 def flow() -> Any:
-    return analysis.Flow(lambda s, x: -s, 0.1)
+    return analysis.Flow(lambda s, x: jax.tree.map(jnp.negative, s), 0.1)
 
 
 @functools.cache
