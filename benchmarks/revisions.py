@@ -89,13 +89,16 @@ def page(results: dict[str, Any]) -> str:
         for cell in dict.fromkeys(row["cell"] for row in timed)
     ]
     summary = _summary(rows)
+    note = (
+        f"{results['note']}\n\n" if "note" in results else ""
+    )  # of rows measured at another revision
     return (
         f"# `unroll` at {results['now'][:7]} against {results['earlier'][:7]}\n\n"
         "Forward and backward, one core, processor time, by `python -m benchmarks.revisions`. The earlier "
         "revision's time over the present one's: above 1, the present one is faster. In brackets `Scan`'s "
         "time over the present one's. Columns are T, B, F, H; memory is the temporary memory at "
         f"T = 16,384, present over earlier. Geometric means: speed {summary['speed']:.2f}, compile time "
-        f"{summary['compile']:.2f}. {_machine(results['machine'])}\n\n{table(lines)}\n"
+        f"{summary['compile']:.2f}. {_machine(results['machine'])}\n\n{note}{table(lines)}\n"
     )
 
 

@@ -283,9 +283,8 @@ def _real(value: Any, sizes: _Sizes) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     size = abs(value)  # whether a whole number is NaN can't be asked where no float holds it
-    return bool(
-        size <= _LARGEST_FLOAT or size == math.inf
-    )  # NumPy's floats compare to its own booleans
+    # NumPy's floats compare to its own booleans.
+    return bool(size <= _LARGEST_FLOAT or size == math.inf)
 
 
 def _narrowed(value: int | float) -> int | float:

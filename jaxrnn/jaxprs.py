@@ -1,4 +1,4 @@
-"""A traced function as a flat list of equations: the one reader of jaxprs in this package.
+"""A traced function as a flat list of equations, from which one reads what depends on what.
 
 ``jax.make_jaxpr`` nests: a function under ``jax.jit`` stays one equation with a jaxpr of its own inside.
 `flat` inlines these calls and numbers the variables, so that whoever asks what depends on what sees one list.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks import revisions
 from benchmarks.page import page
 from benchmarks.timing import engine
 
@@ -21,3 +22,9 @@ def test_rows_measured_with_other_code_are_named():
     assert "Older than the code" not in page(current)
     current["engines"]["foreign"] = "another"
     assert "`unroll` has changed since these were measured: Flax's cells." in page(current)
+
+
+def test_the_table_of_revisions_is_that_of_its_results():
+    folder = ROOT / "benchmarks" / "results"
+    results = json.loads((folder / "revisions.json").read_text("utf-8"))
+    assert (folder / "revisions.md").read_text("utf-8") == revisions.page(results)

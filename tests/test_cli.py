@@ -299,13 +299,11 @@ def test_a_language_model_is_trained_and_writes(tmp_path: Path, capsys):
     said = capsys.readouterr().out.rstrip("\n")
     assert said == "the quick brown fox jumps over the lazy "
     assert main(["generate", str(out), *written, "--end", "x"]) == 0
-    assert (
-        capsys.readouterr().out == "the quick brown fox\n"
-    )  # it ends there, and the end is written
+    # It ends there, and the end is written.
+    assert capsys.readouterr().out == "the quick brown fox\n"
     assert main(["generate", str(out), *written[:-1], "1.0", "--top-p", "1e-6"]) == 0
-    assert (
-        capsys.readouterr().out.rstrip("\n") == said
-    )  # the most probable alone, as at temperature 0
+    # The most probable alone, as at temperature 0.
+    assert capsys.readouterr().out.rstrip("\n") == said
     for bad in ("xy", "Ä", ""):
         assert main(["generate", str(out), "--end", bad]) == 2
         assert "one character or word that training knew" in capsys.readouterr().err

@@ -601,11 +601,8 @@ def _held(thing, known=()):
         ("mingru", (200, 16, 64, 128), False),
         ("mingru", (100, 64, 256, 256), True),
         ("rg-lru", (100, 64, 256, 256), True),
-        (
-            "lru",
-            (16_384, 16, 64, 128),
-            True,
-        ),  # whose gates read nothing, but whose drives fill memory
+        # Its gates read nothing, but its drives fill memory.
+        ("lru", (16_384, 16, 64, 128), True),
         ("lru", (1_000, 1, 64, 64), False),
         ("gru", (100, 32, 128, 128), False),
     ],

@@ -6,11 +6,11 @@ rules.py        tests of conditions, and what they say together
 verdicts.py     checks and Holm's correction: confirmed, refuted, depends, undecided
 running.py      one claim, or a battery into a folder
 page.py         the page, from records alone
-gradients.py, memory.py, cost.py, structure.py    the claims, by subject
+table.py        the claims by subject: gradients.py, memory.py, cost.py, …
 """
 
 from jaxrnn.claims import table  # noqa: F401 (it fills `CLAIMS`)
-from jaxrnn.claims.claim import ARTICLES, CLAIMS, Claim, Lab, Source, claim
+from jaxrnn.claims.claim import ARTICLES, CLAIMS, Claim, Lab, Source
 from jaxrnn.claims.evidence import (
     About,
     Check,
@@ -19,7 +19,6 @@ from jaxrnn.claims.evidence import (
     Panel,
     Sample,
     read_evidence,
-    samples_of,
     write_evidence,
 )
 from jaxrnn.claims.page import CLAIMS_HEADER, claim_rows, claim_text, write_page, write_report
@@ -65,7 +64,6 @@ __all__ = [
     "Sooner",
     "Source",
     "Verdict",
-    "claim",
     "claim_rows",
     "claim_text",
     "judge",
@@ -74,7 +72,6 @@ __all__ = [
     "read_folder",
     "run",
     "run_all",
-    "samples_of",
     "write_evidence",
     "write_page",
     "write_report",

@@ -52,21 +52,20 @@ class Lab:
       scale: quick or full.
       seeds: seeds of the replicates.
       folder: where runs of training go, which are resumed from there; None keeps nothing.
-      say: writes a line of progress.
     """
 
     scale: Scale = "quick"
     seeds: tuple[int, ...] = tuple(range(SEEDS["quick"]))
     folder: Path | None = None
-    say: Callable[[str], None] = lambda text: None
 
     def choose(self, quick: _Option, full: _Option) -> _Option:
         """Return what the scale asks for."""
         return quick if self.scale == "quick" else full
 
-    def keys(self, salt: int = 0) -> list[Any]:
-        """Return a random key a seed; other salts give other keys."""
-        return [jax.random.fold_in(jax.random.key(seed), salt) for seed in self.seeds]
+    @property
+    def keys(self) -> list[Any]:
+        """A random key for each seed."""
+        return [jax.random.fold_in(jax.random.key(seed), 0) for seed in self.seeds]
 
 
 Measure = Callable[[Lab], Evidence]
@@ -100,48 +99,17 @@ class Claim:
     rule: Rule | None
     refuted_by: str
     lessons: dict[str, str]
-    measure: Measure | None
+    measure: Measure | None = None
     published: tuple[str, ...] = ()
+
+    def measured_by(self, measure: Measure) -> Measure:
+        """Put the claim into the table, with the experiment that this decorates."""
+        add(dataclasses.replace(self, measure=measure))
+        return measure
 
 
 CLAIMS: dict[str, Claim] = {}
 """All claims by name, in the order of the page."""
-
-
-def claim(
-    name: str,
-    *,
-    topic: str,
-    statement: str,
-    said_by: tuple[Source, ...],
-    why: str,
-    measured: str,
-    rule: Rule,
-    refuted_by: str,
-    lessons: dict[str, str],
-    published: tuple[str, ...] = (),
-) -> Callable[[Measure], Measure]:
-    """Put the experiment below it into the table of claims; the arguments are the attributes of `Claim`."""
-
-    def register(measure: Measure) -> Measure:
-        add(
-            Claim(
-                name,
-                topic,
-                statement,
-                said_by,
-                why,
-                measured,
-                rule,
-                refuted_by,
-                lessons,
-                measure,
-                published,
-            )
-        )
-        return measure
-
-    return register
 
 
 def add(new: Claim) -> None:

@@ -11,7 +11,7 @@ Numbers are kept to eight digits: more than any verdict depends on.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,19 +224,9 @@ class Evidence:
         return "\n".join(lines)
 
 
-def samples_of(
-    quantity: str,
-    factor: str,
-    by_level: Mapping[str, Values],
-    seeds: Iterable[int] = (),
-    **others: str,
-) -> list[Sample]:
-    """Return a sample for each level of one factor; `others` are the levels of the other factors."""
-    seeds = tuple(seeds)
-    return [
-        Sample(quantity, {factor: level, **others}, values, seeds)
-        for level, values in by_level.items()
-    ]
+def short(revision: str) -> str:
+    """Return a revision with twelve digits, and whether the code was as committed."""
+    return revision[:12] + "-dirty" * revision.endswith("-dirty")
 
 
 @checked

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrnn.cells import ElmanCell, GRUCell, LSTMCell
-from jaxrnn.claims.claim import Lab, Source, claim
+from jaxrnn.claims.claim import Claim, Lab, Source
 from jaxrnn.claims.evidence import Check, Evidence, Sample
 from jaxrnn.claims.gradients import (
     FEATURES,
@@ -24,9 +24,9 @@ from jaxrnn.claims.gradients import (
     STEPS,
     fresh_slopes,
     noise,
-    strip,
     trained_slopes,
 )
+from jaxrnn.claims.panels import strip
 from jaxrnn.claims.rules import Mean, Part, Ranks, Rule
 from jaxrnn.typing import Step
 
@@ -59,7 +59,7 @@ def _gru(bias: float) -> Make:
     return make
 
 
-@claim(
+@Claim(
     "gates-mitigate",
     topic=_GATES,
     statement="Gated cells mitigate the vanishing of gradients.",
@@ -77,7 +77,7 @@ def _gru(bias: float) -> Make:
         "refuted": "Fresh gated cells vanish no more slowly than tanh networks.",
     },
     published=("slope along c is ln σ(b): −.693 for b = 0, −.313 for b = 1",),
-)
+).measured_by
 def gates_mitigate(lab: Lab) -> Evidence:
     """Compare fresh networks."""
     cells: dict[str, Make] = {
@@ -131,7 +131,7 @@ def _closed_gates(lab: Lab) -> Check:
     )
 
 
-@claim(
+@Claim(
     "gru-eliminates",
     topic=_GATES,
     statement="A GRU eliminates the vanishing of gradients.",
@@ -147,7 +147,7 @@ def _closed_gates(lab: Lab) -> Check:
         "loses {fresh:.2f} nats a step.",
         "refuted": "GRUs lose their gradient too, fresh ones by {fresh:.2f} nats a step.",
     },
-)
+).measured_by
 def gru_eliminates(lab: Lab) -> Evidence:
     """Measure GRUs of several biases."""
     found = {f"fresh, update bias {bias:g}": fresh_slopes(lab, _gru(bias)) for bias in (0, 2, 8)}
@@ -191,7 +191,7 @@ def _trained_settings(lab: Lab) -> dict[str, str]:
     }
 
 
-@claim(
+@Claim(
     "lstm-solves",
     topic=_GATES,
     statement="The LSTM solves the vanishing of gradients.",
@@ -208,7 +208,7 @@ def _trained_settings(lab: Lab) -> dict[str, str]:
         "refuted": "LSTMs lose their gradient too, by {one:.3f} nats a step when fresh.",
     },
     published=("forget bias 1 closes the gap to the GRU (Jozefowicz et al. 2015)",),
-)
+).measured_by
 def lstm_solves(lab: Lab) -> Evidence:
     """Measure LSTMs of several biases."""
     found = {

@@ -17,9 +17,10 @@ from jax.nn import sigmoid
 
 from jaxrnn import analysis
 from jaxrnn.cells import ElmanCell, GRUCell, LSTMCell
-from jaxrnn.claims.claim import Lab, Source, claim
+from jaxrnn.claims.claim import Claim, Lab, Source
 from jaxrnn.claims.evidence import Check, Evidence, Line, Panel, Sample
-from jaxrnn.claims.rules import Exactly, Mean, Part, Rule, Share
+from jaxrnn.claims.panels import strip
+from jaxrnn.claims.rules import Exactly, Mean, Part, Rule
 from jaxrnn.claims.runs import gradient_flows, trained
 from jaxrnn.experiments import NetworkConfig, RunConfig
 from jaxrnn.training import FitConfig
@@ -42,7 +43,7 @@ def fresh_slopes(lab: Lab, make: Callable[[nnx.Rngs], Step], scale: float = 1.0)
     return np.array(
         [
             float(analysis.gradient_flow(make(nnx.Rngs(seed)), noise(key, scale=scale), last).rate)
-            for seed, key in zip(lab.seeds, lab.keys(), strict=True)
+            for seed, key in zip(lab.seeds, lab.keys, strict=True)
         ]
     )
 
@@ -52,30 +53,10 @@ def last(outputs: Any) -> Any:
     return outputs[-1].sum()
 
 
-def strip(samples: list[Sample], factor: str, title: str, marks: dict[str, float]) -> Panel:
-    """Draw every value of every sample, a column a condition; colours are levels of a factor."""
-    names = [sample.name for sample in samples]
-    levels: dict[str, tuple[list[float], list[float]]] = {}
-    for column, sample in enumerate(samples):
-        xs, ys = levels.setdefault(sample.condition[factor], ([], []))
-        spread = np.linspace(-0.2, 0.2, len(sample.values)) if len(sample.values) > 1 else [0.0]
-        xs.extend(column + np.asarray(spread))
-        ys.extend(sample.values)
-    lines = [Line(level, xs, ys, style="points") for level, (xs, ys) in levels.items()]
-    lines = lines if len(lines) < len(samples) else [Line("", *_joined(levels), style="points")]
-    return Panel(title, "", samples[0].quantity, lines, marks=marks, ticks=names)
-
-
-def _joined(levels: dict[str, tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
-    return [x for xs, _ in levels.values() for x in xs], [
-        y for _, ys in levels.values() for y in ys
-    ]
-
-
 _SIGMOID = "The sigmoid"
 
 
-@claim(
+@Claim(
     "sigmoid-slope",
     topic=_SIGMOID,
     statement="The derivative of the sigmoid is never above 1/4.",
@@ -89,13 +70,13 @@ _SIGMOID = "The sigmoid"
         "at most, not below.",
         "refuted": "The sigmoid's slope is above 1/4 somewhere.",
     },
-)
+).measured_by
 def sigmoid_slope(lab: Lab) -> Evidence:
     """Evaluate the derivative of the sigmoid."""
     with jax.enable_x64(True):
         slope = jax.vmap(jax.grad(sigmoid))
         grid = jnp.linspace(-20.0, 20.0, 4_001, dtype=jnp.float64)
-        points = 10 * jax.random.normal(lab.keys()[0], (10_000,), jnp.float64)
+        points = 10 * jax.random.normal(lab.keys[0], (10_000,), jnp.float64)
         on_grid, at_points = np.asarray(slope(grid)), np.asarray(slope(points))
     shown = slice(1_400, 2_601, 20)
     return Evidence(
@@ -124,7 +105,7 @@ def sigmoid_slope(lab: Lab) -> Evidence:
     )
 
 
-_VANISHING = "Vanishing gradients"
+VANISHING = "Vanishing gradients"
 
 
 def _cells(hidden: int) -> dict[str, Callable[[nnx.Rngs], Step]]:
@@ -153,14 +134,14 @@ def trained_slopes(lab: Lab, cells: dict[str, str]) -> dict[str, np.ndarray]:
             seed=lab.seeds[0],
         )
         run = RunConfig("digits", network=NetworkConfig(cell, 32), fit=fit, probes=False)
-        flows = gradient_flows(run, trained(lab, cell, run))
+        flows = gradient_flows(run, trained(lab, f"digits-{cell}", run))
         found[name] = np.array([float(flow.rate) for flow in flows])
     return found
 
 
-@claim(
+@Claim(
     "vanishing",
-    topic=_VANISHING,
+    topic=VANISHING,
     statement="The gradient of a recurrent network shrinks exponentially with the lag.",
     said_by=(
         Source("Charu", "gradients become too small to train on long sequences"),
@@ -185,7 +166,7 @@ def trained_slopes(lab: Lab, cells: dict[str, str]) -> dict[str, np.ndarray]:
         "what counts.",
     },
     published=("fresh networks vanish, Hochreiter 1991; Bengio et al. 1994",),
-)
+).measured_by
 def vanishing(lab: Lab) -> Evidence:
     """Measure slopes of four cells, before and after training."""
     fresh = {name: fresh_slopes(lab, make) for name, make in _cells(64).items()}
@@ -253,148 +234,7 @@ def _theory_control(lab: Lab) -> Check:
     )
 
 
-RIGHT = "networks about which the rule is right"
-_ABOVE, _BELOW = "largest eigenvalue above 1", "largest eigenvalue below 1"
-
-
-@claim(
-    "eigenvalue-rule",
-    topic=_VANISHING,
-    statement="The gradient vanishes if the largest eigenvalue of the recurrent weights is below 1, and "
-    "explodes if it is above 1.",
-    said_by=(Source("OpenGenus", "an eigenvalue below 1 makes it vanish, above 1 explode"),),
-    why="Without a nonlinearity and at long lags, the gradient is multiplied by the largest eigenvalue.",
-    measured="Whether the gradient's slope at lags 25 to 100 has the sign that the rule predicts: for "
-    "networks with normal, Gaussian and strongly non-normal weights of spectral radius 0.5 to 1.8, linear, "
-    "tanh and ReLU, with and without inputs.",
-    rule=Rule((Part(RIGHT, Share(above=0.75)),)),
-    refuted_by="A region of weights and nonlinearities in which it is wrong in most networks.",
-    lessons={
-        "confirmed": "The spectral radius tells vanishing from exploding gradients.",
-        "depends": "The rule is made for linear networks ({linear:.0%} right at these lags). It is right "
-        "about {tanh_below:.0%} of tanh networks below 1 and {tanh_above:.0%} above: saturated units shrink "
-        "what large weights stretch, and non-normal weights stretch although no eigenvalue says so.",
-        "refuted": "The spectral radius of the weights does not tell vanishing from exploding gradients.",
-    },
-    published=(
-        "largest singular value below 1/γ suffices to vanish, above 1/γ is necessary to explode "
-        "(Pascanu et al. 2013)",
-    ),
-)
-def eigenvalue_rule(lab: Lab) -> Evidence:
-    """Ask the rule about networks of all kinds."""
-    count = lab.choose(
-        24, 28
-    )  # of 18 conditions: 16 right of 16 would not stand a correction for them
-    samples, shown, bounded, violations = [], [], 0, 0
-    for name, activation in _NONLINEARITIES.items():
-        for region in (_BELOW, _ABOVE):
-            for kind, draw in _MATRICES.items():
-                right, points = [], []
-                for i in range(count):
-                    seed = 1_000 * (list(_MATRICES).index(kind) + 3 * (region == _ABOVE)) + i
-                    radius, weights, slope = _slope_of_draw(seed, region, draw, activation)
-                    right.append(float((slope > 0) == (radius > 1)))
-                    points.append((radius, slope))
-                    if np.linalg.norm(weights, 2) < 1:  # all three nonlinearities have γ = 1
-                        bounded, violations = bounded + 1, violations + (slope > 1e-6)
-                condition = {"nonlinearity": name, "radius": region, "weights": kind}
-                samples.append(Sample(RIGHT, condition, right, range(count)))
-                shown.append((name, kind, np.array(points)))
-    shares = {(s.condition["nonlinearity"], s.condition["radius"]): [] for s in samples}
-    for s in samples:
-        shares[s.condition["nonlinearity"], s.condition["radius"]].append(np.mean(s.values))
-    linear = np.mean([np.mean(v) for (name, _), v in shares.items() if name == "linear"])
-    return Evidence(
-        samples,
-        [
-            Check(
-                "positive control",
-                "the rule is right about linear networks with normal weights",
-                all(
-                    np.mean(s.values) == 1
-                    for s in samples
-                    if s.condition["nonlinearity"] == "linear"
-                    and s.condition["weights"] == "normal"
-                ),
-            ),
-            Check(
-                "negative control",
-                "no network whose largest singular value is below 1 explodes (Pascanu et al. 2013)",
-                violations == 0,
-                f"{violations} of {bounded}",
-            ),
-        ],
-        [
-            Panel(
-                name,
-                "spectral radius of the weights",
-                "slope, nats a step",
-                [
-                    Line(kind, points[:, 0], points[:, 1], style="points")
-                    for kind in _MATRICES
-                    for points in [
-                        np.concatenate([p for n, k, p in shown if (n, k) == (name, kind)])
-                    ]
-                ],
-                marks={"": 0.0},
-            )
-            for name in _NONLINEARITIES
-        ],
-        facts={
-            "linear": linear,
-            "tanh_above": np.mean(shares["tanh", _ABOVE]),
-            "tanh_below": np.mean(shares["tanh", _BELOW]),
-        },
-        settings={"networks": f"{count} a condition, H = 24, T = 100, inputs N(0, s²), s = 0 or 1"},
-    )
-
-
-_NONLINEARITIES = {"linear": lambda a: a, "tanh": jnp.tanh, "ReLU": jax.nn.relu}
-_UNITS = 24
-
-
-def _normal(rng: np.random.Generator) -> np.ndarray:
-    return np.linalg.qr(rng.normal(size=(_UNITS, _UNITS)))[0]
-
-
-def _gaussian(rng: np.random.Generator) -> np.ndarray:
-    return rng.normal(size=(_UNITS, _UNITS))
-
-
-def _non_normal(rng: np.random.Generator) -> np.ndarray:
-    """A Schur form with eigenvalues on a circle and as much above the diagonal, in a random basis."""
-    basis = np.linalg.qr(rng.normal(size=(_UNITS, _UNITS)))[0]
-    above = np.triu(rng.normal(size=(_UNITS, _UNITS)), 1)
-    return basis @ (np.diag(rng.choice([-1.0, 1.0], _UNITS)) + above) @ basis.T
-
-
-_MATRICES = {"normal": _normal, "Gaussian": _gaussian, "non-normal": _non_normal}
-
-
-def _slope_of_draw(
-    seed: int, region: str, draw: Callable[[np.random.Generator], np.ndarray], activation: Any
-) -> tuple[float, np.ndarray, float]:
-    """Return the spectral radius, the weights and the slope at long lags of one network."""
-    rng = np.random.default_rng(seed)
-    radius = rng.uniform(0.5, 0.95) if region == _BELOW else rng.uniform(1.05, 1.8)
-    weights = draw(rng)
-    weights *= radius / np.abs(np.linalg.eigvals(weights)).max()
-    cell = ElmanCell(FEATURES, _UNITS, activation_fn=activation, rngs=nnx.Rngs(seed))
-    cell.recurrent_kernel[...] = jnp.asarray(weights, jnp.float32)
-    cell.bias[...] = jnp.asarray(0.1 * rng.normal(size=_UNITS), jnp.float32)
-    inputs = rng.choice([0.0, 1.0]) * rng.normal(size=(100, 1, FEATURES))
-    start = jnp.asarray(rng.normal(size=(1, _UNITS)), jnp.float32)
-    try:
-        flow = analysis.gradient_flow(cell, jnp.asarray(inputs, jnp.float32), last, carry=start)
-    except ValueError:  # all ReLU units are dead: no gradient at all
-        return radius, weights, -np.inf
-    norms = np.asarray(flow.log_norms)[:, 0]
-    slope = (norms[0] - norms[75]) / 75 if np.isfinite(norms[[0, 75]]).all() else -np.inf
-    return radius, weights, float(slope)
-
-
-@claim(
+@Claim(
     "sigmoid-hence-vanishing",
     topic=_SIGMOID,
     statement="The sigmoid's slope is at most 1/4, hence the gradient of a sigmoid network must vanish.",
@@ -409,7 +249,7 @@ def _slope_of_draw(
         "the identity and the slope is {built:.4f}. Fresh ones do, by {fresh:.2f} nats a step.",
         "confirmed": "Every sigmoid network tried vanishes.",
     },
-)
+).measured_by
 def sigmoid_hence_vanishing(lab: Lab) -> Evidence:
     """Measure fresh networks and one that is built."""
     fresh = fresh_slopes(lab, _cells(64)["Elman, sigmoid"])
@@ -437,7 +277,7 @@ def sigmoid_hence_vanishing(lab: Lab) -> Evidence:
 CHANGE = "change of the slope, nats a step"
 
 
-@claim(
+@Claim(
     "output-sigmoid",
     topic=_SIGMOID,
     statement="The sigmoid at the output makes the gradient vanish.",
@@ -453,11 +293,11 @@ CHANGE = "change of the slope, nats a step"
         "confirmed": "Without the output's sigmoid the gradient shrinks more slowly.",
         "depends": "Whether the output's sigmoid matters depends on the network.",
     },
-)
+).measured_by
 def output_sigmoid(lab: Lab) -> Evidence:
     """Read the same networks by a sigmoid and by a linear output."""
     changes, factors, curves = [], [], []
-    for seed, key in zip(lab.seeds, lab.keys(), strict=True):
+    for seed, key in zip(lab.seeds, lab.keys, strict=True):
         cell = ElmanCell(FEATURES, 64, rngs=nnx.Rngs(seed))
         weights = jax.random.normal(jax.random.fold_in(key, 1), (64,)) / 8
         linear, squashed = (

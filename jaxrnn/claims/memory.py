@@ -13,9 +13,9 @@ from jax.nn import sigmoid
 
 from jaxrnn import analysis
 from jaxrnn.cells import ElmanCell, LSTMCell
-from jaxrnn.claims.claim import Lab, Source, claim
+from jaxrnn.claims.claim import Claim, Lab, Source
 from jaxrnn.claims.evidence import Check, Evidence, Line, Panel, Sample
-from jaxrnn.claims.gradients import strip
+from jaxrnn.claims.panels import strip
 from jaxrnn.claims.rules import Exactly, Mean, Part, Rule, Solved
 from jaxrnn.claims.runs import trained
 from jaxrnn.experiments import NetworkConfig, RunConfig
@@ -61,7 +61,7 @@ def _by_hand(key: Any) -> dict[str, float]:
     }
 
 
-@claim(
+@Claim(
     "incapable",
     topic=_CAPACITY,
     statement="Plain recurrent networks are incapable of holding anything over long sequences.",
@@ -77,10 +77,10 @@ def _by_hand(key: Any) -> dict[str, float]:
         "confirmed": "Weights set by hand do not hold a bit either.",
     },
     published=("a latch of one tanh unit, Bengio et al. 1994",),
-)
+).measured_by
 def incapable(lab: Lab) -> Evidence:
     """Run the networks that are set by hand."""
-    found = [_by_hand(key) for key in lab.keys()]  # noqa: SIM118 (no mapping)
+    found = [_by_hand(key) for key in lab.keys]
     samples = [
         Sample(ACCURACY, {"network": name}, [each[name] for each in found], lab.seeds)
         for name in ("latch", "parity")
@@ -108,7 +108,7 @@ def incapable(lab: Lab) -> Evidence:
 SOLVED = "runs that solve parity"
 
 
-@claim(
+@Claim(
     "can-hold-cannot-learn",
     topic=_CAPACITY,
     statement="A recurrent network has the capacity for a task, and training does not find it.",
@@ -126,7 +126,7 @@ SOLVED = "runs that solve parity"
         "refuted": "Trained networks solve parity as often as weights set by hand.",
     },
     published=("best of 10 runs solves parity, Delétang et al. 2023",),
-)
+).measured_by
 def can_hold_cannot_learn(lab: Lab) -> Evidence:
     """Train on parity."""
     steps = lab.choose(400, 2_000)
@@ -138,20 +138,13 @@ def can_hold_cannot_learn(lab: Lab) -> Evidence:
         seeds=len(lab.seeds),
         seed=lab.seeds[0],
     )
-    run = RunConfig(
-        "parity", {"tested": 60}, network=NetworkConfig("elman-tanh", 32), fit=fit, probes=False
-    )
+    network = NetworkConfig("elman-tanh", 32)
+    run = RunConfig("parity", {"tested": 60}, network=network, fit=fit, probes=False)
     scores = np.asarray(trained(lab, "parity", run).test_score)
-    easy = RunConfig(
-        "parity",
-        {"longest": 3, "tested": 4},
-        network=NetworkConfig("elman-tanh", 32),
-        fit=fit,
-        probes=False,
-    )
+    easy = dataclasses.replace(run, settings={"longest": 3, "tested": 4})
     # Of strings as long as those trained on: the control is of learning, not of generalisation.
-    short = np.asarray(trained(lab, "short", easy).history[-1]["valid_accuracy"])
-    by_hand = [_by_hand(key)["parity"] for key in lab.keys()]  # noqa: SIM118 (no mapping)
+    short = np.asarray(trained(lab, "parity-short", easy).history[-1]["valid_accuracy"])
+    by_hand = [_by_hand(key)["parity"] for key in lab.keys]
     samples = [
         Sample(SOLVED, {"weights": name}, np.asarray(values) >= 0.95, lab.seeds)
         for name, values in (("set by hand", by_hand), ("trained", scores))
@@ -184,7 +177,7 @@ DIFFERENCE = "slope of the block ∂c/∂c less that of ∂h/∂h, nats a step"
 CAPACITY = "memory capacity of c less that of h, steps"
 
 
-@claim(
+@Claim(
     "cell-is-long-memory",
     topic="Where an LSTM remembers",
     statement="The cell state of an LSTM is its long memory, the hidden state its short one.",
@@ -203,12 +196,12 @@ CAPACITY = "memory capacity of c less that of h, steps"
         "undecided": "Between the blocks' slopes lie {slope:+.4f} nats a step, between the capacities "
         "{capacity:+.1f} steps.",
     },
-)
+).measured_by
 def cell_is_long_memory(lab: Lab) -> Evidence:
     """Compare the blocks of the BPTT product, and what can be read from c and from h."""
     units, lags = 32, np.arange(10, 101, 10)
     slopes, capacities, curves = [], [], []
-    for seed, key in zip(lab.seeds, lab.keys(), strict=True):
+    for seed, key in zip(lab.seeds, lab.keys, strict=True):
         cell = LSTMCell(1, units, bias_init=LSTMCell.forget_bias(2.0), rngs=nnx.Rngs(seed))
         path = analysis.trace(cell, jax.random.normal(key, (120, 1)))
         logs = _block_norms(np.asarray(analysis.jacobians(cell, path), float), lags, units)

@@ -14,10 +14,11 @@ import matplotlib.pyplot as plt
 
 from jaxrnn.annotations import checked
 from jaxrnn.claims.claim import ARTICLES, CLAIMS, SEEDS, Claim, known
-from jaxrnn.claims.evidence import About, Evidence
+from jaxrnn.claims.evidence import About, Evidence, short
 from jaxrnn.claims.figures import draw
 from jaxrnn.claims.power import POWER_HEADER, power_rows
 from jaxrnn.claims.rules import Outcome
+from jaxrnn.claims.statistics import Estimate
 from jaxrnn.claims.verdicts import Verdict, judge_all
 from jaxrnn.files import replace_file, writing
 from jaxrnn.report import Report, plain
@@ -67,14 +68,13 @@ def _row(claim: Claim, found: Evidence | None, verdict: Verdict | None) -> tuple
     text = verdict_text(claim, found, verdict)
     if found is None or verdict is None:
         return (claim.name, claim.statement, who, text, "", _lesson(claim, found, text))
-    effect = "; ".join(effect_text(outcome) for outcome in _extremes(verdict))
+    effect = "; ".join(map(_effect_where, _extremes(verdict)))
     return (claim.name, claim.statement, who, text, effect, _lesson(claim, found, verdict.word))
 
 
 def _lesson(claim: Claim, found: Evidence | None, word: str) -> str:
     """Return the sentence to remember, with the evidence's numbers in it."""
-    lesson = claim.lessons.get(word, "")
-    return lesson.format(**found.facts) if found else lesson if claim.rule is None else ""
+    return "" if found is None else claim.lessons.get(word, "").format(**found.facts)
 
 
 def _extremes(verdict: Verdict) -> list[Outcome]:
@@ -94,14 +94,17 @@ def _clarity(outcome: Outcome) -> tuple[float, float]:
     return (0.0 if p is None else p, -abs(outcome.estimate.effect))
 
 
-def effect_text(outcome: Outcome) -> str:
-    """Return an effect with its interval and its condition, as in "-0.31 [-0.33, -0.29] (gru, fresh)"."""
-    estimate = outcome.estimate
-    condition = ", ".join(outcome.condition.values())
-    where = f" ({condition})" if condition else ""
+def effect_text(estimate: Estimate) -> str:
+    """Return an effect with its interval, as in "-0.31 [-0.33, -0.29]"."""
     if estimate.p is None and math.isclose(estimate.low, estimate.high, rel_tol=1e-3, abs_tol=0):
-        return f"{estimate.effect:.3g}{where}"
-    return f"{estimate.effect:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]{where}"
+        return f"{estimate.effect:.3g}"
+    return f"{estimate.effect:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def _effect_where(outcome: Outcome) -> str:
+    """Return an effect and its condition, as in "-0.31 [-0.33, -0.29] (gru, fresh)"."""
+    condition = ", ".join(outcome.condition.values())
+    return effect_text(outcome.estimate) + (f" ({condition})" if condition else "")
 
 
 @checked
@@ -122,20 +125,19 @@ def write_report(
       InputError: the folder cannot be written.
     """
     with writing("out", folder, "a folder that can be written"):
-        (folder / figures).mkdir(parents=True, exist_ok=True)
-        paths = {
-            name: _save(found, folder, f"{figures}/{name}.png")
-            for name, found in evidence.items()
-            if found.panels
-        }
+        paths = _save_figures(evidence, folder, figures)
     return _report(evidence, paths).write(folder)
 
 
-def _save(found: Evidence, folder: Path, path: str) -> str:
-    figure = draw(found)
-    figure.savefig(folder / path, metadata={"Software": None})  # the same evidence, the same bytes
-    plt.close(figure)
-    return path
+def _save_figures(evidence: Mapping[str, Evidence], folder: Path, figures: str) -> dict[str, str]:
+    """Write the figures, and return their paths below the folder by the claims' names."""
+    (folder / figures).mkdir(parents=True, exist_ok=True)
+    paths = {name: f"{figures}/{name}.png" for name, found in evidence.items() if found.panels}
+    for name, path in paths.items():
+        figure = draw(evidence[name])
+        figure.savefig(folder / path, metadata={"Software": None})  # same evidence, same bytes
+        plt.close(figure)
+    return paths
 
 
 @checked
@@ -145,14 +147,8 @@ def write_page(evidence: Mapping[str, Evidence], path: Path) -> Path:
     Raises:
       InputError: the files cannot be written.
     """
-    figures = "figures/claims"
     with writing("page", path, "a file in a folder that exists"):
-        (path.parent / figures).mkdir(parents=True, exist_ok=True)
-        paths = {
-            name: _save(found, path.parent, f"{figures}/{name}.png")
-            for name, found in evidence.items()
-            if found.panels
-        }
+        paths = _save_figures(evidence, path.parent, "figures/claims")
         replace_file(path, _report(evidence, paths).text.encode())
     return path
 
@@ -253,7 +249,7 @@ def _outcome_rows(verdict: Verdict) -> list[tuple[str, ...]]:
         (
             plain(outcome.part.quantity),
             plain(", ".join(outcome.condition.values())),
-            plain(effect_text(outcome).partition(" (")[0]),
+            plain(effect_text(outcome.estimate)),
             "" if outcome.estimate.p is None else f"{outcome.estimate.p:.2g}",
             {1: "for", -1: "against", 0: "unclear"}[outcome.says],
         )
@@ -285,6 +281,6 @@ def _provenance(page: Report, claim: Claim, found: Evidence, verdict: Verdict | 
 def _about(about: About) -> str:
     return (
         f"{about.scale} scale, {len(about.seeds)} seeds, {about.seconds:.0f} s on {about.date}; "
-        f"revision `{about.revision[:12]}{'-dirty' if about.revision.endswith('-dirty') else ''}`; "
+        f"revision `{short(about.revision)}`; "
         f"{plain(about.machine)}; jax {about.versions['jax']}, flax {about.versions['flax']}."
     )

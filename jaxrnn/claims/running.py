@@ -1,7 +1,10 @@
 """Run claims: one, or a battery into a folder of records, which goes on claim by claim after a kill.
 
-    FOLDER/NAME.json        the evidence of a claim, written when its experiment is done
-    FOLDER/runs/NAME/…      the training runs of its experiment, each resumed from its last checkpoint
+    FOLDER/NAME.json                    the evidence of a claim, written when its experiment is done
+    FOLDER/runs/REVISION-SCALE-SEEDS/…  training runs, each resumed from its last checkpoint
+
+Claims that train the same networks share the runs. Another revision, scale or number of seeds trains anew: a
+record never names a revision at which its networks were not trained.
 
 A record is kept on resumption if rule, scale and seeds are still the same; it then says at which revision it
 was measured, and this is repeated aloud where it is not today's. Whatever does not match is measured anew.
@@ -14,14 +17,14 @@ import datetime
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.claims.claim import CLAIMS, SEEDS, Claim, Lab, Scale, known
-from jaxrnn.claims.evidence import About, Evidence, read_evidence, write_evidence
+from jaxrnn.claims.evidence import About, Evidence, read_evidence, short, write_evidence
 from jaxrnn.claims.verdicts import judge
 from jaxrnn.tasks import MissingDataError
 from jaxrnn.training import ProgressBar, Stopped, environment
@@ -60,7 +63,7 @@ def run(
       name: of the claim; `CLAIMS` has them all.
       scale: quick or full.
       seeds: replicates; by default 6 at quick scale and 10 at full scale.
-      folder: where training runs go, which are resumed from there; None keeps nothing.
+      folder: of a battery, in which training runs are kept and resumed; None keeps nothing.
 
     Returns:
       The evidence; `judge` says what follows from it.
@@ -78,15 +81,16 @@ def run(
     return _run(known(name), _lab(scale, seeds, folder))
 
 
-def _lab(
-    scale: Scale,
-    seeds: int | None,
-    folder: str | Path | None,
-    say: Callable[[str], None] = lambda text: None,
-) -> Lab:
+def _lab(scale: Scale, seeds: int | None, folder: str | Path | None) -> Lab:
     count = SEEDS[scale] if seeds is None else seeds
     checks.within("seeds", count, 1, _MOST_SEEDS)
-    return Lab(scale, tuple(range(count)), None if folder is None else Path(folder), say)
+    runs = None if folder is None else Path(folder) / "runs" / f"{_revision()}-{scale}-{count}"
+    return Lab(scale, tuple(range(count)), runs)
+
+
+def _revision() -> str:
+    """Return the revision of the code, as short as it stands in reports."""
+    return short(environment()["revision"] or "unknown")
 
 
 def _run(claim: Claim, lab: Lab) -> Evidence:
@@ -143,10 +147,9 @@ def run_all(
         checks.refuse("out", got, "a folder without, or --resume to keep what matches")
     measurable = [claim for claim in chosen if claim.measure is not None]
     done: dict[str, Done] = {}
+    lab = _lab(scale, seeds, folder)
     with ProgressBar("claims", len(measurable)) as bar:
         for claim in measurable:
-            runs = folder / "runs" / claim.name
-            lab = _lab(scale, seeds, runs, bar.say)
             done[claim.name] = _one(claim, lab, _record(folder, claim), bar)
             bar.advance(f"{claim.name}: {_news(claim, done[claim.name])}")
     return done
@@ -206,7 +209,9 @@ def _news(claim: Claim, done: Done) -> str:
     if done.status == "measured":
         return f"{verdict}, {about.seconds:.0f} s"
     here = environment()["revision"]
-    revision = "" if about.revision == here else f" at revision {about.revision[:12]}, not today's"
+    revision = (
+        "" if about.revision == here else f" at revision {short(about.revision)}, not today's"
+    )
     return f"{verdict}, kept from {about.date}{revision}"
 
 

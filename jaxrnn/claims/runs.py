@@ -1,4 +1,4 @@
-"""Training runs of an experiment: into the claim's folder, from where they are resumed after a kill."""
+"""Training runs of an experiment: into the battery's folder, from where they are resumed after a kill."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def trained(lab: Lab, label: str, config: RunConfig) -> FitResult:
 
     Args:
       lab: of the claim; without a folder nothing is kept.
-      label: name of the run's folder, which no other run of this claim has.
+      label: name of the run's folder; claims that train the same share it, and no other run has it.
       config: what to train.
 
     Raises:

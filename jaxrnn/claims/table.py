@@ -2,10 +2,16 @@
 
 # isort: off
 from jaxrnn.claims import gradients
+from jaxrnn.claims import eigenvalues
 from jaxrnn.claims import gates
 from jaxrnn.claims import updates
 from jaxrnn.claims import memory
+from jaxrnn.claims import direction
+from jaxrnn.claims import context
 from jaxrnn.claims import structure
 from jaxrnn.claims import cost
+from jaxrnn.claims import unmeasured
 
-SUBJECTS = (gradients, gates, updates, memory, structure, cost)
+SUBJECTS = (
+    gradients, eigenvalues, gates, updates, memory, direction, context, structure, cost, unmeasured,
+)  # fmt: skip

@@ -18,17 +18,16 @@ import optax
 from flax import nnx
 
 from jaxrnn.cells import ElmanCell
-from jaxrnn.claims.claim import Lab, Source, claim
+from jaxrnn.claims.claim import Claim, Lab, Source
 from jaxrnn.claims.evidence import Check, Evidence, Sample
-from jaxrnn.claims.gradients import strip
+from jaxrnn.claims.panels import strip
 from jaxrnn.claims.rules import Exactly, Mean, Part, Rule
 from jaxrnn.unroll import unroll
 
 _TOPIC = "Updates"
 _UNITS, _BATCH, _UPDATES = 32, 32, 100
-_FIRST = (
-    10  # updates after which no network has learnt yet: one that has stops moving for that reason
-)
+# Updates after which no network has learnt yet: one that has stops moving for that reason.
+_FIRST = 10
 _SHORT, _LONG = 5, 200
 _OPTIMISERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "SGD": lambda: optax.sgd(0.1),
@@ -89,7 +88,7 @@ def _kernel(network: Network) -> np.ndarray:
 CHANGE = "log ratio of the change of the recurrent weights, long over short sequences"
 
 
-@claim(
+@Claim(
     "null-updates",
     topic=_TOPIC,
     statement="With vanishing gradients the weights end up not being trained at all.",
@@ -113,14 +112,14 @@ CHANGE = "log ratio of the change of the recurrent weights, long over short sequ
         "undecided": "On long sequences the weights move {sgd:.2g} times as far as on short ones under SGD, "
         "{adam:.2g} times under Adam.",
     },
-)
+).measured_by
 def null_updates(lab: Lab) -> Evidence:
     """Train on short and on long sequences."""
     samples, moved, losses = [], [], {}
     for optimiser in _OPTIMISERS:
         distances: dict[int, list[float]] = {}
         for steps in (_SHORT, _LONG):
-            for seed, key in zip(lab.seeds, lab.keys(), strict=True):
+            for seed, key in zip(lab.seeds, lab.keys, strict=True):
                 before = _fresh(seed)
                 settings = {"steps": steps, "optimiser": optimiser}
                 _, loss = _train(before, key, **settings)
@@ -153,7 +152,7 @@ def null_updates(lab: Lab) -> Evidence:
 CROSSED = "recurrent weights that went from above zero to below"
 
 
-@claim(
+@Claim(
     "never-below-zero",
     topic=_TOPIC,
     statement="Weights cannot be updated below zero.",
@@ -168,11 +167,11 @@ CROSSED = "recurrent weights that went from above zero to below"
         "and a tanh network with all signs turned round trains just alike.",
         "confirmed": "No weight went below zero.",
     },
-)
+).measured_by
 def never_below_zero(lab: Lab) -> Evidence:
     """Train networks and those with all signs turned round."""
     crossed, differences = [], []
-    for seed, key in zip(lab.seeds, lab.keys(), strict=True):
+    for seed, key in zip(lab.seeds, lab.keys, strict=True):
         before = _fresh(seed)
         after, losses = _train(before, key, steps=_SHORT, optimiser="SGD")
         _, again = _train(_flipped(before), key, steps=_SHORT, optimiser="SGD")

@@ -44,9 +44,8 @@ def digits() -> Task:
         checks.refuse(
             "digits", "no scikit-learn", "pip install scikit-learn, or jaxrnn with its extra `data`"
         )
-    rows, labels = map(
-        np.asarray, load_digits(return_X_y=True)
-    )  # by its annotations, perhaps of pandas
+    # As arrays: by scikit-learn's annotations they might be of pandas.
+    rows, labels = map(np.asarray, load_digits(return_X_y=True))
     order = np.random.default_rng(0).permutation(len(labels))
     images, labels = rows[order], labels[order]
     first, second = int(0.7 * len(labels)), int(0.8 * len(labels))

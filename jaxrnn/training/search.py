@@ -202,6 +202,7 @@ def _random(start: Any, keys: Any, loss: Loss, spread: float) -> tuple[Any, Any,
         best = jnp.where(better, point, best[0]), jnp.where(better, value, best[1])
         return best, best[1]
 
-    worst = jnp.full_like(_value(loss, start), jnp.inf)
+    shape = jax.eval_shape(lambda point: _value(loss, point), start)
+    worst = jnp.full(shape.shape, jnp.inf, shape.dtype)
     (point, value), history = jax.lax.scan(draw, (start, worst), keys)
     return point, value, history

@@ -175,9 +175,8 @@ def _plan(method: Blocked, program: StepProgram, length: int) -> Plan:
     bytes_read = _bytes(program, program.kept)
     held = max(bytes_read, _bytes(program, program.drives))  # of each step, by a block
     whole = _WHOLE_BYTES
-    if (
-        program.is_linear
-    ):  # most of the work is in what the drives are made of, and a block holds all of it
+    # Most of a linear program's work is in what the drives are made of, and a block holds all of it.
+    if program.is_linear:
         held = max(held, _bytes(program, [v for e in program.to_drives for v in e.outputs]))
         whole = _WHOLE_LINEAR_BYTES
     block = min(method.block or _block(held, whole, rows, length), length)

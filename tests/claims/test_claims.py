@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from jaxrnn import LSTMCell, analysis, claims
-from jaxrnn.claims import CLAIMS, cost, gradients, memory, structure
+from jaxrnn.claims import CLAIMS, cost, direction, gradients, memory
 from jaxrnn.claims.claim import SEEDS, Lab
 from jaxrnn.claims.depth import sequential_depth
 from jaxrnn.claims.figures import draw
@@ -87,7 +87,7 @@ def test_slopes_of_a_scalar_recurrence():
         start = jnp.ones((gradients.SEQUENCES, 1))
         return analysis.gradient_flow(make(None), gradients.noise(key), gradients.last, carry=start)
 
-    slopes = [float(flow(key).rate) for key in lab.keys()]  # noqa: SIM118
+    slopes = [float(flow(key).rate) for key in lab.keys]
     np.testing.assert_allclose(slopes, math.log(0.9), rtol=1e-5)
 
 
@@ -136,8 +136,8 @@ def test_a_readout_finds_what_is_there_and_nothing_else():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 4_000)
     there = np.eye(4)[labels] @ rng.normal(size=(4, 16))
-    assert structure._accuracy(there, labels) == 1
-    assert abs(structure._accuracy(rng.normal(size=(4_000, 16)), labels) - 0.25) < 0.05
+    assert direction._accuracy(there, labels) == 1
+    assert abs(direction._accuracy(rng.normal(size=(4_000, 16)), labels) - 0.25) < 0.05
 
 
 @pytest.mark.parametrize("steps", [4, 64])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from jaxrnn.claims import (
     read_evidence,
     read_folder,
     run_all,
+    running,
     write_evidence,
 )
 from jaxrnn.claims.claim import add
@@ -186,7 +188,7 @@ def test_resumption_keeps_what_matches_and_says_what_does_not(table, tmp_path, c
     assert "another rule" in capsys.readouterr().err
     path.write_text(path.read_text().replace('"revision": "', '"revision": "0123456789abcdef'))
     assert run_all(["good"], tmp_path, seeds=8, resume=True)["good"].status == "kept"
-    assert "at revision 0123456789ab, not today's" in capsys.readouterr().err
+    assert re.search("at revision 0123456789ab(-dirty)?, not today's", capsys.readouterr().err)
     path.write_text("{}")
     assert run_all(["good"], tmp_path, seeds=8, resume=True)["good"].status == "measured"
 
@@ -197,6 +199,31 @@ def test_one_claim_replaces_its_own_record_alone(table, tmp_path):
     run_all(["sigmoid-slope"], tmp_path)
     assert (tmp_path / "good.json").read_bytes() == before
     assert list(read_folder(tmp_path)) == ["sigmoid-slope", "good"]
+
+
+def test_training_runs_of_another_scale_seeds_or_revision_are_not_reused(
+    table, tmp_path, monkeypatch
+):
+    folders = []
+    measure = CLAIMS["good"].measure
+
+    def measured(lab: Lab) -> Evidence:
+        folders.append(lab.folder)
+        return measure(lab)  # pyright: ignore[reportOptionalCall]
+
+    CLAIMS["good"] = dataclasses.replace(CLAIMS["good"], measure=measured)
+    claims.run("good", folder=tmp_path)
+    claims.run("good", folder=tmp_path)
+    claims.run("good", folder=tmp_path, seeds=8)
+    claims.run("good", folder=tmp_path, scale="full")
+    there = {**running.environment(), "revision": "0123456789abcdef-dirty"}
+    monkeypatch.setattr(running, "environment", lambda: there)
+    run_all(["good"], tmp_path)
+    assert folders[0] == folders[1]
+    assert len(set(folders)) == 4
+    assert folders[-1] == tmp_path / "runs" / "0123456789ab-dirty-quick-6"
+    claims.run("good")
+    assert folders[-1] is None
 
 
 def test_folders_without_records_are_refused(tmp_path):
@@ -299,7 +326,7 @@ import os, signal
 def measure(lab, name):
     if name == "two" and sys.argv[2] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    values = [float(jax.random.normal(key)) for key in lab.keys(len(name))]
+    values = [len(name) + float(jax.random.normal(key)) for key in lab.keys]
     return Evidence([Sample("x", {}, values, lab.seeds)])
 
 for name in ("one", "two", "three"):
