@@ -882,6 +882,19 @@ def test_kept_gates_are_not_computed_again():
 # Newton.
 
 
+@pytest.mark.parametrize("length", [2, 3, 8, 100])
+def test_rounds_count_what_waits_for_what_came_before(length):
+    cell, xs, _ = example("lru", "float32")
+    xs = jnp.resize(xs, (length, *xs.shape[1:]))
+    combinations = []
+    jax.lax.associative_scan(lambda a, b: combinations.append(1) or a + b, jnp.arange(length))
+    assert unroll(cell, xs, method=Associative()).rounds == len(combinations)
+    assert unroll(cell, xs).rounds == unroll(cell, xs, method=Scan()).rounds == length
+    gru = example("gru", "float32")[0]
+    found = jax.jit(lambda cell, xs: unroll(cell, xs, method=Newton()))(gru, xs)
+    assert int(found.rounds) == int(found.convergence.iterations) * len(combinations)
+
+
 def test_newton_says_how_it_fared(x64):
     cell, xs, carry = example("gru", "float64")
     done = unroll(cell, xs, carry=carry, method=Newton(tol=1e-9))
@@ -925,6 +938,7 @@ def test_where_newton_does_not_converge_the_loop_answers_and_says_so(jacobian, x
     assert not bool(done.convergence.converged)
     assert int(done.convergence.iterations) == 2
     assert float(done.convergence.residual) > 1e-6
+    assert int(done.rounds) == 2 * 14 + 200  # 200 halves seven times; then the loop's own steps
     np.testing.assert_array_equal(done.outputs, run(carry=start, method=Scan()).outputs)
     assert_close(gradient(method), gradient(Scan()), 1e-9)
 

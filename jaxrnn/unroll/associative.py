@@ -4,7 +4,7 @@ Where the next carry is an affine map of the carry, each unit for itself,
 
     carry_t = A_t carry_t−1 + b_t ,        A_t: L × L for each unit, L leaves of the carry,
 
-two steps are again one such map, (A₂ A₁, A₂ b₁ + b₂), so all prefixes come out of ⌈log₂ T⌉ rounds of an
+two steps are again one such map, (A₂ A₁, A₂ b₁ + b₂), so all prefixes come out of 2 ⌊log₂ T⌋ rounds of an
 associative scan (Blelloch 1990; Martin & Cundy 2018, "Parallelizing Linear Recurrent Neural Nets Over
 Sequence Length"). Mostly A is one decay a leaf; leaves that feed each other, as the real and the imaginary
 part of a rotating state, are taken together. A_t and b_t are read off the step itself: b_t is its value at
@@ -30,7 +30,7 @@ from jaxrnn import checks
 from jaxrnn.jaxprs import Atom, Equation, Flat, flat, is_inexact
 from jaxrnn.typing import Carry, Step
 from jaxrnn.unroll.blocks import at
-from jaxrnn.unroll.record import Frames, Method, Unrolled, restarted, seen, where
+from jaxrnn.unroll.record import Convergence, Frames, Method, Unrolled, restarted, seen, where
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,11 @@ class Associative(Method):
         _, outputs = jax.vmap(cell, axis_size=length)(jax.tree.unflatten(tree, before), xs)
         last = at(carries, length - 1)
         return Unrolled(seen(outputs, frames.valid), last, carries, method=self)
+
+    def rounds(self, length: int, convergence: Convergence | None) -> int:
+        """Return the dependent combinations of the associative scan."""
+        del convergence
+        return combinations(length)
 
 
 class _Maps(NamedTuple):
@@ -131,6 +136,14 @@ def _applied(matrix: list[list[Any]], vector: list[Any]) -> list[Any]:
 
 def _plus(a: list[Any], b: list[Any]) -> list[Any]:
     return [x + y for x, y in zip(a, b, strict=True)]
+
+
+def combinations(length: int) -> int:
+    """Return how many combinations of `jax.lax.associative_scan` wait for one another.
+
+    It halves `length` elements ⌊log₂ T⌋ times: one combination on the way up, and one on the way down.
+    """
+    return 2 * (length.bit_length() - 1)
 
 
 def diagonal_recurrence(decay: Any, gain: Any, first: Any) -> Any:

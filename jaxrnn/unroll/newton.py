@@ -32,12 +32,13 @@ from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.steps import batch_axes, carry_of, flat_state
 from jaxrnn.typing import Carry, Step
-from jaxrnn.unroll.associative import diagonal_recurrence
+from jaxrnn.unroll.associative import combinations, diagonal_recurrence
 from jaxrnn.unroll.blocks import at, before_each
 from jaxrnn.unroll.record import Convergence, Frames, Method, Unrolled, framed_step
 from jaxrnn.unroll.scan import Scan
@@ -108,6 +109,12 @@ class Newton(Method):
         carries = jax.vmap(lambda state: carry_of(state, carry))(states)
         _, outputs = jax.vmap(step, axis_size=length)(before_each(carry, carries), frames)
         return Unrolled(outputs, at(carries, length - 1), carries, self, convergence)
+
+    def rounds(self, length: int, convergence: Convergence | None) -> Int[Array, ""]:
+        """Return the rounds of all iterations, and the loop's where they did not converge."""
+        assert convergence is not None  # `__call__` always gives one
+        loop = jnp.where(convergence.converged, 0, length)
+        return convergence.iterations * combinations(length) + loop
 
     def _search(
         self, pure: _Advance, weights: Any, start: Any, frames: Frames, length: int

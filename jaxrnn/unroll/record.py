@@ -44,6 +44,11 @@ class Method(abc.ABC):
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
 
+    def rounds(self, length: int, convergence: Convergence | None) -> int | Int[Array, ""]:
+        """Return how many rounds, each of which waits for the one before, `length` steps took."""
+        del convergence
+        return length
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +85,16 @@ class Unrolled:
     carries: Carry
     method: Method = dataclasses.field(metadata={"static": True})
     convergence: Convergence | None = None
+
+    @property
+    def rounds(self) -> int | Int[Array, ""]:
+        """How many rounds of operations waited for one another.
+
+        One a time step in a loop; 2 ⌊log₂ T⌋ in `Associative`, the dependent combinations of its scan; as
+        many for each iteration of `Newton`, and the loop's T on top where it did not converge.
+        """
+        length = jax.tree.leaves(self.carries)[0].shape[0]
+        return self.method.rounds(length, self.convergence)
 
 
 def where(condition: Shaped[Array, "..."], chosen: Any, other: Any) -> Any:
