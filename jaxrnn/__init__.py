@@ -4,7 +4,10 @@ Carry any cell through time (`unroll`), take its BPTT gradient apart into the st
 (`jaxrnn.analysis`), and measure, not assert, what a recurrent network can and cannot do.
 """
 
+import importlib as _importlib
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 from jaxrnn import analysis, cells, devices, interop, models, plot, tasks, training
 from jaxrnn.cells import (
@@ -15,6 +18,7 @@ from jaxrnn.cells import (
     ElmanCell,
     GRUCell,
     IndRNNCell,
+    JordanCell,
     LEMCell,
     LipschitzCell,
     LRUCell,
@@ -67,6 +71,7 @@ __all__ = [
     "GRUCell",
     "IndRNNCell",
     "InputError",
+    "JordanCell",
     "LEMCell",
     "LRUCell",
     "LSTMCell",
@@ -95,12 +100,33 @@ __all__ = [
     "Unrolled",
     "analysis",
     "cells",
+    "claims",
     "devices",
+    "experiments",
     "interop",
     "make_cell",
     "models",
     "plot",
+    "report",
     "tasks",
     "training",
     "unroll",
 ]
+
+if _TYPE_CHECKING:
+    from jaxrnn import claims, experiments, report
+
+# Imported when they are first used: they bring statsmodels, SciPy's statistics and the command line's tables.
+_LATER = ("claims", "experiments", "report")
+
+
+def __getattr__(name: str) -> _Any:
+    """Return one of the packages that are imported when they are first used."""
+    if name in _LATER:
+        return _importlib.import_module(f"jaxrnn.{name}")
+    raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

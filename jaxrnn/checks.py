@@ -84,8 +84,21 @@ def positive_float32(argument: str, value: Any) -> None:
         _refuse_number(argument, value, expected)
 
 
+def not_negative_float32(argument: str, value: Any) -> None:
+    """Refuse anything but zero, or a number above it that float32 holds."""
+    not_negative(argument, value)
+    if value:
+        positive_float32(argument, value)
+
+
+def finite_float32(argument: str, value: Any) -> None:
+    """Refuse anything but a finite number that float32 holds."""
+    if not _is_real(value) or not abs(float(value)) <= float(np.finfo(np.float32).max):
+        _refuse_number(argument, value, "a finite number that float32 holds")
+
+
 def rate(argument: str, value: Any) -> None:
-    """Refuse what is no share of things to drop."""
+    """Require a share of things to drop: 0 ≤ value < 1."""
     if not (_is_real(value) and 0 <= value < 1):
         _refuse_number(argument, value, "a rate from 0 up to, not including, 1")
 

@@ -30,6 +30,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 OPTIONS = {
     "ctrnn, fast": ("ctrnn", {"time_constant": 1.5}),
     "lstm-projected, wide": ("lstm-projected", {"projection_features": 3}),
+    "jordan, narrow": ("jordan", {"out_features": 3}),
     "clockwork, two periods": ("clockwork", {"periods": (1, 3)}),
     "antisymmetric, long steps": ("antisymmetric", {"step_size": 0.4, "diffusion": 0.3}),
     "lipschitz, long steps": ("lipschitz", {"step_size": 0.4, "blend": 0.6, "damping": 0.2}),

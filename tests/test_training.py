@@ -421,7 +421,7 @@ def test_two_processes_cannot_write_one_folder(tmp_path: Path):
 @pytest.mark.slow
 def test_settings_of_which_several_are_tried_train_side_by_side(task, undisturbed):
     config = dataclasses.replace(_CONFIG, learning_rate=(1e-3, 1e-2), clip_norm=(0.5, 1.0))
-    assert config.members[5] == {"learning_rate": 1e-2, "clip_norm": 0.5, "seed": 1}
+    assert config.ensemble().members[5] == {"learning_rate": 1e-2, "clip_norm": 0.5, "seed": 1}
     both = fit(_make, task, config)
     assert len(both.test_score) == 8
     jax.tree.map(

@@ -17,6 +17,7 @@ from jaxrnn.cells.ctrnn import CTRNNCell
 from jaxrnn.cells.elman import ElmanCell
 from jaxrnn.cells.gru import GRUCell, OGRUCell, ResetBeforeGRUCell
 from jaxrnn.cells.indrnn import IndRNNCell
+from jaxrnn.cells.jordan import JordanCell
 from jaxrnn.cells.lem import LEMCell
 from jaxrnn.cells.lipschitz import LipschitzCell
 from jaxrnn.cells.lstm import LSTMCell, PeepholeLSTMCell, ProjectedLSTMCell
@@ -46,6 +47,7 @@ __all__ = [
     "IndRNNCell",
     "InputOptions",
     "InputWeights",
+    "JordanCell",
     "LEMCell",
     "LRUCell",
     "LSTMCell",

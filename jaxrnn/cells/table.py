@@ -26,6 +26,7 @@ from jaxrnn.cells.ctrnn import CTRNNCell
 from jaxrnn.cells.elman import ElmanCell
 from jaxrnn.cells.gru import GRUCell, OGRUCell, ResetBeforeGRUCell
 from jaxrnn.cells.indrnn import IndRNNCell
+from jaxrnn.cells.jordan import JordanCell
 from jaxrnn.cells.lem import LEMCell
 from jaxrnn.cells.lipschitz import LipschitzCell
 from jaxrnn.cells.lstm import LSTMCell, PeepholeLSTMCell, ProjectedLSTMCell
@@ -149,6 +150,13 @@ CELLS: dict[str, CellEntry] = {
             f"{_ELMAN}, φ = ReLU, at the start U = I and W ~ N(0, 0.001²)",
             _dense(1),
             "Le, Jaitly & Hinton 2015",
+        ),
+        CellEntry(
+            "jordan",
+            JordanCell,
+            "h' = tanh(W x + U y + b),  y' = tanh(V h' + d)",
+            lambda f, h: h * (f + 2 * h + 2),
+            "Jordan 1986",
         ),
         CellEntry(
             "lstm",

@@ -34,6 +34,7 @@ from jaxrnn.claims.rules import (
     Share,
     Solved,
     Sooner,
+    Trend,
 )
 from jaxrnn.claims.running import Done, read_folder, run, run_all
 from jaxrnn.claims.verdicts import Verdict, judge, judge_all
@@ -63,6 +64,7 @@ __all__ = [
     "Solved",
     "Sooner",
     "Source",
+    "Trend",
     "Verdict",
     "claim_rows",
     "claim_text",

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrnn.cells import ElmanCell, GRUCell, LSTMCell
+from jaxrnn.cells import ElmanCell, GRUCell, JordanCell, LSTMCell
 from jaxrnn.claims.claim import Claim, Lab, Source
 from jaxrnn.claims.evidence import Evidence, Line, Panel, Sample
 from jaxrnn.claims.rules import Exactly, Part, Rule
@@ -117,12 +117,12 @@ def output_is_fed_back(lab: Lab) -> Evidence:
     for seed, key in zip(lab.seeds, lab.keys, strict=True):
         xs = jax.random.normal(key, (2, 4))
         rngs = nnx.Rngs(seed)
-        back, into = rngs.params.normal((2, 32)), rngs.params.normal((4, 32)) / 2
-        read = rngs.params.normal((32, 2)) / 6
+        cell = JordanCell(4, 32, out_features=2, activation_fn=lambda y: y, rngs=rngs)
 
-        def jordan(y, x, bias, back=back, into=into, read=read):
-            y = jnp.tanh(x @ into + y @ back) @ read + bias
-            return y, y
+        def jordan(y, x, bias, cell=cell):
+            moved = jax.tree.map(lambda leaf: leaf, cell)
+            moved.output_bias[...] = bias
+            return moved(y, x)
 
         nothing = jnp.zeros(2)
         changes["Jordan"].append(_fed_back(jordan, nothing, xs, nothing))

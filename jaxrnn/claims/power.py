@@ -29,6 +29,7 @@ from jaxrnn.claims.rules import (
     Share,
     Solved,
     Sooner,
+    Trend,
 )
 from jaxrnn.claims.statistics import LEVEL
 
@@ -62,7 +63,8 @@ class Kind:
     @property
     def rule(self) -> Rule:
         """The rule of this test alone."""
-        return Rule((Part("x", self.test, ("arm", "baseline") if self.test.pairs else None),))
+        versus = ("arm", "baseline") if self.test.needs == "baseline" else None
+        return Rule((Part("x", self.test, versus),))
 
 
 def _one(values: np.ndarray) -> Evidence:
@@ -99,6 +101,23 @@ def _comparable(rng: np.random.Generator, n: int, effect: float) -> Evidence:
     return _two(_normal(rng, n, max(1 - effect, 0)), _normal(rng, n, 0))
 
 
+_LEVELS = ("0", "1", "2", "3", "4")
+
+
+def _rising(rng: np.random.Generator, n: int, effect: float) -> Evidence:
+    """Draw five levels whose means rise evenly, by 0.7 of the spread of one level for each effect.
+
+    Between normal values that rise so the rank correlation is about the smallest that counts.
+    """
+    rise = 0.7 * 0.5 / (len(_LEVELS) - 1)
+    return Evidence(
+        tuple(
+            Sample("x", {"level": name}, _normal(rng, n, effect * rise * i * 2))
+            for i, name in enumerate(_LEVELS)
+        )
+    )
+
+
 KINDS: dict[str, Kind] = {
     "mean": Kind(
         "Mean against a bound (t)", Mean(above=0.0), lambda rng, n, e: _one(_normal(rng, n, e))
@@ -120,6 +139,11 @@ KINDS: dict[str, Kind] = {
         "Time to a target (log-rank), hazard ratio 2, a quarter censored",
         Sooner(sooner=True),
         lambda rng, n, e: _two(rng.exponential(2.0**-e, n), rng.exponential(1.0, n), math.log(4)),
+    ),
+    "trend": Kind(
+        "Trend along five levels (Kendall), smallest rank correlation 0.3",
+        Trend("level", _LEVELS, rising=True),
+        _rising,
     ),
     "comparable": Kind(
         "Comparable within a margin (two one-sided tests)", Comparable(1.0), _comparable

@@ -1,7 +1,8 @@
 """Rules: what must be measured for a statement to be confirmed, fixed before the run.
 
 A rule is a list of parts. Each part names a quantity and a test, and the test is made under every condition
-that was measured. Each condition then speaks *for* the statement, *against* it, or is *unclear*:
+that was measured: on its sample alone, against a baseline's, or along the levels of a factor. Each condition
+then speaks *for* the statement, *against* it, or is *unclear*:
 
     for        the test is significant at 5 %, and the effect is at least the smallest that counts
     against    the same in the other direction
@@ -35,13 +36,13 @@ Word = Literal["confirmed", "refuted", "depends", "undecided"]
 
 
 class Criterion(abc.ABC):
-    """What one condition must pass: a test of its sample alone, or against a baseline's."""
+    """What one condition must pass."""
 
-    pairs: ClassVar[bool]
-    """Whether a baseline is needed."""
+    needs: ClassVar[Literal["one", "baseline", "levels"]] = "one"
+    """What is tested: one sample, a sample and its baseline, or samples along the levels of a factor."""
 
     @abc.abstractmethod
-    def estimate(self, arm: Sample, baseline: Sample | None) -> Estimate:
+    def estimate(self, *samples: Sample) -> Estimate:
         """Return the effect with its error, and which way it points."""
 
     def counts(self, effect: float) -> bool:
@@ -61,10 +62,10 @@ class Exactly(Criterion):
 
     at_most: float | None = None
     at_least: float | None = None
-    pairs: ClassVar[bool] = False
 
-    def estimate(self, arm: Sample, baseline: Sample | None = None) -> Estimate:
+    def estimate(self, *samples: Sample) -> Estimate:
         """Return the value that is nearest to breaking the bound."""
+        (arm,) = samples
         low, high = min(arm.values), max(arm.values)
         within = [
             (self.at_most is None or value <= self.at_most)
@@ -91,15 +92,15 @@ class Mean(Criterion):
 
     below: float | None = None
     above: float | None = None
-    pairs: ClassVar[bool] = False
 
     def __post_init__(self):
         """Refuse two bounds, or none."""
         if (self.below is None) == (self.above is None):
             checks.refuse("below, above", f"{self.below}, {self.above}", "one of the two")
 
-    def estimate(self, arm: Sample, baseline: Sample | None = None) -> Estimate:
+    def estimate(self, *samples: Sample) -> Estimate:
         """Return the mean."""
+        (arm,) = samples
         if self.below is not None:
             return statistics.mean_against(arm.values, self.below, -1)
         return statistics.mean_against(arm.values, self.above or 0.0, 1)
@@ -117,10 +118,10 @@ class Share(Criterion):
     """The share of successes, each 0 or 1, is above a bound, by the exact binomial test."""
 
     above: float
-    pairs: ClassVar[bool] = False
 
-    def estimate(self, arm: Sample, baseline: Sample | None = None) -> Estimate:
+    def estimate(self, *samples: Sample) -> Estimate:
         """Return the share."""
+        (arm,) = samples
         return statistics.share_against(arm.values, self.above, 1)
 
     @property
@@ -142,18 +143,18 @@ class Ranks(Criterion):
     larger: bool
     ratio: float | None = None
     difference: float | None = None
-    pairs: ClassVar[bool] = True
+    needs: ClassVar[Literal["one", "baseline", "levels"]] = "baseline"
 
     def __post_init__(self):
         """Refuse two smallest effects, or none."""
         if (self.ratio is None) == (self.difference is None):
             checks.refuse("ratio, difference", f"{self.ratio}, {self.difference}", "one of the two")
 
-    def estimate(self, arm: Sample, baseline: Sample | None) -> Estimate:
+    def estimate(self, *samples: Sample) -> Estimate:
         """Return the ratio, or the difference, of the medians."""
-        other = _required(baseline)
+        arm, baseline = samples
         sign = 1 if self.larger else -1
-        return statistics.ranks(arm.values, other.values, sign, self.ratio is not None)
+        return statistics.ranks(arm.values, baseline.values, sign, self.ratio is not None)
 
     def counts(self, effect: float) -> bool:
         """Compare with the smallest effect that counts, in either direction."""
@@ -175,11 +176,12 @@ class Solved(Criterion):
 
     more: bool
     difference: float = 0.5
-    pairs: ClassVar[bool] = True
+    needs: ClassVar[Literal["one", "baseline", "levels"]] = "baseline"
 
-    def estimate(self, arm: Sample, baseline: Sample | None) -> Estimate:
+    def estimate(self, *samples: Sample) -> Estimate:
         """Return the difference of the shares."""
-        return statistics.solved(arm.values, _required(baseline).values, 1 if self.more else -1)
+        arm, baseline = samples
+        return statistics.solved(arm.values, baseline.values, 1 if self.more else -1)
 
     def counts(self, effect: float) -> bool:
         """Compare with the smallest difference that counts."""
@@ -198,14 +200,14 @@ class Sooner(Criterion):
 
     sooner: bool
     ratio: float = 2.0
-    pairs: ClassVar[bool] = True
+    needs: ClassVar[Literal["one", "baseline", "levels"]] = "baseline"
 
-    def estimate(self, arm: Sample, baseline: Sample | None) -> Estimate:
+    def estimate(self, *samples: Sample) -> Estimate:
         """Return the hazard ratio, arm over baseline."""
-        other = _required(baseline)
-        marks = [tuple(s.censored) or (False,) * len(s.values) for s in (arm, other)]
+        arm, baseline = samples
+        marks = [tuple(s.censored) or (False,) * len(s.values) for s in samples]
         sign = 1 if self.sooner else -1
-        return statistics.hazards(arm.values, marks[0], other.values, marks[1], sign)
+        return statistics.hazards(arm.values, marks[0], baseline.values, marks[1], sign)
 
     def counts(self, effect: float) -> bool:
         """Compare with the smallest hazard ratio that counts."""
@@ -223,16 +225,57 @@ class Comparable(Criterion):
     """Two means differ by less than a margin, by two one-sided tests; a missing difference is no proof."""
 
     margin: float
-    pairs: ClassVar[bool] = True
+    needs: ClassVar[Literal["one", "baseline", "levels"]] = "baseline"
 
-    def estimate(self, arm: Sample, baseline: Sample | None) -> Estimate:
+    def estimate(self, *samples: Sample) -> Estimate:
         """Return the difference of the means."""
-        return statistics.comparable(arm.values, _required(baseline).values, self.margin)
+        arm, baseline = samples
+        return statistics.comparable(arm.values, baseline.values, self.margin)
 
     @property
     def words(self) -> str:
         """The margin."""
         return f"is within ± {self.margin:g} of the baseline's (two one-sided tests)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trend(Criterion):
+    """Values rise, or fall, along the ordered levels of a factor, by Kendall's rank correlation.
+
+    Attributes:
+      factor: the factor.
+      levels: its levels, from the lowest to the highest.
+      rising: whether the statement says that values rise.
+      correlation: the smallest |τ| that counts.
+    """
+
+    factor: str
+    levels: tuple[str, ...]
+    rising: bool
+    correlation: float = 0.3
+    needs: ClassVar[Literal["one", "baseline", "levels"]] = "levels"
+
+    def __post_init__(self):
+        """Refuse fewer levels than a trend has."""
+        if len(set(self.levels)) < 3 or len(set(self.levels)) < len(self.levels):
+            checks.refuse("levels", repr(self.levels), "three levels or more, each once")
+
+    def estimate(self, *samples: Sample) -> Estimate:
+        """Return the rank correlation of level and value."""
+        return statistics.trend([s.values for s in samples], 1 if self.rising else -1)
+
+    def counts(self, effect: float) -> bool:
+        """Compare with the smallest correlation that counts, in either direction."""
+        return abs(effect) >= self.correlation
+
+    @property
+    def words(self) -> str:
+        """The direction, the levels and the smallest correlation."""
+        word = "rises" if self.rising else "falls"
+        return (
+            f"{word} along {self.factor} = {', '.join(self.levels)}, rank correlation {self.correlation:g} "
+            "at least (Kendall's test)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,33 +297,36 @@ class Part:
 
     def __post_init__(self):
         """Refuse a baseline for a test that takes none, and the other way round."""
-        if self.test.pairs != (self.versus is not None):
-            expected = "(factor, level)" if self.test.pairs else "None: the test takes one sample"
+        takes = self.test.needs == "baseline"
+        if takes != (self.versus is not None):
+            expected = "(factor, level)" if takes else "None: the test takes no baseline"
             checks.refuse("versus", repr(self.versus), expected)
 
-    def pairs(self, evidence: Evidence) -> Iterator[tuple[Sample, Sample | None]]:
-        """Go through the samples to test, each with its baseline.
+    def groups(self, evidence: Evidence) -> Iterator[tuple[dict[str, str], tuple[Sample, ...]]]:
+        """Go through the conditions, each with the samples to test together.
 
         Raises:
-          InputError: the evidence has no sample of this quantity, or a baseline is missing.
+          InputError: the evidence has no sample of this quantity, or a baseline or a level is missing.
         """
         found = [
             sample
             for sample in evidence.of(self.quantity)
             if all(sample.condition.get(factor) == level for factor, level in self.where)
         ]
-        if self.versus is None:
-            tested: list[tuple[Sample, Sample | None]] = [(sample, None) for sample in found]
+        if isinstance(self.test, Trend):
+            groups = list(_along(self.test, found))
+        elif self.versus is None:
+            groups = [(sample.condition, (sample,)) for sample in found]
         else:
             factor, level = self.versus
-            tested = [
-                (sample, _baseline(sample, found, factor, level))
+            groups = [
+                (sample.condition, (sample, _baseline(sample, found, factor, level)))
                 for sample in found
                 if sample.condition.get(factor) != level
             ]
-        if not tested:
+        if not groups:
             checks.refuse("evidence", "none", f"samples of {self.quantity!r}")
-        yield from tested
+        yield from groups
 
     @property
     def words(self) -> str:
@@ -304,9 +350,28 @@ def _baseline(sample: Sample, found: Sequence[Sample], factor: str, level: str) 
     return max(fitting, key=lambda other: len(other.condition))
 
 
-def _required(baseline: Sample | None) -> Sample:
-    assert baseline is not None  # `Part` has checked it
-    return baseline
+def _along(
+    trend: Trend, found: Sequence[Sample]
+) -> Iterator[tuple[dict[str, str], tuple[Sample, ...]]]:
+    """Yield each condition of the other factors, with its samples in the order of the levels."""
+    conditions = [
+        {name: level for name, level in sample.condition.items() if name != trend.factor}
+        for sample in found
+    ]
+    seen: list[dict[str, str]] = []
+    for condition in conditions:
+        if condition in seen:
+            continue
+        seen.append(condition)
+        levels = {
+            sample.condition.get(trend.factor): sample
+            for sample, other in zip(found, conditions, strict=True)
+            if other == condition
+        }
+        if missing := [level for level in trend.levels if level not in levels]:
+            got = f"nothing for {trend.factor} = {', '.join(missing)}"
+            checks.refuse("evidence", got, f"samples for {', '.join(trend.levels)}")
+        yield condition, tuple(levels[level] for level in trend.levels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -380,7 +445,7 @@ class Rule:
           InputError: the evidence lacks what a part needs.
         """
         outcomes = tuple(
-            _outcome(part, *pair) for part in self.parts for pair in part.pairs(evidence)
+            _outcome(part, *group) for part in self.parts for group in part.groups(evidence)
         )
         supporting = [o for o in outcomes if o.says > 0]
         opposing = [o for o in outcomes if o.says < 0]
@@ -408,12 +473,12 @@ def _decision(
     return Decision(word, outcomes, p if random else None, factors)
 
 
-def _outcome(part: Part, arm: Sample, baseline: Sample | None) -> Outcome:
-    estimate = part.test.estimate(arm, baseline)
+def _outcome(part: Part, condition: dict[str, str], samples: tuple[Sample, ...]) -> Outcome:
+    estimate = part.test.estimate(*samples)
     significant = estimate.p is None or estimate.p <= LEVEL
     says = estimate.direction if significant and part.test.counts(estimate.effect) else 0
-    replicates = min(len(sample.values) for sample in (arm, baseline) if sample is not None)
-    return Outcome(part, arm.condition, estimate, says, replicates)
+    replicates = min(len(sample.values) for sample in samples)
+    return Outcome(part, condition, estimate, says, replicates)
 
 
 def _p(outcome: Outcome) -> float:

@@ -1,7 +1,8 @@
-"""Claims about structure: whether time can be parallel, and whether layers can be stacked.
+"""Claims about structure: whether time can be parallel, and what recurrent layers can be stacked with.
 
 Parallel time is counted, not timed: the longest chain of dependent operations bounds every machine. Depth is
-asked of fresh stacks, as vanishing in time is asked of fresh cells.
+asked of fresh stacks, as vanishing in time is asked of fresh cells. Whether recurrent layers and others learn
+together is asked by training them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ from jaxrnn.cells import ElmanCell, GRUCell, LRUCell
 from jaxrnn.claims.claim import Claim, Lab, Source
 from jaxrnn.claims.depth import sequential_depth
 from jaxrnn.claims.evidence import Check, Evidence, Line, Panel, Sample
+from jaxrnn.claims.panels import strip
 from jaxrnn.claims.rules import Exactly, Mean, Part, Rule
+from jaxrnn.claims.runs import fitted
 from jaxrnn.layers import RNN, Stack
+from jaxrnn.models import TCN, EncoderClassifier, SequenceEncoder, TransformerEncoder
+from jaxrnn.tasks import load_task
+from jaxrnn.training import FitConfig
 from jaxrnn.unroll import Associative, Newton, Scan, unroll
 
 SHARE = "sequential depth, share of that of one step after the other"
@@ -180,3 +186,106 @@ def _gradient_by_layer(seed: int, key: Any, phi: Any, residual: bool) -> np.ndar
     gradient = jax.grad(lambda stack: (stack(xs)[:, -1] @ read).mean())(stack)
     sizes = [float(jnp.linalg.norm(layer.cell.recurrent_kernel[...])) for layer in gradient.layers]
     return np.log(np.array(sizes[::-1]))
+
+
+ACCURACY = "test accuracy on digits"
+_WIDTH = 32
+
+
+class _Chain(SequenceEncoder):
+    """Parts one above the other, each a layer or an encoder [T, *B, F] -> [T, *B, Y]."""
+
+    def __init__(self, *parts: Any, in_features: int):
+        self.parts = nnx.data(list(parts))
+        self.in_features, self.out_features = in_features, _WIDTH
+
+    def encode(self, xs: Any, seq_lengths: Any, dropout_key: Any) -> Any:
+        """Return what the highest part makes of the sequences."""
+        del seq_lengths, dropout_key  # digits are of one length, and nothing is dropped
+        for part in self.parts:
+            xs = part(xs, time_major=True) if isinstance(part, RNN) else part(xs)
+        return xs
+
+
+def _convolution(features: int, rngs: nnx.Rngs) -> Any:
+    return TCN(features, _WIDTH, depth=1, rngs=rngs)
+
+
+def _recurrence(features: int, rngs: nnx.Rngs) -> Any:
+    return RNN(GRUCell(features, _WIDTH, rngs=rngs))
+
+
+def _attention(features: int, rngs: nnx.Rngs) -> Any:
+    return TransformerEncoder(features, _WIDTH, depth=1, heads=4, causal=True, rngs=rngs)
+
+
+_CHAINS = {
+    "convolution below a GRU": (_convolution, _recurrence),
+    "GRU below a convolution": (_recurrence, _convolution),
+    "GRU below attention": (_recurrence, _attention),
+    "attention below a GRU": (_attention, _recurrence),
+}
+
+
+@Claim(
+    "no-other-models",
+    topic="Depth",
+    statement="Recurrent layers can't be combined with other kinds of models.",
+    said_by=(Source("OpenGenus", "recurrent networks can't be stacked with other models"),),
+    why="Gradients that vanish in the recurrent part do not reach what lies below it.",
+    measured="Accuracy on digits, read pixel by pixel, of a convolution or a layer of attention below and "
+    "above a GRU, all trained together.",
+    rule=Rule((Part(ACCURACY, Mean(below=0.5)),), universal=True),
+    refuted_by="One combination that learns: with more than half of the digits right, where chance is a "
+    "tenth.",
+    lessons={
+        "refuted": "A convolution below a GRU learns to read {convolution:.1%} of the digits, a GRU below "
+        "attention {attention:.1%}; a GRU alone {alone:.1%} at the same number of steps.",
+        "confirmed": "No combination of recurrent and other layers learns.",
+        "depends": "Some combinations of recurrent and other layers learn, and some don't.",
+    },
+    published=("convolution, LSTM and dense layers for speech, CLDNN, Sainath et al. 2015",),
+).measured_by
+def no_other_models(lab: Lab) -> Evidence:
+    """Train chains of layers of two kinds."""
+    task = load_task("digits")
+    steps = lab.choose(300, 1_500)
+    fit = FitConfig(
+        steps=steps, every=steps, learning_rate=0.005, seeds=len(lab.seeds), seed=lab.seeds[0]
+    )
+
+    def scores_of(label: str, parts: tuple[Any, ...]) -> np.ndarray:
+        def make(rngs: nnx.Rngs) -> Any:
+            features, made = task.in_features, []
+            for part in parts:
+                made.append(part(features, rngs))
+                features = _WIDTH
+            chain = _Chain(*made, in_features=task.in_features)
+            return EncoderClassifier(chain, task.outputs, rngs=rngs)
+
+        return np.asarray(fitted(lab, label.replace(" ", "-"), make, task, fit).test_score)
+
+    found = {label: scores_of(label, parts) for label, parts in _CHAINS.items()}
+    alone = scores_of("GRU alone", (_recurrence,))
+    samples = [
+        Sample(ACCURACY, {"network": name}, values, lab.seeds) for name, values in found.items()
+    ]
+    shown = [*samples, Sample(ACCURACY, {"network": "GRU alone"}, alone, lab.seeds)]
+    return Evidence(
+        samples,
+        [
+            Check(
+                "positive control",
+                "a GRU alone learns the task",
+                np.mean(alone) > 0.5,
+                f"{np.mean(alone):.1%}",
+            )
+        ],
+        [strip(shown, "network", "Digits, pixel by pixel", {"chance": task.chance})],
+        facts={
+            "convolution": np.mean(found["convolution below a GRU"]),
+            "attention": np.mean(found["GRU below attention"]),
+            "alone": np.mean(alone),
+        },
+        settings={"networks": f"{_WIDTH} features, Adam 0.005, {steps:,} steps of 32 digits"},
+    )

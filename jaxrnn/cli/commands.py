@@ -25,7 +25,9 @@ from jaxrnn.experiments import (
     draw_attention,
     experiment_rows,
     export,
+    random_settings,
     run_diagnosis,
+    sweep,
     train,
     training_summary,
     translate,
@@ -88,6 +90,84 @@ class Train:
             print(f"run             {self.out}; take it apart with: jaxrnn diagnose {self.out}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Train with several values of any settings, and write a table and a figure of the scores.
+
+    Examples: jaxrnn sweep digits --over cell=lstm,gru learning_rate=0.001,0.01 --out runs/sweep
+              jaxrnn sweep parity --over layers=1,2,4 residual=false,true task.longest=20,40 --out runs/depth
+              jaxrnn sweep digits --over cell=lstm,gru --random learning_rate=1e-4:1e-1 clip_norm=0.1:10
+              --draws 20 --out runs/search
+
+    What one program can train side by side is one run, such as rates and gains; other settings have a run for
+    each value, in a folder of its own below --out.
+
+    Attributes:
+      out: the folder; it must be new, or with --resume hold the same sweep.
+      over: settings and their values, as in cell=lstm,gru; task.NAME=… is a setting of the task.
+      random: settings and ranges from which values are drawn log-uniformly, as in learning_rate=1e-4:1e-1.
+      draws: how many values to draw of each.
+      draw_seed: seed of the draws.
+      task: what to learn (`jaxrnn tasks`).
+      set: settings of the task in place of its own, as in length=400.
+      data: folder with the task's files; by default below $JAXRNN_DATA.
+      resume: go on with a sweep that was broken off.
+      network: what is the same in all networks.
+      fit: what is the same in all training.
+      placement: how many devices to use for each run, and for what.
+    """
+
+    out: Path
+    over: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
+    draws: int = 0
+    draw_seed: int = 0
+    task: tyro.conf.Positional[str] = "digits"
+    set: tuple[str, ...] = ()
+    data: str | None = None
+    resume: bool = False
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    fit: FitConfig = dataclasses.field(default_factory=FitConfig)
+    placement: Placement = dataclasses.field(default_factory=Placement)
+
+    def run(self) -> None:
+        """Train, and print the table."""
+        over: dict[str, Any] = {}
+        for word in self.over:
+            name, value = _named("over", word, "name=value,value as in cell=lstm,gru")
+            over[name] = [_json(each) for each in value.split(",")]
+        fit = self.fit
+        if self.random or self.draws:
+            fit = dataclasses.replace(fit, combine="paired")
+            over |= random_settings(self._ranges, self.draws, seed=self.draw_seed)
+        if not over:
+            checks.refuse("over", "nothing", "settings to try, as in --over cell=lstm,gru")
+        settings = _settings(self.set)
+        config = RunConfig(self.task, settings, self.network, fit, self.data, probes=False)
+        join_processes()
+        found = sweep(config, over, self.out, resume=self.resume, placement=self.placement)
+        if jax.process_index() == 0:
+            print_table("Sweep", found.header, found.rows)
+            print(f"best by validation: {found.best.name}")
+            print(f"report: {self.out / 'report.html'}")
+
+    @property
+    def _ranges(self) -> dict[str, tuple[float, float]]:
+        """The ranges of a random search."""
+        expected = "name=low:high, as in learning_rate=1e-4:1e-1"
+        ranges = {}
+        for word in self.random:
+            name, value = _named("random", word, expected)
+            try:
+                low, high = map(float, value.split(":"))
+            except ValueError:
+                checks.refuse("random", repr(word), expected)
+            ranges[name] = (low, high)
+        if not ranges:
+            checks.refuse("random", "nothing", f"ranges to draw from, {expected}")
+        return ranges
+
+
 def published(name: str) -> Train:
     """Return the command that trains a published experiment into a folder of its name."""
     config = PUBLISHED[name].config
@@ -99,14 +179,24 @@ def _settings(words: tuple[str, ...]) -> dict[str, Any]:
     """Return settings from words such as length=400; what is no JSON is a string."""
     settings = {}
     for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals):
-            checks.refuse("set", repr(word), "name=value, as in length=400")
-        try:
-            settings[name] = json.loads(value)
-        except (ValueError, RecursionError):  # digits, or lists within lists, without end
-            settings[name] = value
+        name, value = _named("set", word, "name=value, as in length=400")
+        settings[name] = _json(value)
     return settings
+
+
+def _named(argument: str, word: str, expected: str) -> tuple[str, str]:
+    """Cut a word such as length=400 into its two parts."""
+    name, equals, value = word.partition("=")
+    if not (name and equals):
+        checks.refuse(argument, repr(word), expected)
+    return name, value
+
+
+def _json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):  # digits, or lists within lists, without end
+        return value
 
 
 @dataclasses.dataclass(frozen=True)

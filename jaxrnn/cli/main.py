@@ -26,6 +26,7 @@ from jaxrnn.cli.commands import (
     Experiments,
     Export,
     Generate,
+    Sweep,
     Tasks,
     Train,
     Translate,
@@ -38,6 +39,7 @@ from jaxrnn.training import ProcessLostError, Stopped
 _OTHERS = (
     Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Claims, tyro.conf.subcommand("claims")]
     | Annotated[Cells, tyro.conf.subcommand("cells")]
     | Annotated[Tasks, tyro.conf.subcommand("tasks")]

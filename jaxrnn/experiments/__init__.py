@@ -14,6 +14,7 @@ from jaxrnn.experiments.published import (
 )
 from jaxrnn.experiments.runs import RunConfig, load_network, train
 from jaxrnn.experiments.summary import Score, scores, training_summary
+from jaxrnn.experiments.sweeps import Sweep, Trial, random_settings, sweep, sweep_runs
 from jaxrnn.experiments.translating import Translated, draw_attention, translate
 from jaxrnn.experiments.writing import write
 
@@ -27,7 +28,9 @@ __all__ = [
     "RunConfig",
     "Score",
     "Subject",
+    "Sweep",
     "Translated",
+    "Trial",
     "compare",
     "digits_comparison",
     "draw_attention",
@@ -39,8 +42,11 @@ __all__ = [
     "network",
     "probe",
     "probes",
+    "random_settings",
     "run_diagnosis",
     "scores",
+    "sweep",
+    "sweep_runs",
     "train",
     "training_summary",
     "translate",

@@ -81,7 +81,7 @@ class Subject:
         task, model = load_network(self.target, self.network)
         batch = whole_sequences(task.test, self.sequences)
         seen = required(view(model, task, batch))
-        members = config.fit.members
+        members = config.members
         settings = ", ".join(f"{name} {value}" for name, value in members[self.network].items())
         name = f"{self.target}, network {self.network} of {len(members)} ({settings})"
         history = flow_history(read_metrics(self.target))

@@ -53,20 +53,17 @@ class RunConfig:
         checks.choice("task", self.task, TASKS)
         self.network.check()
         self.fit.check()
+        self.fit.ensemble(self.network.variants)
 
     @classmethod
     def of(cls, folder: str | Path) -> RunConfig:
         """Return the settings that a run's folder holds."""
         settings = read_config(folder)
         try:
-            # JSON knows no tuples.
-            training: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in settings["fit"].items()
-            }
-            penalties = Penalties(**training["penalties"])
+            training = _with_tuples(settings["fit"])
+            penalties = Penalties(**_with_tuples(training["penalties"]))
             parts = {
-                "network": NetworkConfig(**settings["network"]),
+                "network": NetworkConfig(**_with_tuples(settings["network"])),
                 "fit": FitConfig(**{**training, "penalties": penalties}),
             }
             return cls(**{**settings, **parts})
@@ -76,6 +73,18 @@ class RunConfig:
     def load_task(self) -> Task:
         """Return the task, with its data."""
         return load_task(self.task, self.data, **self.settings)
+
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """What distinguishes the networks of the run."""
+        return self.fit.ensemble(self.network.variants).members
+
+
+def _with_tuples(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with tuples for the lists that JSON makes of them."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
 
 
 @checked
@@ -104,6 +113,7 @@ def train(
         network(config.network, task),
         task,
         config.fit,
+        variants=config.network.variants,
         folder=folder,
         title=config.network.cell,
         observe=probes(task) if config.probes else None,
@@ -121,10 +131,12 @@ def load_network(run: str | Path, number: int) -> tuple[Task, Any]:
       InputError: no run there, no intact checkpoint of it, or no such network.
     """
     config = RunConfig.of(run)
-    count = len(config.fit.members)
+    count = len(config.members)
     if number not in range(count):
         checks.refuse("network", number, f"0 to {count - 1}, the networks of the run")
     task = config.load_task()
     say = ProgressBar(str(run), 1).say
-    models = load_models(network(config.network, task), task, config.fit, Path(run), say)
+    variants = config.network.variants
+    make = network(config.network, task)
+    models = load_models(make, task, config.fit, Path(run), say, variants=variants)
     return task, jax.tree.map(lambda leaf: leaf[number], models)

@@ -66,6 +66,8 @@ def training_summary(result: FitResult) -> str:
         about = ", ".join(f"{name} {value:g}" for name, value in score.settings.items())
         lines.append(f"test {result.metric:<11}{score.text}, {each}{about and f' ({about})'}")
     solved = "" if result.solved is None else f"; solved from {result.solved:g}"
+    if result.solved is not None:
+        lines.append(f"to be solved    {result.time_to().text}, by validation {result.metric}")
     lost = sum(result.history[-1]["nonfinite_steps"])
     lines += [
         f"by chance       {result.chance:.4g}{solved}",

@@ -312,7 +312,7 @@ def _layer(cells: list[RecurrentCell]) -> RNN | Bidirectional:
 
 def _cells(layer: Any) -> list[list[Any]]:
     """Return the cells by layer and direction, if PyTorch can have them so."""
-    if isinstance(layer, Stack) and (layer.residual or len(layer.norms)):
+    if isinstance(layer, Stack) and (any(layer.residual) or jax.tree.leaves(layer.norms)):
         checks.refuse("layer", "a Stack with residual or norms", "a plain Stack, as PyTorch's are")
     layers = list(layer.layers) if isinstance(layer, Stack) else [layer]
     cells = [_directions(f"layer {k}", each) for k, each in enumerate(layers)]

@@ -1,4 +1,4 @@
-"""Depth in space:  x^(l+1) = RNN_l(norm_l(x^(l))) [+ x^(l)]."""
+"""Depth in space:  x^(l+1) = RNN_l(norm_l(x^(l))) [+ x^(l)], with norms and residuals layer by layer."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ class Stack(nnx.Module):
 
     Args:
       layers: `RNN`s or `Bidirectional`s, from the bottom to the top.
-      residual: add each layer's inputs to its outputs; both must have the same number of features.
-      norms: one module a layer (``nnx.LayerNorm``, ``nnx.RMSNorm``), applied to the layer's inputs.
+      residual: add a layer's inputs to its outputs: in all layers, in none, or one answer a layer. Such a
+        layer must have as many input as output features.
+      norms: one module a layer (``nnx.LayerNorm``, ``nnx.RMSNorm``), applied to the layer's inputs, or None
+        for a layer without.
       time_major: inputs and outputs have time first.
       return_carry: return ``(a tuple of the layers' carries, outputs)``.
 
@@ -48,8 +50,8 @@ class Stack(nnx.Module):
         self,
         layers: Sequence[RNN | Bidirectional],
         *,
-        residual: bool = False,
-        norms: Sequence[Callable[[Any], Any]] | None = None,
+        residual: bool | Sequence[bool] = False,
+        norms: Sequence[Callable[[Any], Any] | None] | None = None,
         time_major: bool = False,
         return_carry: bool = False,
     ):
@@ -63,9 +65,12 @@ class Stack(nnx.Module):
             checks.refuse("layers", "one layer twice", "layers with weights of their own")
         if norms is not None and len(norms) != len(layers):
             checks.refuse("norms", f"{len(norms)} of them", f"{len(layers)}, one a layer")
+        each = (residual,) * len(layers) if isinstance(residual, bool) else tuple(residual)
+        if len(each) != len(layers):
+            checks.refuse("residual", f"{len(each)} of them", f"{len(layers)}, one a layer")
         self.layers = nnx.data(list(layers))  # Orbax does not restore an nnx.List
-        self.norms = nnx.data(list(norms or []))
-        self.residual = residual
+        self.norms = nnx.data(list(norms or [None] * len(layers)))
+        self.residual = each
         self.time_major = time_major
         self.return_carry = return_carry
 
@@ -100,7 +105,7 @@ class Stack(nnx.Module):
             strict=True,
         )
         for i, (layer, start, again, key) in enumerate(each):
-            below = self.norms[i](xs) if len(self.norms) else xs
+            below = _normed(self.norms[i], xs)
             carry, above = layer(
                 below,
                 initial_carry=start,
@@ -110,13 +115,13 @@ class Stack(nnx.Module):
                 dropout_key=key,
                 **options,
             )
-            if self.residual and above.shape != xs.shape:
+            if self.residual[i] and above.shape != xs.shape:
                 checks.refuse(
                     "residual",
                     f"layer {i} from {checks.describe(xs)} to {checks.describe(above)}",
                     "layers that keep the number of features",
                 )
-            xs = seen(xs + above, valid) if self.residual else above
+            xs = seen(xs + above, valid) if self.residual[i] else above
             carries.append(carry)
         wanted = self.return_carry if return_carry is None else return_carry
         return (tuple(carries), xs) if wanted else xs
@@ -169,10 +174,14 @@ class _StackStep(nnx.Module):
         """Take one step."""
         moved = []
         for i, (step, carry) in enumerate(zip(self.steps, carries, strict=True)):
-            after, above = step(carry, self.norms[i](x) if len(self.norms) else x)
-            x = x + above if self.residual else above
+            after, above = step(carry, _normed(self.norms[i], x))
+            x = x + above if self.residual[i] else above
             moved.append(after)
         return tuple(moved), x
+
+
+def _normed(norm: Callable[[Any], Any] | None, xs: Any) -> Any:
+    return xs if norm is None else norm(xs)
 
 
 def _valid(inputs: Any, seq_lengths: Any, mask: Any, time_major: bool, features: int) -> Any:

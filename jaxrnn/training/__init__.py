@@ -1,8 +1,8 @@
 """Training: the fit loop, run folders, checkpoints and progress."""
 
 from jaxrnn.training.checkpoints import Checkpoints
-from jaxrnn.training.config import FitConfig
-from jaxrnn.training.fit import FitResult, fit, load_models
+from jaxrnn.training.config import Ensemble, FitConfig
+from jaxrnn.training.fit import FitResult, TimeToTarget, fit, load_models
 from jaxrnn.training.interruption import ProcessLostError, Stopped
 from jaxrnn.training.optimizers import OPTIMIZERS, SCHEDULES
 from jaxrnn.training.penalties import Penalties
@@ -23,6 +23,7 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "Checkpoints",
+    "Ensemble",
     "FitConfig",
     "FitResult",
     "Found",
@@ -32,6 +33,7 @@ __all__ = [
     "ProgressBar",
     "RunFolder",
     "Stopped",
+    "TimeToTarget",
     "View",
     "cuckoo_search",
     "environment",

@@ -14,18 +14,18 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.tasks import Sampler, Task
 from jaxrnn.training.checkpoints import Checkpoints
-from jaxrnn.training.config import FitConfig
+from jaxrnn.training.config import FitConfig, Variants
 from jaxrnn.training.interruption import Interruption, together
 from jaxrnn.training.loop import Keeper, Nowhere, Observer, Run
 from jaxrnn.training.origin import Origin
@@ -35,6 +35,31 @@ from jaxrnn.training.progress import ProgressBar
 from jaxrnn.training.run_folder import RunFolder, read_config, read_metrics
 
 _ONE_DEVICE = Placement()
+_NO_VARIANTS: Variants = MappingProxyType({})
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeToTarget:
+    """When each network first had a score on the validation data, at the resolution of the reports.
+
+    Attributes:
+      target: the score.
+      steps: optimiser steps up to the report at which it was reached; up to the last one where it never was.
+      seconds: seconds of training until then, of the whole ensemble, without compilation and evaluation.
+      reached: whether it was; the times of those that did not reach it are censored.
+    """
+
+    target: float
+    steps: Int[np.ndarray, "N"]
+    seconds: Float[np.ndarray, "N"]
+    reached: Bool[np.ndarray, "N"]
+
+    @property
+    def text(self) -> str:
+        """How many networks reached the target, and after how many steps."""
+        count, networks = int(self.reached.sum()), len(self.reached)
+        when = f", after {np.median(self.steps[self.reached]):,.0f} steps (median)" if count else ""
+        return f"{count} of {networks} networks reached {self.target:g}{when}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +75,7 @@ class FitResult:
       initial: the ensemble before training; every leaf has a leading axis of networks.
       models: the ensemble after training: the last weights, or the best ones if they were asked for.
       history: rows as in ``metrics.jsonl``, one a report, beginning with step 0 before training.
+      valid_score: the task's metric of `models` on the validation data, one a network.
       test_score: the task's metric on the test data, one a network.
       test_loss: mean loss on the test data, one a network.
       parameters: number of parameters of one network.
@@ -63,6 +89,7 @@ class FitResult:
     initial: Any
     models: Any
     history: list[dict[str, Any]]
+    valid_score: Float[np.ndarray, "N"]
     test_score: Float[np.ndarray, "N"]
     test_loss: Float[np.ndarray, "N"]
     parameters: int
@@ -84,14 +111,38 @@ class FitResult:
         paces = [row["seconds_per_step"] for row in self.history if row["seconds_per_step"]]
         return float(np.median(paces)) if paces else math.nan
 
+    def time_to(self, target: float | None = None) -> TimeToTarget:
+        """Return when each network first had a score on the validation data.
+
+        Args:
+          target: the score; by default the one from which the task counts as solved.
+
+        Raises:
+          InputError: no target, for a task that has no such line.
+        """
+        if target is None:
+            target = self.solved
+        if target is None:
+            checks.refuse("target", None, f"a {self.metric}: the task has no line to be solved")
+        scores = np.array([row[f"valid_{self.metric}"] for row in self.history])  # [reports, N]
+        there = scores >= target if self.higher_is_better else scores <= target
+        reached = there.any(axis=0)
+        report = np.where(reached, there.argmax(axis=0), len(there) - 1)
+        steps = np.array([row["step"] for row in self.history])
+        seconds = np.cumsum([row["seconds"] for row in self.history])
+        return TimeToTarget(float(target), steps[report], seconds[report], reached)
+
     @property
     def summary(self) -> dict[str, Any]:
         """What ``result.json`` holds."""
+        solved = None if self.solved is None else self.time_to()
         return {
             "metric": self.metric,
             "higher_is_better": self.higher_is_better,
             "chance": self.chance,
             "solved": self.solved,
+            "steps_to_solved": None if solved is None else solved.steps.tolist(),
+            "reached_solved": None if solved is None else solved.reached.tolist(),
             "members": self.members,
             "test_score": self.test_score.tolist(),
             "test_loss": self.test_loss.tolist(),
@@ -111,10 +162,11 @@ class FitResult:
 
 @checked
 def fit(
-    make_model: Callable[[nnx.Rngs], Any],
+    make_model: Callable[..., Any],
     task: Task,
     config: FitConfig,
     *,
+    variants: Variants = _NO_VARIANTS,
     folder: RunFolder | None = None,
     title: str = "training",
     observe: Observer | None = None,
@@ -128,6 +180,8 @@ def fit(
         where the task asks at every step.
       task: data, loss and metric.
       config: how to train.
+      variants: numbers that `make_model` takes by keyword, as in ``{"gain": (0.5, 1.0, 2.0)}``: their values
+        are tried side by side, as those of `FitConfig` are. They arrive as traced scalars.
       folder: where metrics and checkpoints go; a run that was broken off goes on from its last checkpoint.
       title: what the progress bar calls it.
       observe: measures the ensemble before training and at every report.
@@ -143,7 +197,7 @@ def fit(
       ProcessLostError: another process of the job is gone; the last checkpoint is good.
     """
     with together():
-        program = _program(make_model, task, config, placement)
+        program = _program(make_model, task, config, placement, variants)
         start = program.start()
         first = program.gather(start.members.model)
         run = Run(program, observe, title)
@@ -167,7 +221,7 @@ def _result(run: Run, initial: Any, state: State) -> FitResult:
     models = _selected(state, config)
     loss, score = program.evaluate(models, program.batches(task.test))
     return FitResult(
-        members=config.members,
+        members=run.program.members,
         metric=task.metric.name,
         higher_is_better=task.metric.higher_is_better,
         chance=task.chance,
@@ -175,33 +229,44 @@ def _result(run: Run, initial: Any, state: State) -> FitResult:
         initial=initial,
         models=program.gather(models),
         history=run.history,
+        valid_score=_valid_score(run, state),
         test_score=score,
         test_loss=loss,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(models)) // len(config.members),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(models)) // len(run.program.members),
     )
+
+
+def _valid_score(run: Run, state: State) -> Float[np.ndarray, "N"]:
+    """Return the validation score of the weights that are returned."""
+    if run.program.config.select == "best":
+        return np.asarray(run.program.gather(state.members.best_score), float)
+    return np.array(run.history[-1][f"valid_{run.program.task.metric.name}"], float)
 
 
 @checked
 def load_models(
-    make_model: Callable[[nnx.Rngs], Any],
+    make_model: Callable[..., Any],
     task: Task,
     config: FitConfig,
     folder: Path,
     say: Callable[[str], None] = lambda text: None,
+    *,
+    variants: Variants = _NO_VARIANTS,
 ) -> Any:
     """Return the ensemble of a run's newest intact checkpoint; every leaf has a leading axis of networks.
 
     Args:
-      make_model: makes one network from its random streams.
+      make_model: makes one network from its random streams and its own numbers of `variants`.
       task: what the run learnt.
       config: how it was trained.
       folder: the run's folder.
       say: is told of checkpoints that are damaged, and which one is read in their place.
+      variants: as the run had them.
 
     Raises:
       InputError: the folder holds no intact checkpoint, or one of another network or another run.
     """
-    state = _program(make_model, task, config, Placement()).start()
+    state = _program(make_model, task, config, Placement(), variants).start()
 
     def origin() -> Origin:
         return Origin(read_config(folder), read_metrics(folder))
@@ -217,11 +282,15 @@ def _selected(state: State, config: FitConfig) -> Any:
 
 
 def _program(
-    make_model: Callable[[nnx.Rngs], Any], task: Task, config: FitConfig, placement: Placement
+    make_model: Callable[..., Any],
+    task: Task,
+    config: FitConfig,
+    placement: Placement,
+    variants: Variants,
 ) -> Program:
     config.check()
-    placement.check(config)
+    placement.check(len(config.ensemble(variants)), config.batch_size)
     if config.batch_size > len(task.train) and not isinstance(task.train, Sampler):
         expected = f"at most the {len(task.train)} training examples"
         checks.refuse("batch_size", config.batch_size, expected)
-    return Program(make_model, task, config, placement.grid())
+    return Program(make_model, task, config, placement.grid(), variants)

@@ -13,16 +13,19 @@ import optax
 
 Schedule = Callable[[Any], Any]
 
-OPTIMIZERS: dict[str, Callable[[Schedule, Any], optax.GradientTransformation]] = {
-    "adam": lambda rate, config: optax.adam(rate),
-    "adamw": lambda rate, config: optax.adamw(rate, weight_decay=config.weight_decay),
-    "nadam": lambda rate, config: optax.nadam(rate),
-    "lion": lambda rate, config: optax.lion(rate, weight_decay=config.weight_decay),
-    "rmsprop": lambda rate, config: optax.rmsprop(rate, momentum=config.momentum),
-    "adagrad": lambda rate, config: optax.adagrad(rate),
-    "sgd": lambda rate, config: optax.sgd(rate, momentum=config.momentum or None),
+Numbers = Mapping[str, Any]
+"""One network's own numbers, by the setting's name; a setting that is not in use is absent."""
+
+OPTIMIZERS: dict[str, Callable[[Schedule, Numbers], optax.GradientTransformation]] = {
+    "adam": lambda rate, own: optax.adam(rate),
+    "adamw": lambda rate, own: optax.adamw(rate, weight_decay=own.get("weight_decay", 0.0)),
+    "nadam": lambda rate, own: optax.nadam(rate),
+    "lion": lambda rate, own: optax.lion(rate, weight_decay=own.get("weight_decay", 0.0)),
+    "rmsprop": lambda rate, own: optax.rmsprop(rate, momentum=own.get("momentum")),
+    "adagrad": lambda rate, own: optax.adagrad(rate),
+    "sgd": lambda rate, own: optax.sgd(rate, momentum=own.get("momentum")),
 }
-"""From a schedule and the settings to an optimiser."""
+"""From a schedule and a network's own numbers to an optimiser."""
 
 SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "cosine": lambda steps: optax.cosine_decay_schedule(1.0, steps),
@@ -32,13 +35,13 @@ SCHEDULES: dict[str, Callable[[int], Schedule]] = {
 """From a number of steps to the share of the peak rate at each of them."""
 
 
-def make_optimizer(config: Any, values: Mapping[str, Any]) -> optax.GradientTransformation:
+def make_optimizer(config: Any, own: Numbers) -> optax.GradientTransformation:
     """Return the optimiser of one network.
 
     Args:
       config: a `FitConfig`.
-      values: this network's own numbers by name: learning_rate, and clip_value and clip_norm where the
-        gradient is clipped.
+      own: this network's own numbers: learning_rate, and what else is in use of clip_value, clip_norm,
+        momentum and weight_decay.
     """
     share = SCHEDULES[config.schedule](config.steps - config.warmup)
     if config.warmup:
@@ -46,6 +49,6 @@ def make_optimizer(config: Any, values: Mapping[str, Any]) -> optax.GradientTran
         share = optax.join_schedules([rise, share], [config.warmup])
     clips = {"clip_value": optax.clip, "clip_norm": optax.clip_by_global_norm}
     return optax.chain(
-        *(clip(values[name]) for name, clip in clips.items() if name in values),
-        OPTIMIZERS[config.optimizer](lambda step: values["learning_rate"] * share(step), config),
+        *(clip(own[name]) for name, clip in clips.items() if name in own),
+        OPTIMIZERS[config.optimizer](lambda step: own["learning_rate"] * share(step), own),
     )

@@ -19,7 +19,7 @@ what the loss does; flossing takes the exponents of one batch's few steps.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -32,6 +32,9 @@ from jaxrnn.tasks import Batch, Task
 from jaxrnn.training.views import View, view
 from jaxrnn.typing import SplitCell
 
+Values = float | tuple[float, ...]
+"""One value for all networks of an ensemble, or several, each of which is tried."""
+
 _FLOSSED = 4
 _WEIGHTS = ("l1", "l2", "spectral")
 _TRAJECTORY = ("omega", "flossing")
@@ -39,7 +42,7 @@ _TRAJECTORY = ("omega", "flossing")
 
 @dataclasses.dataclass(frozen=True)
 class Penalties:
-    """Weights of what is added to the loss; 0 adds nothing.
+    """Weights of what is added to the loss; 0 adds nothing, and several are tried side by side.
 
     Attributes:
       l1: of the sum of the recurrent weights' magnitudes.
@@ -50,41 +53,52 @@ class Penalties:
       gradient: of the squared norm of the loss's gradient.
     """
 
-    l1: float = 0.0
-    l2: float = 0.0
-    spectral: float = 0.0
-    omega: float = 0.0
-    flossing: float = 0.0
-    gradient: float = 0.0
+    l1: Values = 0.0
+    l2: Values = 0.0
+    spectral: Values = 0.0
+    omega: Values = 0.0
+    flossing: Values = 0.0
+    gradient: Values = 0.0
 
     def check(self) -> None:
         """Refuse weights below 0, and those that float32 does not hold."""
         for field in dataclasses.fields(self):
-            weight = getattr(self, field.name)
-            checks.not_negative(field.name, weight)
-            if weight:
-                checks.positive_float32(field.name, weight)
+            values = several(getattr(self, field.name))
+            if not values:
+                checks.refuse(field.name, "no value", "at least one")
+            for value in values:
+                checks.not_negative_float32(field.name, value)
 
     @property
-    def wanted(self) -> dict[str, float]:
-        """The penalties that are in use."""
-        return {name: weight for name, weight in dataclasses.asdict(self).items() if weight}
+    def wanted(self) -> dict[str, tuple[float, ...]]:
+        """The weights of the penalties that are in use."""
+        given = {
+            field.name: several(getattr(self, field.name)) for field in dataclasses.fields(self)
+        }
+        return {name: values for name, values in given.items() if any(values)}
+
+
+def several(value: Values | None) -> tuple[float, ...]:
+    """Return the values of a setting that may have one, several or, as None, no value."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
 def penalty(
-    penalties: Penalties, model: Any, task: Task, batch: Batch, loss: Callable[[Any], Any]
+    weights: Mapping[str, Any], model: Any, task: Task, batch: Batch, loss: Callable[[Any], Any]
 ) -> Any:
     """Return what is to be added to the loss of one network.
 
     Args:
-      penalties: which, and how much of each.
+      weights: how much of each penalty, by its name.
       model: the network.
       task: what it learns.
       batch: what it reads.
       loss: from the network to its loss on this batch.
     """
     total = jnp.zeros(())
-    for name, weight in penalties.wanted.items():
+    for name, weight in weights.items():
         if name == "gradient":
             value = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(jax.grad(loss)(model)))
         else:

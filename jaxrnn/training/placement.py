@@ -20,7 +20,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrnn import checks
 from jaxrnn.tasks import Batch
-from jaxrnn.training.config import FitConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +34,10 @@ class Placement:
     member_devices: int = 1
     data_devices: int = 1
 
-    def check(self, config: FitConfig) -> None:
+    def check(self, networks: int, batch: int) -> None:
         """Refuse devices that there are not, or that do not divide networks and batch."""
         for field in ("member_devices", "data_devices"):
             checks.count(field, getattr(self, field))
-        networks, batch = len(config.members), config.batch_size
         if networks % self.member_devices:
             expected = f"a divisor of the {networks} networks"
             checks.refuse("member_devices", self.member_devices, expected)

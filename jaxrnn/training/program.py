@@ -24,7 +24,7 @@ from jaxtyping import Float
 from jaxrnn import checks
 from jaxrnn.cells.weights import Orthogonal
 from jaxrnn.tasks import Batch, Source, Stretch, Task
-from jaxrnn.training.config import FitConfig
+from jaxrnn.training.config import FitConfig, Variants
 from jaxrnn.training.optimizers import make_optimizer
 from jaxrnn.training.penalties import check_penalties, penalty
 from jaxrnn.training.placement import Grid, memory_bytes
@@ -84,20 +84,28 @@ class Program:
     """What is compiled for one run.
 
     Args:
-      make_model: makes one network from its random streams.
+      make_model: makes one network from its random streams and its own numbers of `variants`.
       task: what to learn.
       config: how.
       grid: on which devices.
+      variants: values of settings of the network, of each of which several are tried.
     """
 
     def __init__(
-        self, make_model: Callable[[nnx.Rngs], Any], task: Task, config: FitConfig, grid: Grid
+        self,
+        make_model: Callable[..., Any],
+        task: Task,
+        config: FitConfig,
+        grid: Grid,
+        variants: Variants,
     ):
         self.task, self.config = task, config
-        self._make_model, self._grid = make_model, grid
-        seeds = np.array([member["seed"] for member in config.members], np.int32)
+        self.members = config.ensemble(variants).members
+        self._make_model, self._grid, self._variants = make_model, grid, tuple(variants)
+        seeds = np.array([member["seed"] for member in self.members], np.int32)
         self._keys = jax.jit(jax.vmap(_streams), out_shardings=grid.spread)(seeds)
-        values = {name: np.array(each, np.float32) for name, each in config.by_member.items()}
+        by_member = config.ensemble(variants).values
+        values = {name: np.array(each, np.float32) for name, each in by_member.items()}
         self._values = grid.place(values)
         self._parts: list[Any] = []
         self._train: list[Any] = []
@@ -136,13 +144,15 @@ class Program:
     @functools.cached_property
     def _factorises(self) -> bool:
         """Whether a network factorises several matrices at every step, which only a CPU may not finish."""
-        model = jax.eval_shape(lambda: self._make_model(nnx.Rngs(0)))
+        one = {name: np.float32(0) for name in self._variants}
+        model = jax.eval_shape(lambda: self._make_model(nnx.Rngs(0), **one))
         orthogonal = sum(isinstance(part, Orthogonal) for _, part in nnx.iter_modules(model))
         looks = 1 + len(self.config.penalties.wanted)  # each penalty prepares the network by itself
         return orthogonal * looks > 1 and jax.default_backend() == "cpu"
 
     def _member(self, keys: _Keys, values: Any) -> Member:
-        model = self._make_model(nnx.Rngs(keys.weights))
+        own = {name: values[name] for name in self._variants}
+        model = self._make_model(nnx.Rngs(keys.weights), **own)
         optimizer = make_optimizer(self.config, values).init(model)
         batch = jax.tree.map(jnp.asarray, self.task.train.take(self.config.batch_size))
         check_penalties(self.config.penalties, model, self.task, batch)
@@ -252,12 +262,11 @@ class Program:
             return self.task.mean_loss(answers, batch), carry
 
         def objective(model: Any) -> Any:
-            if self.config.weight_noise:
-                model = _noisy(model, self.config.weight_noise, for_noise)
+            if "weight_noise" in values:
+                model = _noisy(model, values["weight_noise"], for_noise)
             value, carry = loss(model)
-            added = penalty(
-                self.config.penalties, model, self.task, batch, lambda model: loss(model)[0]
-            )
+            weights = {name: values[name] for name in self.config.penalties.wanted}
+            added = penalty(weights, model, self.task, batch, lambda model: loss(model)[0])
             return value + added, (value, carry)
 
         found, gradient = jax.value_and_grad(objective, has_aux=True)(member.model)
@@ -296,7 +305,7 @@ class Program:
         self, models: Any, batches: Iterable[Batch]
     ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
         """Return the mean loss and the score on the batches of a split, one a network."""
-        networks, carry = len(self.config.members), None
+        networks, carry = len(self.members), None
         losses, counts, sums = np.zeros(networks), 0.0, 0.0
         for batch in batches:
             found, carry = self._evaluate(models, batch, carry)
@@ -330,7 +339,7 @@ def _streams(seed: Any) -> _Keys:
     return _Keys(*jax.random.split(jax.random.key(seed), len(_Keys._fields)))
 
 
-def _noisy(model: Any, scale: float, key: Key) -> Any:
+def _noisy(model: Any, scale: Any, key: Key) -> Any:
     """Add normal noise to every weight."""
     leaves, structure = jax.tree.flatten(model)
     keys = jax.random.split(key, len(leaves))

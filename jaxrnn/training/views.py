@@ -82,6 +82,6 @@ def whole_sequences(source: Source, count: int) -> Batch:
 def required(seen: View | None) -> View:
     """Refuse a network that cannot be taken apart as one cell."""
     if seen is None:
-        got = "a network of several layers or directions, with zoneout or a learnt initial carry"
+        got = "a network of several layers or directions, with zoneout, a learnt initial carry or no cell"
         checks.refuse("run", got, "one forward layer that starts from zeros, without zoneout")
     return seen

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from jaxrnn import LSTMCell, analysis, claims
-from jaxrnn.claims import CLAIMS, cost, direction, gradients, memory
+from jaxrnn.claims import CLAIMS, cost, direction, gradients, memory, timing
 from jaxrnn.claims.claim import SEEDS, Lab
 from jaxrnn.claims.depth import sequential_depth
 from jaxrnn.claims.figures import draw
@@ -24,7 +24,7 @@ CHEAP = (
     "incapable",
     "static-attention",
 )
-TIMED = ("costs-more", "gru-cheaper", "cost-in-length", "memory-bound")
+TIMED = ("costs-more", "mdrnn-cost", "gru-cheaper", "cost-in-length", "memory-bound")
 MEASURED = [name for name, claim in CLAIMS.items() if claim.measure is not None]
 
 
@@ -128,7 +128,7 @@ def test_matched_widths_lie_around_the_number_of_parameters():
     make = cost._NETWORKS["LSTM"]
     low, high = cost._matched(make, 20_000)
     assert high == low + 1
-    sizes = [cost._parameters(make(width, nnx.Rngs(0))) for width in (low, high)]
+    sizes = [timing.parameters(make(width, nnx.Rngs(0))) for width in (low, high)]
     assert sizes[0] < 20_000 <= sizes[1]
 
 

@@ -21,6 +21,7 @@ from jaxrnn.claims import (
     Solved,
     Sooner,
     Source,
+    Trend,
     judge,
     judge_all,
 )
@@ -44,6 +45,7 @@ def times(values, limit: float, **condition: str) -> Sample:
 
 
 VERSUS = ("arm", "old")
+LEVELS = ("low", "middle", "high")
 GROWING = np.arange(1.0, N + 1)
 MIXED = [1, 0] * (N // 2)
 
@@ -87,6 +89,13 @@ CASES = {
         [times(GROWING, 50, arm="new"), times(GROWING + 40, 50, arm="old")],
         [times(GROWING + 40, 50, arm="new"), times(GROWING, 50, arm="old")],
         [times(GROWING, 5, arm="new"), times(GROWING, 5, arm="old")],
+    ),
+    "rising": (
+        Trend("level", LEVELS, rising=True),
+        None,
+        [one(SPREAD + i, level=level) for i, level in enumerate(LEVELS)],
+        [one(SPREAD - i, level=level) for i, level in enumerate(LEVELS)],
+        [one(SPREAD, level=level) for level in LEVELS],
     ),
     "comparable": (
         Comparable(0.5),

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from jaxrnn.claims.statistics import (
+    _rank_correlations,
     comparable,
     hazards,
     holm,
@@ -15,6 +16,7 @@ from jaxrnn.claims.statistics import (
     ranks,
     share_against,
     solved,
+    trend,
 )
 
 # Weeks of remission of 42 children, with 6-mercaptopurine and with placebo (Freireich et al. 1963).
@@ -112,3 +114,22 @@ def test_holm_on_the_example_of_r():
     assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
     assert holm([0.03, 0.01]) == pytest.approx([0.03, 0.02])
     assert holm([]) == []
+
+
+def test_trend_is_kendalls_test_of_scipy_and_its_bootstrap_that_of_single_calls():
+    rng = np.random.default_rng(0)
+    levels = [np.round(rng.normal(mean, 1.0, 7), 1) for mean in (0.0, 0.4, 0.8, 1.2)]
+    order = np.repeat(np.arange(4), 7)
+    oracle = stats.kendalltau(order, np.concatenate(levels))
+    found = trend(levels, 1)
+    assert (found.effect, found.p) == pytest.approx((oracle.statistic, oracle.pvalue))
+    assert found.low < found.effect < found.high
+    assert found.direction == 1 == -trend(levels, -1).direction
+    rows = np.round(rng.normal(0.0, 1.0, (5, 28)), 1)
+    expected = [stats.kendalltau(order, row).statistic for row in rows]
+    np.testing.assert_allclose(_rank_correlations(order, rows), expected)
+
+
+def test_a_trend_of_what_does_not_vary_is_none():
+    found = trend([[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]], 1)
+    assert (found.effect, found.p, found.direction) == (0.0, 1.0, 0)

@@ -21,6 +21,26 @@ def elman(phi: Callable[[np.ndarray], np.ndarray]) -> Cell:
     return Cell(functools.partial(gates, "h"), step)
 
 
+def jordan(out_features: int | None = None) -> Cell:
+    """Jordan 1986 without decay of the context; state (y,)."""
+    del out_features  # the weights' shapes have it
+
+    def weights(params):
+        return {
+            **gates("h", params),
+            "V": params["output_kernel"].T,
+            "d": params["output_bias"],
+        }
+
+    def step(w, state, x):
+        (y,) = state
+        h = np.tanh(w["W_h"] @ x + w["U_h"] @ y + w["b_h"])
+        y = np.tanh(w["V"] @ h + w["d"])
+        return (y,), y
+
+    return Cell(weights, step)
+
+
 def leaky(time_constant: float = 5.0) -> Cell:
     """Funahashi & Nakamura 1993, τ dh/dt = −h + tanh(…) by Euler steps of 1; state (h,)."""
 
@@ -205,6 +225,7 @@ MAKERS: dict[str, Callable[..., Cell]] = {
     "elman-relu": functools.partial(elman, relu),
     "elman-sigmoid": functools.partial(elman, sigmoid),
     "irnn": functools.partial(elman, relu),
+    "jordan": jordan,
     "ctrnn": leaky,
     "lstm": lstm,
     "lstm-peephole": peephole_lstm,
