@@ -350,10 +350,9 @@ def _write_report(found: Sweep, config: RunConfig, folder: RunFolder) -> Path:
     report = Report(f"A sweep on {config.task}")
     swept = ", ".join(found.best.settings)
     report.paragraph(
-        f"{len(found.trials)} settings of {plain(swept)}, each with several seeds. Means with 95 % intervals "
-        f"over seeds; the best validation score first. Score by chance: {found.chance:.4g}. The first row was "
-        f"chosen by its validation score among {len(found.trials)}: train it again on other seeds before it "
-        "is reported."
+        f"{len(found.trials)} settings of {plain(swept)}. Means with 95 % intervals over seeds; the best validation "
+        f"score first. Score by chance: {found.chance:.4g}. The first row was chosen by its validation score "
+        f"among {len(found.trials)}: train it again on other seeds before it is reported."
     )
     report.table(
         [plain(name) for name in found.header], [list(map(plain, row)) for row in found.rows]
