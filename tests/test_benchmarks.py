@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from benchmarks import revisions
@@ -22,6 +23,24 @@ def test_rows_measured_with_other_code_are_named():
     assert "Older than the code" not in page(current)
     current["engines"]["foreign"] = "another"
     assert "`unroll` has changed since these were measured: Flax's cells." in page(current)
+
+
+def test_the_digest_of_the_engine_is_that_of_its_statements(tmp_path: Path):
+    package = tmp_path / "jaxrnn"
+    shutil.copytree(ROOT / "jaxrnn" / "unroll", package / "unroll")
+    shutil.copy(ROOT / "jaxrnn" / "jaxprs.py", package)
+    assert engine(package) == engine()
+    file = package / "unroll" / "scan.py"
+    text = file.read_text()
+    prose = text.replace('"""', '"""Otherwise: ', 1).replace("\n\n", "\n# A remark.\n\n", 1)
+    file.write_text(prose.replace("import jax\n", "import jax\nimport math\n", 1))
+    assert engine(package) == engine()
+    indented = "    x = 1\n    y = 2\n"
+    digests = set()
+    for body in (f"if True:\n{indented}", "if True:\n    x = 1\ny = 2\n", "x = 1\ny = 2\n"):
+        file.write_text(body)
+        digests.add(engine(package))
+    assert len(digests | {engine()}) == 4
 
 
 def test_the_table_of_revisions_is_that_of_its_results():
