@@ -33,7 +33,7 @@ def _loss(model: Any) -> Any:
 
 
 def _value(model: Any, **weights: float) -> float:
-    return float(penalty(Penalties(**weights), model, TASK, BATCH, _loss))
+    return float(penalty(weights, model, TASK, BATCH, _loss))
 
 
 def _gates(model: Any) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_penalties_on_weights_are_those_of_the_recurrent_matrices(name: str):
 
 def test_nothing_is_added_without_penalties():
     assert _value(_model()) == 0
-    gradient = jax.grad(lambda m: penalty(Penalties(), m, TASK, BATCH, _loss))(_model())
+    gradient = jax.grad(lambda m: penalty({}, m, TASK, BATCH, _loss))(_model())
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
@@ -102,7 +102,7 @@ def test_penalties_have_the_gradient_of_their_values(name: str, x64):
         def loss(model: Any) -> Any:
             return task.mean_loss(model(batch.inputs), batch)
 
-        return penalty(Penalties(**{name: 1.0}), model, task, batch, loss)
+        return penalty({name: 1.0}, model, task, batch, loss)
 
     def moved(size: float) -> Any:
         return jax.tree.map(lambda leaf, d: leaf + size * d, model, direction)

@@ -103,7 +103,7 @@ def test_settings_that_have_no_place_are_refused(settings, message):
 def test_a_text_is_read_on_by_recurrent_layers_alone(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("abcd " * 2_000)
-    task = load_task("characters", str(text))
+    task = load_task("characters", file=str(text))
     with pytest.raises(InputError, match="body: got 'tcn'; expected 'recurrent'"):
         made(task, body="tcn")
 
@@ -116,6 +116,7 @@ def test_residuals_and_norms_stand_above_the_lowest_layer():
     xs = jax.random.normal(jax.random.key(0), (5, 7, 2))
     below = stack.layers[0](xs)
     for layer, norm in zip(stack.layers[1:], stack.norms[1:], strict=True):
+        assert norm is not None
         below = below + layer(norm(below))
     np.testing.assert_allclose(stack(xs), below, rtol=1e-5, atol=1e-6)
 

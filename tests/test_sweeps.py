@@ -84,14 +84,17 @@ def test_a_sweep_that_was_broken_off_goes_on(swept, capsys):
     ("over", "message"),
     [
         ({"celll": ["gru"]}, "over: got 'celll'.*did you mean 'cell'"),
-        ({"cell": "gru"}, "cell: got 'gru'; expected a list"),
+        ({"cell": "gru"}, "over: got dict.*expected a mapping of text, a sequence"),
         ({"cell": []}, r"cell: got \[\]; expected a list"),
         ({"cell": ["gru", "gru"]}, "over: got cell=gru twice"),
-        ({"hidden_features": ["many"]}, "hidden_features"),
+        ({"hidden_features": [0]}, "hidden_features: got 0"),
         ({"residual": ["yes"]}, "residual: got 'yes'; expected true or false"),
         ({"learning_rate": [0.1, -1.0]}, "learning_rate: got -1.0"),
         ({"task.lenght": [3]}, "lenght"),
-        ({"cell": ["gru", "mingru"], "recurrent_gain": [0.5, 2.0]}, "recurrent_gain: got several"),
+        (
+            {"cell": ["gru", "mingru"], "recurrent_gain": [0.5, 2.0]},
+            "recurrent_gain: got 0.5 for a MinGRU",
+        ),
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_anything_is_trained(over, message, tmp_path):

@@ -141,8 +141,8 @@ class _PixelByPixel(nnx.Module):
         "confirmed": "A multi-dimensional LSTM costs more than one that reads pixel by pixel: with as many "
         "units {units:.1f} times the seconds, with as many parameters {parameters:.1f} times.",
         "depends": "With as many units a multi-dimensional LSTM takes {units:.1f} times as long as one that "
-        "reads pixel by pixel, with as many parameters {parameters:.1f} times ({operations:.1f} times the "
-        "operations, {memory:.1f} times the memory): its diagonals are computed at once, in fewer steps.",
+        "reads pixel by pixel; with as many parameters {parameters:.1f} times as long, with {operations:.1f} "
+        "times the operations and {memory:.1f} times the memory.",
         "refuted": "A multi-dimensional LSTM costs no more than one that reads pixel by pixel.",
     },
     published=("four directions, two forget gates (Graves et al. 2007)",),

@@ -221,7 +221,6 @@ def _attention(features: int, rngs: nnx.Rngs) -> Any:
 
 _CHAINS = {
     "convolution below a GRU": (_convolution, _recurrence),
-    "GRU below a convolution": (_recurrence, _convolution),
     "GRU below attention": (_recurrence, _attention),
     "attention below a GRU": (_attention, _recurrence),
 }
@@ -233,8 +232,8 @@ _CHAINS = {
     statement="Recurrent layers can't be combined with other kinds of models.",
     said_by=(Source("OpenGenus", "recurrent networks can't be stacked with other models"),),
     why="Gradients that vanish in the recurrent part do not reach what lies below it.",
-    measured="Accuracy on digits, read pixel by pixel, of a convolution or a layer of attention below and "
-    "above a GRU, all trained together.",
+    measured="Accuracy on digits, read pixel by pixel, of a convolution below a GRU, and of a layer of "
+    "attention below and above one, all trained together.",
     rule=Rule((Part(ACCURACY, Mean(below=0.5)),), universal=True),
     refuted_by="One combination that learns: with more than half of the digits right, where chance is a "
     "tenth.",
@@ -249,7 +248,7 @@ _CHAINS = {
 def no_other_models(lab: Lab) -> Evidence:
     """Train chains of layers of two kinds."""
     task = load_task("digits")
-    steps = lab.choose(300, 1_500)
+    steps = lab.choose(300, 600)
     fit = FitConfig(
         steps=steps, every=steps, learning_rate=0.005, seeds=len(lab.seeds), seed=lab.seeds[0]
     )

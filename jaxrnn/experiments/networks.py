@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 
@@ -200,124 +200,137 @@ def network(config: NetworkConfig, task: Task) -> Callable[..., Any]:
         checks.refuse("body", repr(config.body), expected)
 
     def make(rngs: nnx.Rngs, **variant: Any) -> Any:
-        return _network(dataclasses.replace(config, **variant), task, rngs)
+        starts = {name: getattr(config, name) for name in _SWEPT}
+        return _Maker(config, {**starts, **variant}, rngs).network(task)
 
     return make
 
 
-def _network(config: NetworkConfig, task: Task, rngs: nnx.Rngs) -> Any:
-    if not task.tokens:
-        return _reader(config, task, task.in_features, rngs)
-    embedding = Embedding(task.tokens, config.embedding_features, rngs=rngs)
-    if isinstance(task, LanguageModelling):
-        layers = _layers(config, config.embedding_features, rngs)
-        return LanguageModel(embedding, layers, rngs=rngs)
-    if isinstance(task, Translation):
-        return _translator(config, task, embedding, rngs)
-    return Embedded(embedding, _reader(config, task, config.embedding_features, rngs))
+class _Maker(NamedTuple):
+    """Makes the parts of one network.
 
+    Attributes:
+      config: what to make.
+      starts: this network's own gains and biases, numbers or traced ones.
+      rngs: draws the weights.
+    """
 
-def _reader(config: NetworkConfig, task: Task, in_features: int, rngs: nnx.Rngs) -> Any:
-    """Return the network from vectors to answers."""
-    body = _body(config, in_features, rngs)
-    if task.answers == "step":
-        return SequenceLabeller(body, task.outputs, rngs=rngs)
-    if isinstance(body, RNN):
-        return SequenceClassifier(body, task.outputs, rngs=rngs)
-    if config.bidirectional:  # whose backward half has seen but one step at the last
-        return EncoderClassifier(body, task.outputs, pool=mean_step, rngs=rngs)
-    return EncoderClassifier(body, task.outputs, rngs=rngs)
+    config: NetworkConfig
+    starts: dict[str, Any]
+    rngs: nnx.Rngs
 
+    def network(self, task: Task) -> Any:
+        """Return the network for a task."""
+        if not task.tokens:
+            return self.reader(task, task.in_features)
+        features = self.config.embedding_features
+        embedding = Embedding(task.tokens, features, rngs=self.rngs)
+        if isinstance(task, LanguageModelling):
+            return LanguageModel(embedding, self.layers(features), rngs=self.rngs)
+        if isinstance(task, Translation):
+            return self.translator(task, embedding)
+        return Embedded(embedding, self.reader(task, features))
 
-def _translator(
-    config: NetworkConfig, task: Translation, source: Embedding, rngs: nnx.Rngs
-) -> EncoderDecoder:
-    """Return an encoder and a decoder of the same cell, with additive attention between them."""
-    encoder = _layers(config, config.embedding_features, rngs)
-    width = CELLS[config.cell].outputs(config.hidden_features)
-    read = 2 * width if config.bidirectional else width
-    words = task.target_vocabulary
-    in_features = config.embedding_features + read
-    return EncoderDecoder(
-        source,
-        encoder,
-        Embedding(len(words), config.embedding_features, rngs=rngs),
-        _cell(config, in_features, rngs),
-        attention=AdditiveAttention(width, read, width, rngs=rngs),
-        start=words.pad,
-        end=task.end,
-        rngs=rngs,
-    )
+    def reader(self, task: Task, in_features: int) -> Any:
+        """Return the network from vectors to answers."""
+        body = self.body(in_features)
+        if task.answers == "step":
+            return SequenceLabeller(body, task.outputs, rngs=self.rngs)
+        if isinstance(body, RNN):
+            return SequenceClassifier(body, task.outputs, rngs=self.rngs)
+        if self.config.bidirectional:  # whose backward half has seen but one step at the last
+            return EncoderClassifier(body, task.outputs, pool=mean_step, rngs=self.rngs)
+        return EncoderClassifier(body, task.outputs, rngs=self.rngs)
 
-
-def _body(
-    config: NetworkConfig, in_features: int, rngs: nnx.Rngs
-) -> RNN | Bidirectional | Stack | SequenceEncoder:
-    units, depth = config.hidden_features, config.layers
-    if config.body == "window":
-        return WindowedMLP(in_features, units, window=config.window, depth=depth, rngs=rngs)
-    if config.body == "tcn":
-        return TCN(
-            in_features,
-            units,
-            depth=depth,
-            kernel_size=config.kernel_size,
-            dropout=config.dropout,
-            rngs=rngs,
+    def translator(self, task: Translation, source: Embedding) -> EncoderDecoder:
+        """Return an encoder and a decoder of the same cell, with additive attention between them."""
+        features = self.config.embedding_features
+        encoder = self.layers(features)
+        width = CELLS[self.config.cell].outputs(self.config.hidden_features)
+        read = 2 * width if self.config.bidirectional else width
+        words = task.target_vocabulary
+        return EncoderDecoder(
+            source,
+            encoder,
+            Embedding(len(words), features, rngs=self.rngs),
+            self.cell(features + read),
+            attention=AdditiveAttention(width, read, width, rngs=self.rngs),
+            start=words.pad,
+            end=task.end,
+            rngs=self.rngs,
         )
-    if config.body == "transformer":
-        return TransformerEncoder(
-            in_features,
-            units,
-            depth=depth,
-            heads=config.heads,
-            causal=not config.bidirectional,
-            dropout=config.dropout,
-            rngs=rngs,
-        )
-    return _layers(config, in_features, rngs)
 
+    def body(self, in_features: int) -> RNN | Bidirectional | Stack | SequenceEncoder:
+        """Return what reads the sequence."""
+        config, units = self.config, self.config.hidden_features
+        if config.body == "window":
+            return WindowedMLP(
+                in_features, units, window=config.window, depth=config.layers, rngs=self.rngs
+            )
+        if config.body == "tcn":
+            return TCN(
+                in_features,
+                units,
+                depth=config.layers,
+                kernel_size=config.kernel_size,
+                dropout=config.dropout,
+                rngs=self.rngs,
+            )
+        if config.body == "transformer":
+            return TransformerEncoder(
+                in_features,
+                units,
+                depth=config.layers,
+                heads=config.heads,
+                causal=not config.bidirectional,
+                dropout=config.dropout,
+                rngs=self.rngs,
+            )
+        return self.layers(in_features)
 
-def _layers(config: NetworkConfig, in_features: int, rngs: nnx.Rngs) -> RNN | Bidirectional | Stack:
-    width = CELLS[config.cell].outputs(config.hidden_features)
-    above = 2 * width if config.bidirectional else width
-    layers = [
-        _layer(config, above if level else in_features, rngs) for level in range(config.layers)
-    ]
-    if len(layers) == 1:
-        return layers[0]
-    # The lowest layer reads the input itself, whose size is another, and whose norm may say nothing: an
-    # input of one feature is 0 behind a layer norm.
-    residual = [config.residual and level > 0 for level in range(config.layers)]
-    if config.norm is None:
-        return Stack(layers, residual=residual)
-    norms = [
-        NORMS[config.norm](above, rngs=rngs) if level else None for level in range(config.layers)
-    ]
-    return Stack(layers, residual=residual, norms=norms)
+    def layers(self, in_features: int) -> RNN | Bidirectional | Stack:
+        """Return recurrent layers above each other, or the one there is."""
+        config = self.config
+        width = CELLS[config.cell].outputs(config.hidden_features)
+        above = 2 * width if config.bidirectional else width
+        layers = [self.layer(above if level else in_features) for level in range(config.layers)]
+        if len(layers) == 1:
+            return layers[0]
+        # The lowest layer reads the input itself, whose size is another, and whose norm may say nothing: an
+        # input of one feature is 0 behind a layer norm.
+        residual = [config.residual and level > 0 for level in range(config.layers)]
+        if config.norm is None:
+            return Stack(layers, residual=residual)
+        norms = [
+            NORMS[config.norm](above, rngs=self.rngs) if level else None
+            for level in range(config.layers)
+        ]
+        return Stack(layers, residual=residual, norms=norms)
 
+    def layer(self, in_features: int) -> RNN | Bidirectional:
+        """Return one recurrent layer."""
+        if self.config.bidirectional:
+            return Bidirectional(self.rnn(in_features), self.rnn(in_features))
+        return self.rnn(in_features)
 
-def _layer(config: NetworkConfig, in_features: int, rngs: nnx.Rngs) -> RNN | Bidirectional:
-    def rnn() -> RNN:
+    def rnn(self, in_features: int) -> RNN:
+        """Return a cell carried forwards through time."""
+        config = self.config
         return RNN(
-            _cell(config, in_features, rngs),
+            self.cell(in_features),
             dropout=config.dropout,
             recurrent_dropout=config.recurrent_dropout,
             variational=config.variational,
             zoneout=config.zoneout,
         )
 
-    return Bidirectional(rnn(), rnn()) if config.bidirectional else rnn()
-
-
-def _cell(config: NetworkConfig, in_features: int, rngs: nnx.Rngs) -> Any:
-    cell = make_cell(config.cell, in_features, config.hidden_features, rngs=rngs)
-    return start_cell(
-        cell,
-        recurrent_init=config.recurrent_init,
-        recurrent_gain=config.recurrent_gain,
-        input_gain=config.input_gain,
-        forget_bias=config.forget_bias,
-        chrono=config.chrono,
-        rngs=rngs,
-    )
+    def cell(self, in_features: int) -> Any:
+        """Return a cell with its weights where they start."""
+        config = self.config
+        return start_cell(
+            make_cell(config.cell, in_features, config.hidden_features, rngs=self.rngs),
+            recurrent_init=config.recurrent_init,
+            chrono=config.chrono,
+            rngs=self.rngs,
+            **self.starts,
+        )

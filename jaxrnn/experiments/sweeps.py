@@ -59,6 +59,7 @@ class Trial:
       valid: their scores on the validation data.
       test: their scores on the test data.
       reached: how many reached the score from which the task counts as solved; None where there is no such.
+      chance: the score of an answer that ignores the inputs.
       parameters: of one network.
     """
 
@@ -67,6 +68,7 @@ class Trial:
     valid: Score
     test: Score
     reached: int | None
+    chance: float
     parameters: int
 
     @property
@@ -83,13 +85,11 @@ class Sweep:
       trials: every combination of settings, in the order in which they were given.
       metric: name of the score.
       higher_is_better: whether a larger score is a better one.
-      chance: the score of an answer that ignores the inputs.
     """
 
     trials: list[Trial]
     metric: str
     higher_is_better: bool
-    chance: float
 
     @property
     def ranked(self) -> list[Trial]:
@@ -194,7 +194,7 @@ def sweep_runs(config: RunConfig, over: Axes) -> dict[str, RunConfig]:
       (['cell=lstm', 'cell=gru'], 10)
     """
     for name, values in over.items():
-        if isinstance(values, str) or not len(values):
+        if not len(values):
             checks.refuse(name, repr(values), "a list of values to try")
     inside = {name: tuple(values) for name, values in over.items() if _is_of_member(name)}
     outside = {name: values for name, values in over.items() if name not in inside}
@@ -242,28 +242,26 @@ def sweep(
         _check_network(run)
     about = {"sweep": {name: list(values) for name, values in over.items()}}
     folder = RunFolder(out, {**dataclasses.asdict(config), **about}, resume=resume)
-    trials: list[Trial] = []
+    sweeps: list[Sweep] = []
     with folder.opened(), ProgressBar("sweep", len(runs)) as bar:
         for name, run in runs.items():
             path = folder.path / name
             result = train(run, path, resume=holds_run(path), placement=placement)
-            new = list(_trials(over, run, name, result))
-            trials += new
-            bar.advance(f"{name}: test {result.metric} {_best_of(new, result).test.text}")
-    found = Sweep(trials, result.metric, result.higher_is_better, result.chance)
+            trials = list(_trials(over, run, name, result))
+            sweeps.append(Sweep(trials, result.metric, result.higher_is_better))
+            best = sweeps[-1].best
+            bar.advance(f"{name}: best by validation {best.name}, test {best.test.text}")
+    everything = [trial for part in sweeps for trial in part.trials]
+    found = dataclasses.replace(sweeps[0], trials=everything)
     if jax.process_index() == 0:
         _write_report(found, config, folder)
     return found
 
 
-def _best_of(trials: list[Trial], result: FitResult) -> Trial:
-    return Sweep(trials, result.metric, result.higher_is_better, result.chance).best
-
-
 def _trials(over: Axes, run: RunConfig, name: str, result: FitResult) -> Iterator[Trial]:
     """Group a run's networks by their settings."""
     solved = result.solved is not None
-    reached = result.time_to().reached if solved else np.zeros(len(result.members))
+    reached = result.time_to().reached.astype(float) if solved else np.zeros(len(result.members))
     groups = zip(
         scores(result.members, result.valid_score),
         scores(result.members, result.test_score),
@@ -278,6 +276,7 @@ def _trials(over: Axes, run: RunConfig, name: str, result: FitResult) -> Iterato
             valid,
             test,
             int(count.values.sum()) if solved else None,
+            result.chance,
             result.parameters,
         )
 
@@ -349,10 +348,11 @@ def _word(value: Any) -> str:
 def _write_report(found: Sweep, config: RunConfig, folder: RunFolder) -> Path:
     report = Report(f"A sweep on {config.task}")
     swept = ", ".join(found.best.settings)
+    count = len(found.trials)
     report.paragraph(
-        f"{len(found.trials)} settings of {plain(swept)}. Means with 95 % intervals over seeds; the best validation "
-        f"score first. Score by chance: {found.chance:.4g}. The first row was chosen by its validation score "
-        f"among {len(found.trials)}: train it again on other seeds before it is reported."
+        f"{count} settings of {plain(swept)}. Means with 95 % intervals over seeds; the best validation "
+        f"score first. Score by chance: {found.best.chance:.4g}. The first row was chosen by its validation "
+        f"score among {count}: train it again on other seeds before it is reported."
     )
     report.table(
         [plain(name) for name in found.header], [list(map(plain, row)) for row in found.rows]

@@ -126,7 +126,7 @@ class FitResult:
             checks.refuse("target", None, f"a {self.metric}: the task has no line to be solved")
         scores = np.array([row[f"valid_{self.metric}"] for row in self.history])  # [reports, N]
         there = scores >= target if self.higher_is_better else scores <= target
-        reached = there.any(axis=0)
+        reached = np.asarray(there.any(axis=0))
         report = np.where(reached, there.argmax(axis=0), len(there) - 1)
         steps = np.array([row["step"] for row in self.history])
         seconds = np.cumsum([row["seconds"] for row in self.history])

@@ -200,7 +200,7 @@ class Foreign(nnx.Module):
 
 def test_so_is_one_of_any_networks():
     task, config = load_task("digits"), FitConfig(steps=1, every=1, seeds=6)
-    program = Program(Foreign, task, config, Placement().grid())
+    program = Program(Foreign, task, config, Placement().grid(), {})
     shapes = {*factorised(jax.make_jaxpr(program._start)(program._keys, program._values).jaxpr)}
     assert shapes
     assert all(len(shape) == 2 for shape in shapes), shapes
@@ -224,7 +224,7 @@ def shallow(rngs):
 def test_networks_that_factorise_several_times_a_step_train_one_after_another(make, penalties):
     task = load_task("digits")
     config = FitConfig(steps=1, every=1, seeds=3, penalties=penalties)
-    program = Program(make, task, config, Placement().grid())
+    program = Program(make, task, config, Placement().grid(), {})
     state = jax.eval_shape(program._start, program._keys, program._values)
     batch = jax.tree.map(jnp.asarray, task.valid.take(5))
     (part,) = task.train.parts(config.batch_size)

@@ -25,6 +25,8 @@ CHEAP = (
     "static-attention",
 )
 TIMED = ("costs-more", "mdrnn-cost", "gru-cheaper", "cost-in-length", "memory-bound")
+# At quick scale training is too short for them: the budget decides, and they say so.
+SHORT = ("gru-as-good",)
 MEASURED = [name for name, claim in CLAIMS.items() if claim.measure is not None]
 
 
@@ -51,7 +53,7 @@ def test_every_claim_at_quick_scale(name, tmp_path):
     assert done.status == "measured", done.reason
     evidence = done.evidence
     assert evidence is not None
-    if name not in TIMED:  # a machine that does something else fails their controls
+    if name not in (*TIMED, *SHORT):  # a machine that does something else fails their controls
         assert [check for check in evidence.checks if not check.passed] == []
     verdict = claims.judge(evidence)
     claim = CLAIMS[name]

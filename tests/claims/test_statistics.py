@@ -120,14 +120,15 @@ def test_trend_is_kendalls_test_of_scipy_and_its_bootstrap_that_of_single_calls(
     rng = np.random.default_rng(0)
     levels = [np.round(rng.normal(mean, 1.0, 7), 1) for mean in (0.0, 0.4, 0.8, 1.2)]
     order = np.repeat(np.arange(4), 7)
-    oracle = stats.kendalltau(order, np.concatenate(levels))
+    oracle: Any = stats.kendalltau(order, np.concatenate(levels))
     found = trend(levels, 1)
     assert (found.effect, found.p) == pytest.approx((oracle.statistic, oracle.pvalue))
     assert found.low < found.effect < found.high
     assert found.direction == 1 == -trend(levels, -1).direction
     rows = np.round(rng.normal(0.0, 1.0, (5, 28)), 1)
-    expected = [stats.kendalltau(order, row).statistic for row in rows]
-    np.testing.assert_allclose(_rank_correlations(order, rows), expected)
+    expected: list[Any] = [stats.kendalltau(order, row) for row in rows]
+    taus = [each.statistic for each in expected]
+    np.testing.assert_allclose(_rank_correlations(order, rows), taus)
 
 
 def test_a_trend_of_what_does_not_vary_is_none():
