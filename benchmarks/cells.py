@@ -23,7 +23,7 @@ from benchmarks.products import product_rate
 from benchmarks.timing import quartiles, take_turns
 from jaxrnn.cells import CELLS
 from jaxrnn.typing import prepared
-from jaxrnn.unroll import Associative, Remat, Scan
+from jaxrnn.unrolling import Associative, Remat, Scan
 
 SHAPES = ((200, 16, 64, 128), (100, 64, 256, 256), (1000, 1, 64, 64))
 """T, B, F, H; the mLSTM, whose state has H² numbers, with a quarter of the units."""

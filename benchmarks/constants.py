@@ -1,7 +1,7 @@
 """How much do the constants of `Blocked` matter, and how flat are their optima?
 
 ``python -m benchmarks.constants [NAME …]`` compiles the gradient of cells' outputs by all weights and inputs
-with each constant of `jaxrnn/unroll/blocked.py` at several values, and times the programs in turns, by
+with each constant of `jaxrnn/unrolling/blocked.py` at several values, and times the programs in turns, by
 processor time on one core. A line gives the time at each value over the time at the present one: below 1, the
 other value is faster. Values that give the same program have the same time, and are timed once.
 """
@@ -60,7 +60,7 @@ def _row(name: str, cell: str, shape: tuple[int, ...]) -> list[tuple[int, float]
     import jax
 
     import jaxrnn
-    from jaxrnn.unroll import blocked
+    from jaxrnn.unrolling import blocked
 
     present, programs, runs = getattr(blocked, name), {}, {}
     for value in VALUES[name]:

@@ -24,7 +24,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.analysis import trace
-from jaxrnn.analysis.fixed_points import candidates_from, fixed_points
+from jaxrnn.analysis._fixed_points import candidates_from, fixed_points
 from jaxrnn.steps import carry_of, flat_state
 
 _ADAM_STEPS = 5000

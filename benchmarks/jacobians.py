@@ -27,7 +27,7 @@ from flax import nnx
 import jaxrnn
 from benchmarks.timing import quartiles, take_turns, turn
 from jaxrnn.analysis import Trajectory, trace
-from jaxrnn.analysis.jacobians import (
+from jaxrnn.analysis._jacobians import (
     factors_of,
     general_jacobians,
     structured_jacobians,

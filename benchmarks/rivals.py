@@ -26,7 +26,7 @@ from benchmarks.cases import Case
 from benchmarks.compiled import compiled
 from benchmarks.products import products
 from jaxrnn import Blocked
-from jaxrnn.unroll import Method
+from jaxrnn.unrolling import Method
 
 Built = tuple[Callable[[], float], float]
 """A call that takes a turn (`benchmarks.timing`), and the seconds of the compilation before."""

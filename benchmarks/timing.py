@@ -80,7 +80,7 @@ def engine(package: Path = _PACKAGE) -> str:
 
     Docstrings, comments, layout and imports do not count: they change no program.
     """
-    files = [package / "jaxprs.py", *sorted((package / "unroll").glob("*.py"))]
+    files = [package / "jaxprs.py", *sorted((package / "unrolling").glob("*.py"))]
     return hashlib.sha256("\n".join(map(_code, files)).encode()).hexdigest()[:12]
 
 

@@ -2,60 +2,78 @@
 
 Carry any cell through time (`unroll`), take its BPTT gradient apart into the step Jacobians it is made of
 (`jaxrnn.analysis`), and measure, not assert, what a recurrent network can and cannot do.
+
+Every public name is imported when it is first used, so that ``import jaxrnn`` itself takes no time.
 """
 
 import importlib as _importlib
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from jaxrnn import analysis, cells, devices, interop, models, plot, tasks, training
-from jaxrnn.cells import (
-    AntisymmetricCell,
-    ClockworkCell,
-    CoRNNCell,
-    CTRNNCell,
-    ElmanCell,
-    GRUCell,
-    IndRNNCell,
-    JordanCell,
-    LEMCell,
-    LipschitzCell,
-    LRUCell,
-    LSTMCell,
-    MGUCell,
-    MinGRUCell,
-    MinLSTMCell,
-    MLSTMCell,
-    OGRUCell,
-    OrthogonalCell,
-    PeepholeLSTMCell,
-    ProjectedLSTMCell,
-    RecurrentCell,
-    ResetBeforeGRUCell,
-    RGLRUCell,
-    S5Cell,
-    SLSTMCell,
-    SRUCell,
-    UnitaryCell,
-    make_cell,
-)
-from jaxrnn.checks import InputError
-from jaxrnn.layers import RNN, Bidirectional, Stack
-from jaxrnn.unroll import (
-    Associative,
-    Blocked,
-    CuDNN,
-    Newton,
-    Remat,
-    Scan,
-    Stateful,
-    Truncated,
-    Unrolled,
-    unroll,
-)
+if _TYPE_CHECKING:
+    from jaxrnn import (
+        analysis,
+        cells,
+        claims,
+        devices,
+        experiments,
+        interop,
+        models,
+        plot,
+        report,
+        tasks,
+        training,
+    )
+    from jaxrnn.cells import (
+        AntisymmetricCell,
+        ClockworkCell,
+        CoRNNCell,
+        CTRNNCell,
+        ElmanCell,
+        GRUCell,
+        IndRNNCell,
+        JordanCell,
+        LEMCell,
+        LipschitzCell,
+        LRUCell,
+        LSTMCell,
+        MGUCell,
+        MinGRUCell,
+        MinLSTMCell,
+        MLSTMCell,
+        OGRUCell,
+        OrthogonalCell,
+        PeepholeLSTMCell,
+        ProjectedLSTMCell,
+        RecurrentCell,
+        ResetBeforeGRUCell,
+        RGLRUCell,
+        S5Cell,
+        SLSTMCell,
+        SRUCell,
+        UnitaryCell,
+        make_cell,
+    )
+    from jaxrnn.checks import InputError
+    from jaxrnn.layers import (
+        RNN,
+        Bidirectional,
+        Stack,
+    )
+    from jaxrnn.unrolling import (
+        Associative,
+        Blocked,
+        CuDNN,
+        Newton,
+        Remat,
+        Scan,
+        Stateful,
+        Truncated,
+        Unrolled,
+        unroll,
+    )
 
-__version__ = _version("jaxrnn")
+    __version__: str
 
 __all__ = [
     "RNN",
@@ -113,18 +131,36 @@ __all__ = [
     "unroll",
 ]
 
-if _TYPE_CHECKING:
-    from jaxrnn import claims, experiments, report
-
-# Imported when they are first used: they bring statsmodels, SciPy's statistics and the command line's tables.
-_LATER = ("claims", "experiments", "report")
+# Where the other public names are, in the order in which they are looked for.
+_CORE = ("jaxrnn.cells", "jaxrnn.layers", "jaxrnn.unrolling", "jaxrnn.checks")
+_PACKAGES = (
+    "analysis",
+    "cells",
+    "claims",
+    "devices",
+    "experiments",
+    "interop",
+    "models",
+    "plot",
+    "report",
+    "tasks",
+    "training",
+)
 
 
 def __getattr__(name: str) -> _Any:
-    """Return one of the packages that are imported when they are first used."""
-    if name in _LATER:
-        return _importlib.import_module(f"jaxrnn.{name}")
-    raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")
+    """Import a public name, and keep it."""
+    if name == "__version__":
+        found = _importlib.import_module("jaxrnn.versions").version_of("jaxrnn")
+    elif name in _PACKAGES:
+        found = _importlib.import_module(f"jaxrnn.{name}")
+    elif name in __all__:
+        modules = map(_importlib.import_module, _CORE)
+        found = next(getattr(module, name) for module in modules if hasattr(module, name))
+    else:
+        raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

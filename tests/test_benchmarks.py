@@ -27,10 +27,10 @@ def test_rows_measured_with_other_code_are_named():
 
 def test_the_digest_of_the_engine_is_that_of_its_statements(tmp_path: Path):
     package = tmp_path / "jaxrnn"
-    shutil.copytree(ROOT / "jaxrnn" / "unroll", package / "unroll")
+    shutil.copytree(ROOT / "jaxrnn" / "unrolling", package / "unrolling")
     shutil.copy(ROOT / "jaxrnn" / "jaxprs.py", package)
     assert engine(package) == engine()
-    file = package / "unroll" / "scan.py"
+    file = package / "unrolling" / "scan.py"
     text = file.read_text()
     prose = text.replace('"""', '"""Otherwise: ', 1).replace("\n\n", "\n# A remark.\n\n", 1)
     file.write_text(prose.replace("import jax\n", "import jax\nimport math\n", 1))

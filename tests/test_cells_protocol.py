@@ -15,7 +15,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import Associative
-from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
+from jaxrnn.analysis._jacobians import general_jacobians, structured_jacobians
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.cells import CELLS, count_parameters
 from jaxrnn.checks import InputError

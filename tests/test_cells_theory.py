@@ -19,7 +19,7 @@ from scipy.special import expit
 
 import jaxrnn
 from jaxrnn.analysis import lyapunov, propagator, trace
-from jaxrnn.analysis.jacobians import general_jacobians
+from jaxrnn.analysis._jacobians import general_jacobians
 from jaxrnn.cells.modrelu import modrelu
 from jaxrnn.cells.unitary import permutation
 from tests.analysis.examples import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -13,8 +14,10 @@ import jax.export
 import numpy as np
 import pytest
 
+import jaxrnn
 from jaxrnn import interop
 from jaxrnn.cli import main
+from jaxrnn.cli.index import COMMANDS
 from jaxrnn.experiments import load_network
 
 _IMMENSE, _LONG = "9" * 30, "n" * 300
@@ -40,19 +43,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_names_the_commands_and_teaches(capsys):
-    for arguments, words in (
-        (["--help"], ("train", "diagnose", "demo", "cells", "tasks", "export", "generate")),
-        (
-            ["train", "--help"],
-            ("jaxrnn train digits --cell lstm", "--hidden-features", "--l2", "--resume", "default"),
-        ),
-    ):
-        with pytest.raises(SystemExit) as end:
-            main(arguments)
-        assert end.value.code == 0
-        text = capsys.readouterr().out
-        for word in words:
-            assert word in text
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in text
+        assert command.summary in text
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("jaxrnn train digits --cell lstm", "--hidden-features", "--l2", "--resume"):
+        assert word in text
+
+
+def test_the_index_of_commands_is_that_of_their_docstrings():
+    for command in COMMANDS.values():
+        kind = getattr(importlib.import_module(command.module), command.name)
+        assert (kind.__doc__ or "").split("\n")[0] == command.summary
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jaxrnn {jaxrnn.__version__}\n"
 
 
 def test_python_dash_m_is_the_same_program():

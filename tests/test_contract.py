@@ -13,9 +13,9 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import analysis, contract
-from jaxrnn.analysis.gated_mean_field import gated_mean_field
-from jaxrnn.analysis.jacobians import factored_jacobians
-from jaxrnn.analysis.spectrum import weight_spectrum
+from jaxrnn.analysis._gated_mean_field import gated_mean_field
+from jaxrnn.analysis._jacobians import factored_jacobians
+from jaxrnn.analysis._spectrum import weight_spectrum
 from jaxrnn.cells import CELLS
 from jaxrnn.checks import InputError
 from jaxrnn.typing import SplitCell

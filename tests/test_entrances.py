@@ -21,7 +21,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import InputError, analysis, interop, models, plot, tasks
-from jaxrnn.analysis.mean_field import DIVERGES_FIRST, NO_EDGE
+from jaxrnn.analysis._mean_field import DIVERGES_FIRST, NO_EDGE
 from jaxrnn.cells import initializers
 
 F, H, T, B, V = 3, 4, 5, 2, 6

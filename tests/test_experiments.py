@@ -190,7 +190,7 @@ def test_a_diagnosis_goes_on_where_it_was_broken_off(tmp_path: Path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(importlib.import_module("jaxrnn.analysis.diagnose"), "fixed_points", die)
+        patch.setattr(importlib.import_module("jaxrnn.analysis._diagnose"), "fixed_points", die)
         with pytest.raises(KeyboardInterrupt):
             run_diagnosis(subject, tmp_path / "out")
     assert not (tmp_path / "out" / "report.md").exists()

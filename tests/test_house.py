@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import jaxrnn
 
 ROOT = Path(__file__).parents[1] / "jaxrnn"
 
@@ -28,8 +33,9 @@ FLOORS = {
                 "batching",
                 "steps",
                 "devices",
+                "versions",
             ),
-            ("cells", "unroll", "analysis", "tasks"),
+            ("cells", "unrolling", "analysis", "tasks"),
             ("layers",),
             ("models",),
             ("training", "plot", "report", "interop"),
@@ -98,14 +104,14 @@ def test_every_room_imports_only_from_below():
 @pytest.mark.parametrize(
     ("room", "line"),
     [
-        ("cells", "from jaxrnn.unroll import unroll"),
+        ("cells", "from jaxrnn.unrolling import unroll"),
         ("cells", "from jaxrnn.models.classifier import SequenceClassifier"),
         ("analysis", "from jaxrnn import unroll"),
         ("tasks", "from jaxrnn import LSTMCell"),
         ("steps", "from jaxrnn.cells import LSTMCell"),
-        ("unroll", "import jaxrnn"),
-        ("unroll", "import jaxrnn.typing"),
-        ("unroll", "import jaxrnn.cells as cells"),
+        ("unrolling", "import jaxrnn"),
+        ("unrolling", "import jaxrnn.typing"),
+        ("unrolling", "import jaxrnn.cells as cells"),
         ("training", "def f():\n    from jaxrnn.cli import main"),
         ("cells", "from ..models import SequenceClassifier"),
         ("cells", "from .. import models"),
@@ -130,8 +136,8 @@ def test_a_breach_is_seen(tmp_path, room, line):
         ("cells", '"""\n>>> import jaxrnn\n"""'),
         ("models", "from jaxrnn.layers import RNN"),
         ("cli", "from jaxrnn.experiments import comparison"),
-        ("unroll", "import jaxrnn.typing as words"),
-        ("unroll", "import jax"),
+        ("unrolling", "import jaxrnn.typing as words"),
+        ("unrolling", "import jax"),
     ],
 )
 def test_what_is_allowed_is_not_a_breach(tmp_path, room, line):
@@ -173,3 +179,66 @@ def test_every_name_of_all_exists(name):
 
 def test_no_module_is_a_drawer_for_anything():
     assert [name for name in modules(ROOT) if name.split(".")[-1] in ("util", "utils")] == []
+
+
+# What `import jaxrnn` costs.
+
+_HEAVY = ("jax", "matplotlib", "orbax", "optax", "tyro", "rich", "scipy.optimize", "statsmodels")
+
+
+def _loaded(code: str) -> set[str]:
+    """The heavy packages that a fresh process has loaded after a line of code."""
+    ask = f"import sys; {code}; print(*(name for name in {_HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import jaxrnn",
+        "from jaxrnn.cli import main; main(['--help'])",
+        "from jaxrnn.cli import main; main(['trian'])",
+    ],
+)
+def test_nothing_is_imported_before_it_is_used(code):
+    assert _loaded(code) == set()
+
+
+def test_cells_and_layers_import_no_more_than_flax_does():
+    core = _loaded("import jaxrnn; jaxrnn.GRUCell, jaxrnn.unroll, jaxrnn.RNN")
+    assert core <= _loaded("from flax import nnx")
+
+
+def test_every_public_name_is_there_and_listed_once():
+    assert sorted(set(jaxrnn.__all__)) == dir(jaxrnn)
+    assert len(jaxrnn.__all__) == len(set(jaxrnn.__all__))
+    for name in jaxrnn.__all__:
+        assert getattr(jaxrnn, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'no_such'"):
+        jaxrnn.no_such  # noqa: B018
+    source = ast.parse((ROOT / "__init__.py").read_text())
+    (block,) = (node for node in source.body if isinstance(node, ast.If))
+    checked = {
+        alias.name
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert checked == set(jaxrnn.__all__)
+
+
+def test_no_module_hides_behind_a_public_name_of_its_package():
+    hidden = []
+    for package in ROOT.rglob("__init__.py"):
+        stems = {path.stem for path in package.parent.glob("*.py")} - {"__init__"}
+        stems |= {path.parent.name for path in package.parent.glob("*/__init__.py")}
+        name = ".".join(["jaxrnn", *package.parent.relative_to(ROOT).parts])
+        module = importlib.import_module(name)
+        public = getattr(module, "__all__", ())
+        hidden += [
+            f"{name}.{n}"
+            for n in public
+            if n in stems and not isinstance(getattr(module, n), types.ModuleType)
+        ]
+    assert hidden == []

@@ -31,9 +31,9 @@ from jaxrnn import (
 )
 from jaxrnn.cells import CELLS
 from jaxrnn.jaxprs import flat
-from jaxrnn.unroll import Frames, cudnn
-from jaxrnn.unroll.blocks import even, segments
-from jaxrnn.unroll.dataflow import StepProgram
+from jaxrnn.unrolling import Frames, cudnn
+from jaxrnn.unrolling.blocks import even, segments
+from jaxrnn.unrolling.dataflow import StepProgram
 from tests.zoo import each_of, every_cell, table_of_cells
 
 F, H, T, B = 3, 4, 7, 3

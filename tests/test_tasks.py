@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 
 from jaxrnn.checks import InputError
 from jaxrnn.tasks import Batch, Examples, Task, digits, load_task, mnist, pixels, read_idx
+from jaxrnn.tasks.images import image_classification
 from jaxrnn.tasks.objectives import accuracy
-from jaxrnn.tasks.pixels import image_classification
 
 _NAMES = {
     "train-images-idx3-ubyte": (40, 28, 28),

@@ -17,7 +17,7 @@ from flax import nnx
 import jaxrnn
 from jaxrnn import Blocked, Remat, Scan, unroll
 from jaxrnn.jaxprs import flat
-from jaxrnn.unroll.dataflow import Kind, StepProgram
+from jaxrnn.unrolling.dataflow import Kind, StepProgram
 
 F, H, T, B = 3, 4, 7, 2
 

@@ -341,7 +341,7 @@ def test_a_request_to_end_in_the_last_steps_is_heeded(tmp_path: Path):
 
 def test_a_request_to_end_while_the_result_is_made_leaves_a_whole_result(tmp_path: Path):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        fit = importlib.import_module("jaxrnn.training.fit")
+        fit = importlib.import_module("jaxrnn.training.fitting")
         monkeypatch.setattr(fit, "_result", _with_sigterm(fit._result, lambda initial: True))
         train(_RUN, tmp_path / "run")
     assert (tmp_path / "run" / "result.json").exists()

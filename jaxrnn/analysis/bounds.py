@@ -35,7 +35,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import minimize_scalar
 
 from jaxrnn import checks
-from jaxrnn.analysis.jacobians import jacobians
+from jaxrnn.analysis._jacobians import jacobians
 from jaxrnn.analysis.lapack import in_float64, resolution, singular_values
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked

@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.analysis._gradient_flow import GradientFlow, output_gradients
+from jaxrnn.analysis._lag_contributions import LagContributions
+from jaxrnn.analysis._propagator import Propagator
+from jaxrnn.analysis._spectrum import Spectrum
 from jaxrnn.analysis.exponents import Lyapunov
-from jaxrnn.analysis.gradient_flow import GradientFlow, output_gradients
-from jaxrnn.analysis.lag_contributions import LagContributions
 from jaxrnn.analysis.lapack import one_blas_thread
-from jaxrnn.analysis.propagator import Propagator
-from jaxrnn.analysis.spectrum import Spectrum
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.batching import for_batch
 from jaxrnn.steps import carry_of, compiled, flat_state, moves_state, readout_of, shapes_of_one

@@ -25,8 +25,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxrnn import checks
+from jaxrnn.analysis._jacobians import jacobians
 from jaxrnn.analysis.flows import time_step_of
-from jaxrnn.analysis.jacobians import jacobians
 from jaxrnn.analysis.lapack import one_blas_thread, singular_values
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked

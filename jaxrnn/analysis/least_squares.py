@@ -27,7 +27,7 @@ import optax
 from jaxtyping import Array, Bool, Inexact
 
 from jaxrnn import checks
-from jaxrnn.analysis.jacobians import general_jacobians, structured_jacobians
+from jaxrnn.analysis._jacobians import general_jacobians, structured_jacobians
 from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
 from jaxrnn.batching import for_batch

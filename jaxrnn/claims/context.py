@@ -27,7 +27,7 @@ from jaxrnn.models import (
     TransformerEncoder,
     streaming,
 )
-from jaxrnn.unroll import unroll
+from jaxrnn.unrolling import unroll
 
 INFLUENCE = "influence, share of the last input's"
 

@@ -20,7 +20,7 @@ from jaxrnn.claims.rules import Mean, Part, Rule
 from jaxrnn.models import (
     WindowedMLP,
 )
-from jaxrnn.unroll import unroll
+from jaxrnn.unrolling import unroll
 
 ACCURACY = "accuracy"
 _SYMBOLS, _AHEAD = 4, 4

@@ -23,7 +23,7 @@ from jaxrnn.claims.rules import Mean, Part, Rule
 from jaxrnn.claims.runs import trained
 from jaxrnn.experiments import NetworkConfig, RunConfig, each
 from jaxrnn.training import FitConfig, FitResult, View, required, view, whole_sequences
-from jaxrnn.unroll import unroll
+from jaxrnn.unrolling import unroll
 
 CONTRAST = (
     "value of the gate where something happens less that where nothing does, by its name's sign"

@@ -20,7 +20,7 @@ from jaxrnn.claims.rules import Exactly, Mean, Part, Rule, Solved
 from jaxrnn.claims.runs import trained
 from jaxrnn.experiments import NetworkConfig, RunConfig
 from jaxrnn.training import FitConfig
-from jaxrnn.unroll import unroll
+from jaxrnn.unrolling import unroll
 
 _CAPACITY = "Capacity and learning"
 ACCURACY = "accuracy of weights set by hand"

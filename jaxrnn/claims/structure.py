@@ -25,7 +25,7 @@ from jaxrnn.layers import RNN, Stack
 from jaxrnn.models import TCN, EncoderClassifier, SequenceEncoder, TransformerEncoder
 from jaxrnn.tasks import load_task
 from jaxrnn.training import FitConfig
-from jaxrnn.unroll import Associative, Newton, Scan, unroll
+from jaxrnn.unrolling import Associative, Newton, Scan, unroll
 
 SHARE = "sequential depth, share of that of one step after the other"
 

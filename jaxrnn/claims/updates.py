@@ -22,7 +22,7 @@ from jaxrnn.claims.claim import Claim, Lab, Source
 from jaxrnn.claims.evidence import Check, Evidence, Sample
 from jaxrnn.claims.panels import strip
 from jaxrnn.claims.rules import Exactly, Mean, Part, Rule
-from jaxrnn.unroll import unroll
+from jaxrnn.unrolling import unroll
 
 _TOPIC = "Updates"
 _UNITS, _BATCH, _UPDATES = 32, 32, 100

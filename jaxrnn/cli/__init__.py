@@ -1,5 +1,5 @@
 """The command line: parse, call, print."""
 
-from jaxrnn.cli.main import main
+from jaxrnn.cli.entry import main
 
 __all__ = ["main"]

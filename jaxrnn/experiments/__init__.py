@@ -2,10 +2,10 @@
 
 from jaxrnn.experiments.comparison import compare, digits_comparison
 from jaxrnn.experiments.diagnosis import Subject, run_diagnosis
-from jaxrnn.experiments.export import Exported, export
+from jaxrnn.experiments.exporting import Exported, export
 from jaxrnn.experiments.history import flow_history, probes
 from jaxrnn.experiments.networks import NetworkConfig, network
-from jaxrnn.experiments.probe import Probe, each, probe
+from jaxrnn.experiments.probing import Probe, each, probe
 from jaxrnn.experiments.published import (
     EXPERIMENTS_HEADER,
     PUBLISHED,

@@ -20,7 +20,7 @@ from jaxrnn.annotations import checked
 from jaxrnn.cells import CELLS
 from jaxrnn.experiments.figures import save_figure
 from jaxrnn.experiments.networks import NetworkConfig
-from jaxrnn.experiments.probe import Probe, probe
+from jaxrnn.experiments.probing import Probe, probe
 from jaxrnn.experiments.runs import RunConfig, train
 from jaxrnn.models import matched_width
 from jaxrnn.report import Report, plain

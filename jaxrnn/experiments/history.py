@@ -17,7 +17,7 @@ import numpy as np
 from jaxrnn import checks
 from jaxrnn.analysis import FlowHistory, gradient_flow, jacobians, spectrum_of, trace
 from jaxrnn.annotations import checked
-from jaxrnn.experiments.probe import each
+from jaxrnn.experiments.probing import each
 from jaxrnn.tasks import Task
 from jaxrnn.training import View, view, whole_sequences
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import pickle
 import time
@@ -15,8 +14,9 @@ import jax
 from jaxrnn import checks
 from jaxrnn.files import open_regular, replace_file, writing
 from jaxrnn.training.progress import ProgressBar
+from jaxrnn.versions import version_of
 
-_VERSION = importlib.metadata.version("jaxrnn")
+_VERSION = version_of("jaxrnn")
 
 
 class Stages:

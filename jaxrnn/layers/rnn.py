@@ -27,7 +27,7 @@ from jaxrnn.layers.dropout import (
     warn_without_key,
 )
 from jaxrnn.typing import Carry, Initializer, Key, Lengths, Size, SplitCell, Step
-from jaxrnn.unroll import Method, Unrolled, unroll
+from jaxrnn.unrolling import Method, Unrolled, unroll
 
 
 class RNN(nnx.Module):

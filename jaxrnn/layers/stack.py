@@ -18,8 +18,8 @@ from jaxrnn.layers.bidirectional import Bidirectional
 from jaxrnn.layers.dropout import keys
 from jaxrnn.layers.rnn import RNN
 from jaxrnn.typing import Carry, Key, Lengths, Size, Step
-from jaxrnn.unroll import padding_mask
-from jaxrnn.unroll.record import seen
+from jaxrnn.unrolling import padding_mask
+from jaxrnn.unrolling.record import seen
 
 
 class Stack(nnx.Module):

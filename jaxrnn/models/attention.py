@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.cells import initializers
-from jaxrnn.unroll.record import seen
+from jaxrnn.unrolling.record import seen
 
 
 def listed(record: Any) -> Any:

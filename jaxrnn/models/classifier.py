@@ -25,7 +25,7 @@ from jaxrnn.models.encoder import Pool, last_step
 from jaxrnn.models.readouts import linear
 from jaxrnn.steps import readout_of
 from jaxrnn.typing import ArrayLike, Key, Lengths
-from jaxrnn.unroll import Unrolled
+from jaxrnn.unrolling import Unrolled
 
 
 class SequenceClassifier(nnx.Module):

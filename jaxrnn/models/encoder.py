@@ -23,8 +23,8 @@ from jaxtyping import Array, Float
 from jaxrnn import checks
 from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
-from jaxrnn.unroll import padding_mask
-from jaxrnn.unroll.record import seen
+from jaxrnn.unrolling import padding_mask
+from jaxrnn.unrolling.record import seen
 
 Pool = Callable[[Any, Any], Any]
 """``(outputs [T, *B, Y], lengths [*B] or None) -> [*B, Y]``; outputs are zero at padded steps."""

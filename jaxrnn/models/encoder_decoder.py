@@ -43,8 +43,8 @@ from jaxrnn.models.embeddings import Embedding, check_embedding, check_tokens, c
 from jaxrnn.models.readouts import cross_entropy, linear
 from jaxrnn.steps import compiled
 from jaxrnn.typing import ArrayLike, Carry, Key, Lengths
-from jaxrnn.unroll import padding_mask
-from jaxrnn.unroll.record import seen
+from jaxrnn.unrolling import padding_mask
+from jaxrnn.unrolling.record import seen
 
 
 @jax.tree_util.register_dataclass

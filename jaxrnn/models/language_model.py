@@ -35,8 +35,8 @@ from jaxrnn.models.encoder import last_step
 from jaxrnn.models.readouts import cross_entropy
 from jaxrnn.steps import compiled
 from jaxrnn.typing import ArrayLike, Carry, Key, Lengths, at_least_float32
-from jaxrnn.unroll import padding_mask
-from jaxrnn.unroll.record import seen
+from jaxrnn.unrolling import padding_mask
+from jaxrnn.unrolling.record import seen
 
 
 class LanguageModel(nnx.Module):

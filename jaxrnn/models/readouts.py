@@ -29,7 +29,7 @@ from jaxrnn.cells import initializers
 from jaxrnn.models.bodies import Reader, ends, outputs
 from jaxrnn.models.embeddings import checked_tokens
 from jaxrnn.typing import ArrayLike, Key, Lengths, at_least_float32
-from jaxrnn.unroll.record import seen
+from jaxrnn.unrolling.record import seen
 
 
 def linear(in_features: int, out_features: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:

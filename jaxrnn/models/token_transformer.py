@@ -28,8 +28,8 @@ from jaxrnn.models.embeddings import Embedding, checked_tokens
 from jaxrnn.models.readouts import cross_entropy
 from jaxrnn.models.transformer import TransformerOptions, TransformerStack
 from jaxrnn.typing import ArrayLike, Key, Lengths
-from jaxrnn.unroll import padding_mask
-from jaxrnn.unroll.record import seen
+from jaxrnn.unrolling import padding_mask
+from jaxrnn.unrolling.record import seen
 
 
 class TokenTransformer(nnx.Module):

@@ -31,7 +31,7 @@ from jaxrnn.cells.base import affine
 from jaxrnn.layers.dropout import dropped, keys, warn_without_key
 from jaxrnn.models.encoder import SequenceEncoder
 from jaxrnn.typing import Key, Size, at_least_float32
-from jaxrnn.unroll import padding_mask
+from jaxrnn.unrolling import padding_mask
 
 
 class TransformerOptions(TypedDict, total=False):

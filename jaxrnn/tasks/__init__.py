@@ -4,6 +4,7 @@ from jaxrnn.tasks.base import Batch, Task
 from jaxrnn.tasks.examples import Buckets, Examples, bucketed
 from jaxrnn.tasks.files import MissingDataError
 from jaxrnn.tasks.idx import read_idx
+from jaxrnn.tasks.images import digits, mnist, pixels
 from jaxrnn.tasks.language import LanguageModelling
 from jaxrnn.tasks.objectives import (
     LOSSES,
@@ -19,7 +20,6 @@ from jaxrnn.tasks.objectives import (
     rmse,
     whole,
 )
-from jaxrnn.tasks.pixels import digits, mnist, pixels
 from jaxrnn.tasks.sources import Sampler, Source, Stretch
 from jaxrnn.tasks.table import TASKS, TaskEntry, load_task
 from jaxrnn.tasks.texts import Text

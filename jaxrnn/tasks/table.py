@@ -17,9 +17,9 @@ from jaxrnn.annotations import checked
 from jaxrnn.tasks.arithmetic import adding, temporal_order
 from jaxrnn.tasks.base import Task
 from jaxrnn.tasks.formal import anbn, cycle, dyck, even_pairs, listops, parity, reverse_string
+from jaxrnn.tasks.images import digits, mnist
 from jaxrnn.tasks.language import characters, shakespeare, words
 from jaxrnn.tasks.piano_rolls import jsb_chorales
-from jaxrnn.tasks.pixels import digits, mnist
 from jaxrnn.tasks.recall import (
     agreement,
     associative_recall,

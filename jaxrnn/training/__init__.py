@@ -2,7 +2,7 @@
 
 from jaxrnn.training.checkpoints import Checkpoints
 from jaxrnn.training.config import Ensemble, FitConfig
-from jaxrnn.training.fit import FitResult, TimeToTarget, fit, load_models
+from jaxrnn.training.fitting import FitResult, TimeToTarget, fit, load_models
 from jaxrnn.training.interruption import ProcessLostError, Stopped
 from jaxrnn.training.optimizers import OPTIMIZERS, SCHEDULES
 from jaxrnn.training.penalties import Penalties

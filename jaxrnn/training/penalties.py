@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from jaxrnn import checks
 from jaxrnn.analysis import gradient_flow, lyapunov
-from jaxrnn.analysis.jacobians import mixing_blocks
+from jaxrnn.analysis._jacobians import mixing_blocks
 from jaxrnn.tasks import Batch, Task
 from jaxrnn.training.views import View, view
 from jaxrnn.typing import SplitCell

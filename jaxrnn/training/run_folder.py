@@ -18,7 +18,6 @@ trusted to have the right form.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -42,6 +41,7 @@ from jaxrnn.files import (
     writing,
 )
 from jaxrnn.training.origin import Origin, differences, read, written
+from jaxrnn.versions import version_of
 
 _CONFIG, _ENVIRONMENT, _METRICS = "config.json", "env.json", "metrics.jsonl"
 _RESULT, _LOCK = "result.json", "lock"
@@ -280,7 +280,7 @@ def _text(argument: str, file: Path) -> str:
 def environment() -> dict[str, Any]:
     """Return what a result depends on beside its settings: versions, devices, revision."""
     return {
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {name: version_of(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.analysis.continuation import continuation
+from jaxrnn.analysis._continuation import continuation
 from jaxrnn.checks import InputError
 from tests.analysis.examples import H, elman, make
 

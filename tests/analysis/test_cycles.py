@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxrnn.analysis import trace
-from jaxrnn.analysis.cycles import cycles
-from jaxrnn.analysis.fixed_points import candidates_from, fixed_points
+from jaxrnn.analysis._cycles import cycles
+from jaxrnn.analysis._fixed_points import candidates_from, fixed_points
 from jaxrnn.checks import InputError
 from tests.analysis.examples import make
 from tests.analysis.systems import henon

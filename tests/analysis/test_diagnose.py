@@ -23,7 +23,7 @@ from jaxrnn.analysis import (
     trace,
     trajectory_bound,
 )
-from jaxrnn.analysis.diagnose import default_loss
+from jaxrnn.analysis._diagnose import default_loss
 from jaxrnn.checks import InputError
 from tests.zoo import table_of_cells
 

@@ -19,7 +19,7 @@ from scipy.special import expit
 
 import jaxrnn
 from jaxrnn.analysis import trace
-from jaxrnn.analysis.fixed_points import candidates_from, fixed_points
+from jaxrnn.analysis._fixed_points import candidates_from, fixed_points
 from jaxrnn.analysis.least_squares import Descent, LevenbergMarquardt
 from jaxrnn.analysis.roots import (
     Outcome,

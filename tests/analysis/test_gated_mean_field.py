@@ -13,8 +13,8 @@ from numpy.polynomial.hermite_e import hermegauss
 from scipy.special import expit
 
 import jaxrnn
-from jaxrnn.analysis.gated_mean_field import gated_mean_field
-from jaxrnn.analysis.mean_field import mean_field
+from jaxrnn.analysis._gated_mean_field import gated_mean_field
+from jaxrnn.analysis._mean_field import mean_field
 from jaxrnn.checks import InputError
 from tests.analysis.examples import blank
 

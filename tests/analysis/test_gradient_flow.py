@@ -16,7 +16,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.analysis import gradient_flow, jacobians, stack_gradient_flow, trace
-from jaxrnn.analysis.gradient_flow import flow_along
+from jaxrnn.analysis._gradient_flow import flow_along
 from jaxrnn.cells import ElmanCell
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (

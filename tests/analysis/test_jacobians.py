@@ -20,7 +20,7 @@ from scipy.special import expit
 
 import jaxrnn
 from jaxrnn.analysis import jacobians, trace
-from jaxrnn.analysis.jacobians import (
+from jaxrnn.analysis._jacobians import (
     factored_jacobians,
     general_jacobians,
     input_jacobians,

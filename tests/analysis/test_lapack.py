@@ -12,8 +12,8 @@ from jax.extend.core import Var
 
 import jaxrnn
 from jaxrnn.analysis import benettin, covariant, lapack, least_squares, roots
+from jaxrnn.analysis._gated_mean_field import _populate
 from jaxrnn.analysis.exponents import Position
-from jaxrnn.analysis.gated_mean_field import _populate
 from jaxrnn.analysis.tangents import Tangents
 from jaxrnn.tasks import load_task
 from jaxrnn.training import FitConfig, Penalties, Placement

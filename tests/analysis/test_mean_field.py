@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from jaxrnn.analysis.mean_field import correlation_map, edge_of_chaos, mean_field
+from jaxrnn.analysis._mean_field import correlation_map, edge_of_chaos, mean_field
 from jaxrnn.checks import InputError
 from tests.analysis.examples import identity
 

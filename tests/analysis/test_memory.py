@@ -16,7 +16,7 @@ from scipy.stats import ortho_group
 from scipy.stats import t as student
 
 from jaxrnn.analysis import Trajectory, trace
-from jaxrnn.analysis.linear_memory import linear_memory
+from jaxrnn.analysis._linear_memory import linear_memory
 from jaxrnn.analysis.memory import memory_capacity, processing_capacity
 from jaxrnn.checks import InputError
 from tests.analysis.examples import assert_close, make

@@ -11,8 +11,8 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.analysis import product_spectrum, propagator, trace
-from jaxrnn.analysis.product_spectrum import product_spectrum_of
-from jaxrnn.analysis.propagator import propagator_of
+from jaxrnn.analysis._product_spectrum import product_spectrum_of
+from jaxrnn.analysis._propagator import propagator_of
 from jaxrnn.checks import InputError
 
 

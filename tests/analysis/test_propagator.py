@@ -17,7 +17,7 @@ import pytest
 from scipy.stats import ortho_group
 
 from jaxrnn.analysis import jacobians, propagator, trace
-from jaxrnn.analysis.propagator import directions_of, propagator_directions, propagator_of
+from jaxrnn.analysis._propagator import directions_of, propagator_directions, propagator_of
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (
     B,

@@ -15,10 +15,12 @@ import pytest
 import scipy.linalg
 from scipy.stats import ortho_group
 
-from jaxrnn.analysis.pseudospectrum import pseudospectrum, smallest_singular_values
+from jaxrnn.analysis._pseudospectrum import pseudospectrum, smallest_singular_values
 from jaxrnn.checks import InputError
 
-module = importlib.import_module("jaxrnn.analysis.pseudospectrum")  # its function has the same name
+module = importlib.import_module(
+    "jaxrnn.analysis._pseudospectrum"
+)  # its function has the same name
 
 BOX = (-1.5, 1.7, -1.2, 1.4)
 

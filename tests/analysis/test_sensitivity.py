@@ -19,8 +19,8 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn.analysis import trace
-from jaxrnn.analysis.input_sensitivity import input_sensitivity, input_sensitivity_of
-from jaxrnn.analysis.lag_contributions import ParameterGradient, lag_contributions
+from jaxrnn.analysis._input_sensitivity import input_sensitivity, input_sensitivity_of
+from jaxrnn.analysis._lag_contributions import ParameterGradient, lag_contributions
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (
     B,
@@ -417,7 +417,7 @@ def test_float32_products_are_taken_in_float64():
 def test_lags_in_pieces_are_those_of_one_call(monkeypatch):
     cell = jaxrnn.make_cell("gru", 2, 4, rngs=nnx.Rngs(0))
     xs = jax.random.normal(jax.random.key(1), (11, 3, 2))
-    module = importlib.import_module("jaxrnn.analysis.lag_contributions")
+    module = importlib.import_module("jaxrnn.analysis._lag_contributions")
     found = []
     for piece in (2**20, 44):  # all eleven lags at once; four, four, and the rest
         monkeypatch.setattr(module, "_PIECE", piece)

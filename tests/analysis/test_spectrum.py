@@ -17,8 +17,8 @@ import scipy.linalg
 from scipy.stats import ortho_group
 
 from jaxrnn.analysis import jacobians, spectrum, trace
+from jaxrnn.analysis._spectrum import modes, modes_of, spectrum_of, weight_spectrum
 from jaxrnn.analysis.lapack import _on_the_host, eigenvalues
-from jaxrnn.analysis.spectrum import modes, modes_of, spectrum_of, weight_spectrum
 from jaxrnn.checks import InputError
 from tests.analysis.examples import (
     B,
