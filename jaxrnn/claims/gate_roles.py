@@ -25,10 +25,8 @@ from jaxrnn.experiments import NetworkConfig, RunConfig, each
 from jaxrnn.training import FitConfig, FitResult, View, required, view, whole_sequences
 from jaxrnn.unrolling import unroll
 
-CONTRAST = (
-    "value of the gate where something happens less that where nothing does, by its name's sign"
-)
-ABLATION = "log of the loss with the gate held at its mean over the loss, nats"
+CONTRAST = "opening of the gate, by its name's sign"
+ABLATION = "rise of the loss, nats"
 _UNITS, _SEQUENCES = 8, 128
 _LEAST_CONTRAST = 0.1  # of a value between 0 and 1
 _LEAST_ABLATION = float(np.log(1.5))
@@ -58,8 +56,9 @@ _NAMES = {"lstm": "LSTM", "gru": "GRU"}
         Source("Vanishing", "the update gate decides how much of the past is kept"),
     ),
     why="The equations multiply what is named by the gate.",
-    measured="In networks trained on adding and on a flip-flop: how a gate's value changes where a number is "
-    "marked or the sign flips, and how much the loss rises when the gate is held at its mean over time.",
+    measured="In networks trained on adding and on a flip-flop: how much a gate's value changes, in the "
+    "direction of its name, where a number is marked or the sign flips; and how much the logarithm of the "
+    "loss rises when the gate is held at its mean over time.",
     rule=Rule(
         (
             Part(CONTRAST, Mean(above=_LEAST_CONTRAST)),

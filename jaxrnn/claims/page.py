@@ -68,7 +68,8 @@ def _row(claim: Claim, found: Evidence | None, verdict: Verdict | None) -> tuple
     text = verdict_text(claim, found, verdict)
     if found is None or verdict is None:
         return (claim.name, claim.statement, who, text, "", _lesson(claim, found, text))
-    effect = "; ".join(map(_effect_where, _extremes(verdict)))
+    named = len({outcome.part.quantity for outcome in verdict.outcomes}) > 1
+    effect = "; ".join(_effect_where(outcome, named=named) for outcome in _extremes(verdict))
     return (claim.name, claim.statement, who, text, effect, _lesson(claim, found, verdict.word))
 
 
@@ -80,12 +81,16 @@ def _lesson(claim: Claim, found: Evidence | None, word: str) -> str:
 def _extremes(verdict: Verdict) -> list[Outcome]:
     """Return the outcome that speaks most clearly for the statement and the one most clearly against it.
 
-    Where all speak one way, the least clear one decides and stands alone.
+    Both are of one quantity, if any quantity has both. Where all speak one way, the least clear one decides
+    and stands alone.
     """
-    supporting = sorted((o for o in verdict.outcomes if o.says > 0), key=_clarity)
-    opposing = sorted((o for o in verdict.outcomes if o.says < 0), key=_clarity)
-    if supporting and opposing:
-        return [supporting[0], opposing[0]]
+    quantities = dict.fromkeys(outcome.part.quantity for outcome in verdict.outcomes)
+    for chosen in (*([quantity] for quantity in quantities), list(quantities)):
+        outcomes = [o for o in verdict.outcomes if o.part.quantity in chosen]
+        supporting = sorted((o for o in outcomes if o.says > 0), key=_clarity)
+        opposing = sorted((o for o in outcomes if o.says < 0), key=_clarity)
+        if supporting and opposing:
+            return [supporting[0], opposing[0]]
     return [sorted(verdict.outcomes, key=_clarity)[-1]]
 
 
@@ -101,10 +106,14 @@ def effect_text(estimate: Estimate) -> str:
     return f"{estimate.effect:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
-def _effect_where(outcome: Outcome) -> str:
-    """Return an effect and its condition, as in "-0.31 [-0.33, -0.29] (gru, fresh)"."""
+def _effect_where(outcome: Outcome, *, named: bool) -> str:
+    """Return an effect and its condition, as in "-0.31 [-0.33, -0.29] (gru, fresh)".
+
+    Where it is `named`, the quantity stands before it, without its unit.
+    """
     condition = ", ".join(outcome.condition.values())
-    return effect_text(outcome.estimate) + (f" ({condition})" if condition else "")
+    name = outcome.part.quantity.partition(",")[0] + " " if named else ""
+    return name + effect_text(outcome.estimate) + (f" ({condition})" if condition else "")
 
 
 @checked

@@ -123,7 +123,9 @@ def _verdict(decision: Decision, found: Sequence[Check], p_corrected: float | No
         return Verdict("undecided", False, _unclear(decision), *rest)
     leaning = replicates < ENOUGH or (p_corrected is not None and p_corrected > LEVEL)
     if failed:
-        return Verdict("depends", leaning, f"the budget ({failed[0].name})", *rest)
+        return Verdict(
+            "depends", leaning, f"the budget ({failed[0].detail or failed[0].name})", *rest
+        )
     return Verdict(decision.word, leaning, ", ".join(decision.factors), *rest)
 
 
