@@ -69,14 +69,14 @@ _NAMES = {"lstm": "LSTM", "gru": "GRU"}
     lessons={
         "confirmed": "Every gate follows the input as its name says, and every network needs all of them.",
         "depends": "Some gates do what they are named for and some don't, and that depends on the task. On "
-        "adding an LSTM's input gate opens by {adding_input:+.2f} at a marked number; on a flip-flop its "
-        "forget gate closes by {flip_forget:+.2f} when the sign changes. Held at its mean, the output gate "
+        "adding an LSTM's input gate opens by {adding_input:.2f} at a marked number; on a flip-flop its "
+        "forget gate closes by {flip_forget:.2f} when the sign changes. Held at its mean, the output gate "
         "costs a factor of {output_adding:.1f} in the loss on adding and of {output_flip:.1f} on the "
         "flip-flop.",
         "refuted": "No gate does what it is named for.",
         "undecided": "Some gates do what they are named for: on adding an LSTM's input gate opens by "
-        "{adding_input:+.2f} at a marked number, on a flip-flop its forget gate closes by "
-        "{flip_forget:+.2f} when the sign changes. For others the networks differ too much to tell: held at "
+        "{adding_input:.2f} at a marked number, on a flip-flop its forget gate closes by "
+        "{flip_forget:.2f} when the sign changes. For others the networks differ too much to tell: held at "
         "its mean, the output gate costs a factor of {output_adding:.1f} in the loss on adding and of "
         "{output_flip:.1f} on the flip-flop.",
     },
@@ -128,7 +128,7 @@ def gates_do_their_name(lab: Lab) -> Evidence:
         ],
         facts={
             "adding_input": found[CONTRAST, "LSTM input", "adding"],
-            "flip_forget": -found[CONTRAST, "LSTM forget", "flip-flop"],
+            "flip_forget": found[CONTRAST, "LSTM forget", "flip-flop"],
             "output_adding": np.exp(found[ABLATION, "LSTM output", "adding"]),
             "output_flip": np.exp(found[ABLATION, "LSTM output", "flip-flop"]),
         },
