@@ -1,32 +1,33 @@
-"""A branch of fixed points, followed while a parameter changes, and where it loses its stability.
+"""Continuation: follow a branch of fixed points while a parameter changes, and locate its bifurcations.
 
     G(s, μ) = F(s, x(μ)) − s = 0
 
-is a curve in (s, μ). Pseudo-arclength continuation (Keller 1977; Kuznetsov, "Elements of Applied Bifurcation
-Theory", 2004, ch. 10) goes along its tangent t and comes back to it by Newton's method on
+defines a curve in (s, μ). Pseudo-arclength continuation (Keller 1977; Kuznetsov, "Elements of Applied
+Bifurcation Theory", 2004, ch. 10) predicts the next point along the tangent t of the curve and corrects it by
+Newton's method on
 
     G(z) = 0 ,   tᵀ (z − z_predicted) = 0 ,        z = (s, μ)
 
-so that μ itself may turn round, as it does at a fold. At every point the eigenvalues of J = ∂F/∂s are known.
-When the number of those outside the unit circle changes from k to l, the moduli that come k-th to l-th pass
-through 1 between two points; where, is found by Brent's method on the arc between them, and what happens
-there is told by the eigenvalue on the circle:
+so μ may reverse its direction, as it does at a fold. The eigenvalues of J = ∂F/∂s are computed at every
+point. When the number of eigenvalues outside the unit circle changes from k to l between two points, the
+moduli ranked k-th to l-th pass through 1 between them. Brent's method locates each crossing on the arc
+between the two points, and the eigenvalue on the circle determines the kind of bifurcation:
 
-    +1, and μ turns         fold (saddle-node): two fixed points meet and vanish
+    +1, and μ reverses      fold (saddle-node): two fixed points meet and vanish
     +1, and μ goes on       branch point: another branch crosses, as at a pitchfork or transcritical point
     −1                      flip: a cycle of period 2 branches off
     a complex pair          Neimark–Sacker: an invariant circle branches off
-    none near the circle    border collision: the map has a kink there, over which eigenvalues jump
+    none near the circle    border collision: the map has a kink there, across which eigenvalues jump
 
-The last is in di Bernardo, Budd, Champneys & Kowalczyk, "Piecewise-smooth Dynamical Systems", 2008. An
-eigenvalue may also touch 1 and go back. This is seen where μ turns, as on the branch that ends in a pitchfork
-and goes on as its mirror image, or where the bordered determinant det [∂G/∂z; tᵀ] changes its sign, as it
-does at every simple branch point (Keller 1977).
+Border collisions are treated in di Bernardo, Budd, Champneys & Kowalczyk, "Piecewise-smooth Dynamical
+Systems", 2008. An eigenvalue may also touch 1 and return. This is detected in two cases: where μ reverses, as
+on a branch that ends in a pitchfork and continues as its mirror image, and where the bordered determinant det
+[∂G/∂z; tᵀ] changes sign, as it does at every simple branch point (Keller 1977).
 
-Weakness: one branch at a time, and S³ work a point. Where within one step an eigenvalue leaves the circle and
-another enters, nothing is seen but for the two signs; a smaller `max_step` shows it. A kink at which the
-branch turns by more than a right angle ends it as "lost". On which side of a bifurcation the new branch lies
-is not computed: start another branch there, or look for `cycles`.
+Weakness: only one branch is followed, and each point costs O(S³). If one eigenvalue leaves the circle and
+another enters within the same step, only the two sign tests can detect it; a smaller `max_step` separates the
+crossings. A kink at which the branch turns by more than a right angle ends it as "lost". The side of a
+bifurcation on which the new branch lies is not computed: start another continuation there, or use `cycles`.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ from jaxrnn.typing import Carry, Step, StepLike
 
 _NEWTON_STEPS = 10
 _SHORTEST = 1e-6
-"""The part of the longest step below which the branch counts as lost."""
+"""The fraction of the longest step below which the branch counts as lost."""
 
 _STRAIGHT = 0.95
-"""The least cosine between the tangents of neighbours: a sharper turn may be another branch, or, where the
-shortest step still shows it, a kink of this one."""
+"""The smallest cosine allowed between the tangents of neighbouring points. A sharper turn may be a jump to
+another branch or, if it persists at the shortest step, a kink of this branch."""
 
 
 _COLLISION = "border collision"
@@ -73,11 +74,11 @@ class Bifurcation:
 
     Attributes:
       kind: "fold", "branch point", "flip", "Neimark–Sacker" or "border collision".
-      parameter: μ there.
-      state: s there [S].
-      eigenvalue: the one on the circle, or at a border collision the nearest to it on one side; of a pair,
-        that with positive imaginary part.
-      position: the number of points of the branch that come before it.
+      parameter: μ at the bifurcation.
+      state: s at the bifurcation [S].
+      eigenvalue: the eigenvalue on the circle; of a complex pair, the one with positive imaginary part. At a
+        border collision, the eigenvalue nearest to the circle on one side of it.
+      position: the number of points of the branch that precede the bifurcation.
     """
 
     kind: str = dataclasses.field(metadata={"static": True})
@@ -93,15 +94,15 @@ class Bifurcation:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Branch:
-    """Fixed points along a curve, in its order.
+    """Fixed points along a curve, in the order in which they were reached.
 
     Attributes:
       parameters: μ [K].
       carries: the fixed points as carries, leaves [K, H].
-      eigenvalues: of ∂F/∂s, by falling modulus [K, S].
-      bifurcations: where stability changes, or an eigenvalue touches 1, in the order of the curve.
-      ending: why it ends: "reached the end", "returned to the beginning", "out of points", or "lost", where
-        even the shortest step found no next point.
+      eigenvalues: of ∂F/∂s, by decreasing modulus [K, S].
+      bifurcations: where stability changes or an eigenvalue touches 1, in the order of the curve.
+      ending: why the branch ends: "reached the end", "returned to the beginning", "out of points", or "lost"
+        if even the shortest step found no next point.
     """
 
     parameters: Float[Array, "K"]
@@ -130,7 +131,7 @@ class Branch:
 
     @property
     def text(self) -> str:
-        """A short account."""
+        """A short summary."""
         low, high = float(self.parameters.min()), float(self.parameters.max())
         head = f"{len(self)} points, parameter {low:.6g} to {high:.6g}, {self.ending}"
         return "\n".join([head, *map(str, self.bifurcations)])
@@ -151,25 +152,25 @@ def continuation(
     max_points: int = 1000,
     tolerance: float | None = None,
 ) -> Branch:
-    """Follow the branch of fixed points that goes through `start` at μ = `begin`, towards `end`.
+    """Follow the branch of fixed points through `start` at μ = `begin`, towards `end`.
 
     Args:
-      cell: a cell, or any function ``(carry, x) -> (carry, y)`` of one sequence. For a parameter that is no
-        input write the step as a function of it, ``lambda carry, mu: …``.
+      cell: a cell, or any function ``(carry, x) -> (carry, y)`` of one sequence. If the parameter is not an
+        input, write the step as a function of the parameter, ``lambda carry, mu: …``.
       path: maps μ, a scalar of the carry's dtype, to the input x(μ); ``lambda mu: mu`` for a step that
         takes the parameter itself.
       start: a carry, leaves [H], near the fixed point at μ = `begin`.
-      begin: where to start.
-      end: where to stop, unless the branch leaves the interval on the side of `begin` before.
-      max_step: longest distance of neighbours in (s, μ).
-      max_points: points after which to stop.
+      begin: the value of μ to start at.
+      end: the value of μ to stop at. The branch also ends if it leaves the interval on the side of `begin`.
+      max_step: longest distance between neighbouring points in (s, μ).
+      max_points: maximum number of points.
       tolerance: as in `jaxrnn.analysis.fixed_points`.
 
     Returns:
-      A `Branch`, which says why it ended.
+      A `Branch`, which records why it ended.
 
     Raises:
-      InputError: arguments that do not fit or are not finite, or no fixed point near `start`.
+      InputError: invalid or non-finite arguments, or no fixed point near `start`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -228,11 +229,11 @@ class _Point(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Curve:
-    """The curve G(z) = 0.
+    """The curve G(z) = 0, with the settings used to follow it.
 
     Attributes:
-      correct: Newton's method, from a guess, a border, a tolerance.
-      tolerance: of the residual.
+      correct: Newton's method, called with a guess, a border and a tolerance.
+      tolerance: tolerance of the residual.
       max_step: longest step along the curve.
     """
 
@@ -243,25 +244,25 @@ class _Curve:
     def point(self, guess: Any, border: Any, along: Any) -> tuple[_Point, bool]:
         """Return the point with borderᵀ (z − guess) = 0, and whether it was found.
 
-        The tangent is the one that has borderᵀ t > 0 in the bordered system with `along`.
+        The tangent t is computed from the system bordered with `along`, and oriented so that alongᵀ t > 0.
         """
         with jax.default_matmul_precision("highest"):  # as in `jaxrnn.analysis.roots`
             place, slopes, jacobian, found = self.correct(guess, border, self.tolerance)
         slopes = np.asarray(slopes)
         tangent = _tangent(slopes, along)
-        with np.errstate(invalid="ignore"):  # no point was found, and slopes are NaN
+        with np.errstate(invalid="ignore"):  # slopes are NaN if no point was found
             sign, log = np.linalg.slogdet(np.vstack([slopes, tangent]).astype(np.float64))
         determinant = float(sign * np.exp(np.clip(log, -700, 700)))
         values = eigenvalues_of(jacobian[None])[0]
         return _Point(np.asarray(place), tangent, values, determinant), bool(found)
 
     def ahead(self, point: _Point, length: float) -> tuple[_Point, bool]:
-        """Return the point at a distance along the tangent."""
+        """Return the point reached by a step of a given length along the tangent."""
         guess = point.place + point.place.dtype.type(length) * point.tangent
         return self.point(guess, point.tangent, point.tangent)
 
     def at(self, one: _Point, other: _Point, parameter: float) -> tuple[_Point, bool]:
-        """Return the point at a parameter between those of two neighbours."""
+        """Return the point at a given parameter between two neighbouring points."""
         low, high = one.place[-1], other.place[-1]
         part = (one.place.dtype.type(parameter) - low) / (high - low)
         guess = one.place + part * (other.place - one.place)
@@ -269,7 +270,7 @@ class _Curve:
         return self.point(guess, _parameter_axis(guess), one.tangent)
 
     def between(self, across: Any, one: _Point, other: _Point, part: float) -> _Point:
-        """Return the point of the curve a part of the way between two, as seen along a direction."""
+        """Return the point at a fraction of the distance between two points, measured along `across`."""
         whole = across @ (other.place - one.place)
         slopes = [whole / (across @ point.tangent) * point.tangent for point in (one, other)]
         cubic = CubicHermiteSpline([0.0, 1.0], [one.place, other.place], slopes)
@@ -277,7 +278,7 @@ class _Curve:
         return self.point(guess, across, one.tangent)[0]
 
     def next(self, point: _Point, length: float) -> tuple[_Point | None, float]:
-        """Return the next point and the length to try after it; None where there is none."""
+        """Return the next point, or None if there is none, and the step length to try after it."""
         shortest = _SHORTEST * self.max_step
         while length >= shortest:
             found, converged = self.ahead(point, length)
@@ -294,10 +295,10 @@ def _parameter_axis(place: Any) -> Any:
 
 
 def _tangent(slopes: Any, along: Any) -> Any:
-    """Return the unit null vector of ∂G/∂z [S, S + 1] on the side of a direction."""
+    """Return the unit null vector of ∂G/∂z [S, S + 1] on the same side as `along`."""
     try:
         tangent = np.linalg.solve(np.vstack([slopes, along]), _parameter_axis(along))
-    except np.linalg.LinAlgError:  # two branches cross here: go straight on
+    except np.linalg.LinAlgError:  # two branches cross here: keep the previous direction
         return along
     return tangent / np.linalg.norm(tangent)
 
@@ -306,7 +307,7 @@ def _tangent(slopes: Any, along: Any) -> Any:
 def _corrected(
     cell: Step, like: Carry, guess: Any, border: Any, tolerance: Any, *, path: Callable[[Any], Any]
 ) -> Any:
-    """Return the point found from a guess, ∂G/∂z and ∂F/∂s there, and whether it is a root."""
+    """Return the corrected point, ∂G/∂z and ∂F/∂s at it, and whether it is a root."""
 
     def residual(place):
         return Power(cell, path(place[-1]), like, 1).residual(place[:-1])
@@ -333,7 +334,7 @@ def _corrected(
     left = residual(guess)
     start = (jnp.zeros((), jnp.int32), guess, left, half_square(left) > 0)
     _, place, left, _ = jax.lax.while_loop(unfinished, iterate, start)
-    # Where the bordered matrix is singular to the last bit nothing is found, and the guess must do.
+    # If the bordered matrix is exactly singular, Newton's method finds nothing; keep the guess.
     found = jnp.all(jnp.isfinite(left)) & is_root(place, left, tolerance)
     place = jnp.where(found, place, guess)
     return place, *slopes(place), found
@@ -343,7 +344,7 @@ def _corrected(
 def _follow(
     curve: _Curve, start: Carry, begin: float, end: float, max_points: int
 ) -> tuple[list[_Point], str]:
-    """Return the points of the branch, and why it ends."""
+    """Return the points of the branch, and the reason why it ends."""
     state = np.asarray(flat_state(start, 0))
     guess = np.append(state, state.dtype.type(begin))
     axis = _parameter_axis(guess) * state.dtype.type(np.sign(end - begin))
@@ -371,7 +372,7 @@ def _beyond(point: _Point, bound: float, direction: float) -> bool:
 
 @one_blas_thread
 def _bifurcations(curve: _Curve, points: list[_Point]) -> tuple[Bifurcation, ...]:
-    """Return what happens between neighbours."""
+    """Return the bifurcations between neighbouring points."""
     found = []
     for position, (one, other) in enumerate(itertools.pairwise(points), start=1):
         low, high = sorted((one.unstable, other.unstable))
@@ -395,7 +396,7 @@ def _bifurcations(curve: _Curve, points: list[_Point]) -> tuple[Bifurcation, ...
 def _touching(
     curve: _Curve, one: _Point, other: _Point, turns: bool
 ) -> list[tuple[str, complex, _Point]]:
-    """Return what happens between two neighbours of the same stability: an eigenvalue may touch 1."""
+    """Return the bifurcations between two neighbours of equal stability, where an eigenvalue may touch 1."""
     if turns:
         test = lambda point: float(point.tangent[-1])  # noqa: E731
     elif one.determinant * other.determinant < 0:
@@ -409,7 +410,7 @@ def _touching(
 
 
 def _together(crossings: list[tuple[float, _Point]]) -> list[list[tuple[float, _Point]]]:
-    """Group crossings that are at one place to rounding: all of an orthogonal matrix's are."""
+    """Group crossings at the same place to rounding, as all crossings of an orthogonal matrix are."""
     groups: list[list[tuple[float, _Point]]] = []
     for length, point in crossings:
         tolerance = float(np.finfo(point.place.dtype).eps) ** 0.5
@@ -421,7 +422,7 @@ def _together(crossings: list[tuple[float, _Point]]) -> list[list[tuple[float, _
 
 
 def _on_the_circle(point: _Point, count: int) -> list[complex]:
-    """Return the `count` eigenvalues nearest to the circle, of a complex pair the one above the real line."""
+    """Return the `count` eigenvalues nearest to the circle; of each complex pair, only the upper one."""
     nearest = sorted(map(complex, point.eigenvalues), key=lambda v: abs(abs(v) - 1))[:count]
     above = [value for value in nearest if value.imag > 0]
     below = [value.conjugate() for value in nearest if value.imag < 0]
@@ -430,16 +431,16 @@ def _on_the_circle(point: _Point, count: int) -> list[complex]:
 
 
 def _crossing(curve: _Curve, one: _Point, other: _Point, rank: int) -> tuple[float, _Point]:
-    """Find where between two neighbours the eigenvalue that comes `rank`-th by modulus is on the circle."""
+    """Find where between two neighbours the `rank`-th eigenvalue by modulus is on the circle."""
     return _between(curve, one, other, lambda point: float(np.abs(point.eigenvalues[rank])) - 1)
 
 
 def _between(
     curve: _Curve, one: _Point, other: _Point, test: Callable[[_Point], float]
 ) -> tuple[float, _Point]:
-    """Find where between two neighbours a function of the point, of either sign at them, is zero or jumps."""
+    """Find where a function of the point, with opposite signs at two neighbours, is zero or jumps."""
     whole = float(one.tangent @ (other.place - one.place))
-    # Near a branch point Newton's method finds its branch only from nearby: what is known grows on the way.
+    # Near a branch point Newton's method needs a close guess to stay on its branch: keep every point found.
     known = {0.0: one, whole: other}
 
     def at(length):
@@ -461,7 +462,7 @@ def _between(
 
 
 def _is_near_circle(value: complex, point: _Point) -> bool:
-    """Tell whether an eigenvalue is on the circle to the accuracy of one of a Jordan block of size 3."""
+    """Tell whether an eigenvalue is on the circle, to the accuracy that a Jordan block of size 3 allows."""
     return abs(abs(value) - 1) <= float(np.finfo(point.place.dtype).eps) ** (1 / 3)
 
 

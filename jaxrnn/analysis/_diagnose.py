@@ -1,16 +1,16 @@
-"""A diagnosis: all the analyses of one cell on one set of sequences, and what they say in a sentence.
+"""Diagnosis: run all analyses of one cell on one set of sequences, and summarise them in one sentence.
 
-The verdict is about what has become of the loss's gradient between the last step that has one and the first
-step of the sequence: its change in nats, measured on every sequence. If the 95 % interval of the mean change
-lies wholly beyond a factor of 10 the gradient is *vanishing* or *exploding*; if it lies wholly within, it is
-*balanced*; anything else is *undecided*, and says so, as is a single step. A gradient that is lost for good,
-−inf, is vanishing; where some are lost and others not, the verdict says in how many. (ReLU units that stand
-at 0 exactly, as at the start of a network without biases, lose it there.) One that on its way was larger than
-at both ends, by more than a factor of 10, shows *transient growth*, which non-normal Jacobians are capable of
-while all their eigenvalues lie within the circle.
+The verdict describes how the loss's gradient changes between the last step that has one and the first step of
+the sequence. The change is measured in nats on every sequence. If the 95 % interval of the mean change lies
+wholly beyond a factor of 10, the gradient is *vanishing* or *exploding*. If it lies wholly within, the
+gradient is *balanced*. Anything else, including a single step, is *undecided*. A gradient that becomes
+exactly zero (−inf) is vanishing; if this happens in some sequences only, the verdict says in how many. (ReLU
+units at exactly 0, as at the start in a network without biases, have this effect.) If the gradient in between
+is larger than at both ends by more than a factor of 10, it shows *transient growth*. Non-normal Jacobians can
+cause it even if all their eigenvalues lie inside the unit circle.
 
-The horizon is the lag at which the gradient has faded to 1 %, read off the measurement: the median over
-sequences, and infinite where they are too short to show it.
+The horizon is the lag at which the measured gradient has decayed to 1 %. It is the median over sequences, and
+infinite if the sequences are too short to show it.
 """
 
 from __future__ import annotations
@@ -60,17 +60,17 @@ _LONGEST_LAG = 200
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What has become of a gradient.
+    """A judgement of how a gradient changes over a lag.
 
     Attributes:
       word: vanishing, exploding, balanced, transient growth or undecided.
-      change: mean change of its norm over the lag, nats; negative means vanishing.
+      change: mean change of the gradient's norm over the lag, nats; negative means vanishing.
       margin: half the width of the 95 % interval of the mean, nats; NaN for a single value.
-      count: number of values, sequences or networks, that the mean is over.
-      lag: the lag over which it changed, in steps.
-      horizon: lag at which it has faded to 1 %, in steps; infinite where that is beyond `lag`.
-      peak: by how much it was larger on its way than at the last step, nats, mean over all sequences.
-      lost: in how many it was lost for good on its way.
+      count: number of values averaged, one a sequence or network.
+      lag: the lag over which the change is measured, in steps.
+      horizon: lag at which the gradient has decayed to 1 %, in steps; infinite if it exceeds `lag`.
+      peak: the gradient's largest log norm minus that at the last step, nats, mean over all sequences.
+      lost: number of sequences or networks in which the gradient becomes exactly zero.
     """
 
     word: str
@@ -105,20 +105,21 @@ class Verdict:
 
     @property
     def horizon_text(self) -> str:
-        """The horizon in steps, or that it is beyond the steps measured."""
+        """The horizon in steps, or a lower bound if it exceeds the steps measured."""
         return f"{self.horizon:.0f}" if math.isfinite(self.horizon) else f"> {self.lag}"
 
 
 @checked
 def judge(changes: Any, log_transported: Any) -> Verdict:
-    """Return the verdict on measured changes of a gradient.
+    """Return the verdict on measured changes of a gradient's norm.
 
     Args:
-      changes: changes over the whole lag, nats, independent of each other [N]: one a sequence or a network.
-      log_transported: by step, [T, ...], nats, NaN where there is no gradient: what the horizon is read from.
+      changes: independent changes over the whole lag, nats [N]: one a sequence or a network.
+      log_transported: log norm by step [T, ...], nats, from which the horizon and the peak are read; NaN
+        where there is no gradient.
 
     Raises:
-      InputError: no change, or one that is NaN. −∞ is a gradient that is lost for good.
+      InputError: no changes, or a NaN among them. −∞ stands for a gradient that becomes exactly zero.
     """
     changes = np.asarray(changes, np.float64).reshape(-1)
     if not len(changes) or np.isnan(changes).any():
@@ -131,7 +132,7 @@ def judge(changes: Any, log_transported: Any) -> Verdict:
         margin = float(stdtrit(len(changes) - 1, 0.975)) * error
     slack = 0.0 if math.isnan(margin) else margin
     low, high = mean - slack, mean + slack
-    if not np.isfinite(changes).all():  # lost for good in some; is it in all as good as lost?
+    if not np.isfinite(changes).all():  # exactly zero in some: vanishing only if small in all
         word = "vanishing" if (changes < -_NOTICEABLE).all() else "undecided"
     elif high < -_NOTICEABLE:
         word = "vanishing"
@@ -172,20 +173,20 @@ def _lag_and_horizon(log_transported: Any) -> tuple[int, float]:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """Everything measured on one cell.
+    """All measurements on one cell.
 
     Attributes:
       spectrum: eigenvalues and singular values of the step Jacobians.
       propagator: singular values of the BPTT product by lag.
-      inputs: singular values of the last state's derivative by the inputs, by lag; None for inputs that are
-        no floats, or absent.
+      inputs: singular values of the last state's derivative with respect to the inputs, by lag; None if the
+        inputs are absent or not floating-point.
       flow: norms of the loss's gradient by time step.
-      contributions: the parameter gradient by lag; None where the step shows no parameters, and where their
+      contributions: the parameter gradient by lag; None if the step exposes no parameters, or if their
         gradient is zero or beyond the range of a float.
       exponents: the leading Lyapunov exponents along the sequences.
-      bound: what the norms of the step Jacobians allow.
-      fixed_points: where the cell stands still under the mean input; None for inputs that are no floats.
-      certificates: how far identities are from holding exactly.
+      bound: bounds on the gradient from the norms of the step Jacobians.
+      fixed_points: fixed points under the mean input; None if inputs are not floating-point.
+      certificates: by how much each identity is violated.
     """
 
     spectrum: Spectrum
@@ -200,12 +201,12 @@ class Diagnosis:
 
     @property
     def verdict(self) -> Verdict:
-        """What has become of the gradient at the first step."""
+        """The verdict on the gradient at the first step."""
         return judge(self.flow.log_transported[0], self.flow.log_transported)
 
     @property
     def doubts(self) -> list[str]:
-        """The certificates that are off by more than rounding, in words; none where all is well."""
+        """Descriptions of the certificates that are off by more than rounding; empty if there are none."""
         most = _rounding(self.spectrum.singular_values.dtype)
         named = dataclasses.asdict(self.certificates).items()
         return [
@@ -216,7 +217,7 @@ class Diagnosis:
 
     @property
     def text(self) -> str:
-        """A short account of the diagnosis; certificates that are bad stand at its head."""
+        """A short summary of the diagnosis, which begins with the failed certificates, if any."""
         verdict = self.verdict
         sample = _sample(verdict.count, is_interval=not verdict.lost and verdict.lag > 0)
         doubt = [("", f"do not trust this: {', '.join(self.doubts)}")] if self.doubts else []
@@ -260,13 +261,13 @@ def _sample(count: int, *, is_interval: bool) -> str:
 
 
 def _measured(value: Any, stderr: Any) -> str:
-    """Write a value with its standard error, where there is one."""
+    """Format a value, with its standard error if that is known."""
     error = "" if math.isnan(float(stderr)) else f" ± {float(stderr):.4f} (standard error)"
     return f"{float(value):+.4f}{error}"
 
 
 def at_once(name: str, compute: Callable[[], Any]) -> Any:
-    """Compute a part of a diagnosis; what keeps parts, or reports on them, takes the place of this."""
+    """Compute a part of a diagnosis: the default of `diagnose`'s `part`, which neither stores nor reports."""
     del name
     return compute()
 
@@ -282,22 +283,23 @@ def diagnose(
     lags: Any = None,
     part: Callable[[str, Callable[[], Any]], Any] = at_once,
 ) -> Diagnosis:
-    """Take all analyses of a cell on given sequences, and certify them.
+    """Run all analyses of a cell on given sequences, and certify them.
 
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)``.
       xs: inputs [T, *B, F].
-      loss: maps the outputs [T, *B, Y] to a scalar or one value per sequence; by default the projection of
-        the last output on a fixed random direction, or of all outputs where the last does not hear the past.
+      loss: maps the outputs [T, *B, Y] to a scalar or one value per sequence. By default it is the projection
+        of the last output on a fixed random direction, or of all outputs if the last one does not depend on
+        earlier states.
       carry: initial carry; by default the cell's own.
       length: number of steps, needed only when `xs` is None.
       lags: lags of the propagator, in steps; by default about 20 from 1 to T.
-      part: ``(name, compute) -> compute()``, called for each of `PARTS`: it may report on them, keep what
-        they return, and return what it kept.
+      part: ``(name, compute) -> compute()``, called for each of `PARTS`. It may report progress, store the
+        results, or return a stored result instead of computing it.
 
     Raises:
-      InputError: inputs that are not finite, parameters that are no floats, arguments that do not fit, or a
-        step in which one sequence acts on another.
+      InputError: inputs that are not finite, parameters that are not floating-point, arguments that do not
+        fit together, or a step in which one sequence affects another.
 
     Example:
       >>> from flax import nnx
@@ -357,11 +359,11 @@ PARTS = (
     "spectra",
     "bounds",
 )
-"""Names of the parts, in order; a cell without inputs or parameters has no use for two of them."""
+"""Names of the parts, in order; the input and parameter parts are skipped for cells without them."""
 
 
 def _rounding(dtype: Any) -> float:
-    """Return what a certificate may be off by: half the digits, which no identity here loses to rounding."""
+    """Return the largest error allowed in a certificate: half the digits, more than rounding takes here."""
     return float(jnp.finfo(dtype).eps) ** 0.5
 
 
@@ -370,7 +372,7 @@ def _floats(tree: Any) -> bool:
 
 
 def _contributions(cell: nnx.Module, path: Trajectory, loss: Loss) -> LagContributions | None:
-    """Take the parameter gradient apart; None where it is zero or overflows."""
+    """Decompose the parameter gradient by lag; return None if it is zero or overflows."""
     gradient = ParameterGradient.of(cell, path, loss)
     if not gradient.can_be_taken_apart:
         return None
@@ -378,18 +380,18 @@ def _contributions(cell: nnx.Module, path: Trajectory, loss: Loss) -> LagContrib
 
 
 def _exponents(cell: Step, path: Trajectory, start: Carry) -> Lyapunov:
-    """Return the leading exponents, all of them where the state is small."""
+    """Return the leading exponents, or all of them if the state is small."""
     k = min(path.states.shape[-1], _EXPONENTS)
     warmup = path.length // 5
     with warnings.catch_warnings():
-        # Singular directions are no news here: the record has them as −inf.
+        # Singular directions need no warning here: the record stores them as −inf.
         warnings.simplefilter("ignore", PrecisionWarning)
         cell, xs, start = _at_least_single((cell, path.xs, start))
         return lyapunov(cell, xs, carry=start, length=path.length, k=k, warmup=warmup)
 
 
 def _fixed_points(cell: Step, path: Trajectory) -> FixedPoints:
-    """Look for fixed points under the mean input, from states that the cell has been in."""
+    """Search for fixed points under the mean input, starting from visited states."""
     axes = tuple(range(1 + len(path.batch)))
     mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=axes), path.xs)
     candidates = candidates_from(path, _CANDIDATES, key=jax.random.key(0), noise=0.1)
@@ -397,7 +399,7 @@ def _fixed_points(cell: Step, path: Trajectory) -> FixedPoints:
 
 
 def _at_least_single(tree: Any) -> Any:
-    """Return a tree whose arrays of half precision are float32: a search needs the digits."""
+    """Return a tree with half-precision arrays raised to float32, which a search needs."""
 
     def raised(leaf):
         half = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -407,7 +409,7 @@ def _at_least_single(tree: Any) -> Any:
 
 
 def default_loss(cell: Step, path: Trajectory) -> Loss:
-    """Return the projection of the last output, or of all outputs if that one does not hear the past."""
+    """Return the projection of the last output, or of all outputs if the last does not depend on the past."""
     before, x = (jax.tree.map(lambda leaf: leaf[-1], tree) for tree in (path.before, path.xs))
 
     step = for_batch(cell, before, x, path.batch)
@@ -421,6 +423,6 @@ def default_loss(cell: Step, path: Trajectory) -> Loss:
 
 
 def _projected(outputs: Any) -> Any:
-    """Return the sum of outputs [..., Y] along a random direction."""
+    """Return the sum of outputs [..., Y] projected on a fixed random direction."""
     direction = jax.random.normal(jax.random.key(0), outputs.shape[-1:], outputs.dtype)
     return jnp.sum(outputs @ direction)

@@ -2,22 +2,23 @@
 
     q(s) = ½ ‖F(s, x) − s‖²
 
-A network under a constant input is one map, and what it computes is told by where that map stands still:
-stable fixed points are its memories, saddles decide between them, and lines of points where q is small hold
-a graded value (Sussillo & Barak 2013, "Opening the black box"). Candidates are taken from trajectories of
-the network (`candidates_from`), each goes down q by itself (`jaxrnn.analysis.least_squares`), and the
-distinct points they reach are linearised: the eigenvalues of J = ∂F/∂s tell the stable from the unstable.
+The dynamics of a network under a constant input is the iteration of one map, and its fixed points explain
+what the network computes: stable fixed points are memories, saddles separate their basins, and lines of
+points with small q hold a graded value (Sussillo & Barak 2013, "Opening the black box"). Candidates are drawn
+from trajectories of the network (`candidates_from`). Each one minimises q independently
+(`jaxrnn.analysis.least_squares`). The map is linearised at the distinct points found, and the eigenvalues of
+J = ∂F/∂s decide which are stable.
 
-Nothing is dropped unseen. The record says how every candidate ended and in which point, and counts those
-that were left out for being far from all candidates, where the network never goes (the practice of Golub &
-Sussillo 2018, FixedPointFinder).
+No candidate is dropped silently. The record says how every candidate ended and at which point. It also counts
+the outliers: end points far from all candidates, where the network never goes, are left out, as in Golub &
+Sussillo 2018 (FixedPointFinder).
 
-Weakness: no local search can promise that it found them all. More candidates and more noise find more;
-how often each point was found (`multiplicity`) says how likely one is to have missed another. Katz & Reggia
-(2017, "Using directional fibers to locate fixed points of recurrent neural networks") follow curves instead
-and find many that no trajectory comes near. Where gates are shut, F(s) − s is small over whole regions that
-hold no fixed point; `jaxrnn.analysis.roots` says how these are told from fixed points, and where they cannot
-be, with gates shut to the last bit.
+Weakness: no local search can guarantee that all fixed points were found. More candidates and more noise find
+more, and low counts in `multiplicity` suggest that other points were missed. Katz & Reggia (2017, "Using
+directional fibers to locate fixed points of recurrent neural networks") follow curves instead and find many
+points that no trajectory approaches. Where gates are closed, F(s) − s is small over whole regions without a
+fixed point. `jaxrnn.analysis.roots` explains how these are distinguished from fixed points, and why they
+cannot be if gates are closed to the last bit.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ from jaxrnn.typing import Carry, Key, Step, StepLike
 
 @checked
 def candidates_from(trajectory: Trajectory, count: int, *, key: Key, noise: float = 0.0) -> Carry:
-    """Draw candidates from the states of a trajectory.
+    """Draw candidates for the search from the states of a trajectory.
 
     Args:
-      trajectory: where the network goes, from `trace`.
-      count: how many; without repetition where there are as many states.
+      trajectory: the states to draw from, from `trace`.
+      count: number of candidates; drawn without replacement if there are enough states.
       key: random key.
-      noise: standard deviation of what is added to every entry, in units of the state; some noise finds
-        points that lie beside the trajectories.
+      noise: standard deviation of the noise added to every entry, in units of the state. Some noise finds
+        points that lie off the trajectories.
 
     Returns:
       Carries with leaves [count, H].
@@ -113,30 +114,30 @@ def fixed_points(
     outlier: float = 10.0,
     batch: int | None = None,
 ) -> FixedPoints:
-    """Find the fixed points, and if asked the slow points, that candidates lead to.
+    """Find the fixed points, and optionally the slow points, that candidates converge to.
 
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)`` of one sequence.
       x: the constant input [F], or None for an autonomous system; with ``x_axis=0`` one input for each
         candidate [C, F].
       candidates: carries from which to start, leaves [C, H]; see `candidates_from`.
-      x_axis: axis of `x` that goes with the candidates, as ``in_axes`` of `jax.vmap`. Points under different
-        inputs are different points, and `FixedPoints.xs` says to which input each belongs.
+      x_axis: axis of `x` that belongs to the candidates, as ``in_axes`` of `jax.vmap`. Points under different
+        inputs are different points, and `FixedPoints.xs` holds the input of each.
       method: `LevenbergMarquardt` (the default) or `Descent`, with their settings.
       tolerance: the largest entry of F(s) − s that counts as zero, relative to the largest entry of s, or
-        to 1 where that is smaller; by default 100 times the resolution of the dtype. The search goes on
-        below it for as long as that helps. A state counts as a fixed point only if, in addition, the
-        linearised equation has a solution within `distinct` of it; ``Outcome.NO_POINT_NEAR`` otherwise.
-      slow: keep points that are not fixed but have q at most this, as slow points; by default none.
-      distinct: points all of whose entries differ by at most this are one; by default the square root of
-        the dtype's resolution, times the largest entry of all points where that exceeds 1.
+        to 1 if that is smaller; by default 100 times the resolution of the dtype. The search continues below
+        it while q still decreases. A state counts as a fixed point only if the linearised equation also has a
+        solution within `distinct` of it; otherwise its outcome is ``Outcome.NO_POINT_NEAR``.
+      slow: points that are not fixed but have q at most this are kept as slow points; by default none are.
+      distinct: points count as one if all their entries differ by at most this; by default the square root of
+        the dtype's resolution, times the largest entry of all points if that exceeds 1.
       outlier: leave out points further from the candidates' centre than this many times the candidates' own
-        mean distance from it; infinity keeps all, and so do candidates that are all the same.
-      batch: how many candidates advance at once; bounds the memory. By default so many that a CPU's cache
-        holds their Jacobians, 4 MB, or 64 MB of them on an accelerator.
+        mean distance from it. All points are kept if it is infinite or if all candidates are equal.
+      batch: number of candidates that advance at once, which bounds the memory. By default the Jacobians of a
+        batch take 4 MB on a CPU, to fit its cache, or 64 MB on an accelerator.
 
     Returns:
-      `FixedPoints`. Where nothing converged it is empty, and its outcomes say why.
+      `FixedPoints`. If nothing converged it is empty, and its outcomes say why.
 
     Raises:
       InputError: candidates or an input that do not fit the cell or are not finite, a setting out of range,
@@ -159,7 +160,7 @@ def fixed_points(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What `fixed_points` and `cycles` can be told; they say what it means."""
+    """The settings of `fixed_points` and `cycles`, which document them."""
 
     method: Search
     tolerance: float | None
@@ -169,7 +170,7 @@ class Settings:
     batch: int | None
 
     def __post_init__(self):
-        """Refuse settings out of range."""
+        """Refuse settings that are out of range."""
         if not isinstance(self.method, Search):
             got = checks.describe(self.method)
             checks.refuse("method", got, "LevenbergMarquardt() or Descent(), with their settings")
@@ -184,7 +185,7 @@ class Settings:
 def periodic_points(
     cell: Step, x: Any, candidates: Carry, period: int, settings: Settings, x_axis: int | None
 ) -> tuple[FixedPoints, Float[Array, "N p S"], int]:
-    """Return a point of every orbit of least period p, the orbits, and how many had a shorter period."""
+    """Return a point of every orbit of least period p, the orbits, and the number with a shorter period."""
     cell = step_of(cell)
     xs, like, starts = _checked_system(cell, x, candidates, x_axis)
     tolerance = checked_tolerance(settings.tolerance, starts.dtype)
@@ -223,9 +224,10 @@ def _linearised(
     batch: Batch,
     outliers: int,
 ) -> tuple[FixedPoints, Any]:
-    """Return the record of the groups, and which orbit stands for each point of it.
+    """Return the record of the groups, and the index of the orbit that represents each of its points.
 
-    `rows` says which candidate ended in each of the orbits [M, p, S]; the Jacobians are those of the groups.
+    `rows` holds the candidate that ended in each of the orbits [M, p, S]; `matrices` holds the Jacobian of
+    each group.
     """
     spectra = by_batches(eigenvalues_of, matrices, batch)
     slow = ends.outcomes[rows[groups.first]] == Outcome.SLOW_POINT
@@ -252,7 +254,7 @@ def _linearised(
 def _checked_system(
     cell: Step, x: Any, candidates: Carry, x_axis: int | None
 ) -> tuple[Any, Carry, Any]:
-    """Return the input of each candidate [C, F], one carry for its form, and the states [C, S]."""
+    """Return the input of each candidate [C, F], one carry as a template, and the states [C, S]."""
     if isinstance(candidates, Trajectory):
         got = "a Trajectory"
         checks.refuse(
@@ -286,7 +288,7 @@ def _checked_system(
 
 
 def check_input(cell: Step, x: Any, carry: Carry) -> None:
-    """Refuse an input that is not one finite input [F] of the cell, or a carry that is not the cell's."""
+    """Require one finite input [F] of the cell, and a carry of the cell."""
     checks.finite("x", x)
     features = getattr(cell, "num_feature_axes", None)
     if features is not None and (not checks.is_array(x) or x.ndim != features):
@@ -295,7 +297,7 @@ def check_input(cell: Step, x: Any, carry: Carry) -> None:
 
 
 def checked_tolerance(tolerance: float | None, dtype: Any) -> float:
-    """Return the tolerance, by default 100 resolutions of the dtype; refuse what it cannot resolve."""
+    """Return the tolerance, by default 100 resolutions of the dtype; refuse one below the resolution."""
     resolution = float(jnp.finfo(dtype).eps)
     if tolerance is None:
         return 100 * resolution
@@ -308,7 +310,7 @@ def checked_tolerance(tolerance: float | None, dtype: Any) -> float:
 
 
 def _slow_told(ends: Ends, slow: float | None) -> Ends:
-    """Name those that ended slow enough."""
+    """Mark the points with q below the threshold as slow points."""
     if slow is None:
         return ends
     not_fixed = (Outcome.MINIMUM, Outcome.UNFINISHED, Outcome.NO_POINT_NEAR)
@@ -317,7 +319,7 @@ def _slow_told(ends: Ends, slow: float | None) -> Ends:
 
 
 def _near(states: Any, starts: Any, outlier: float) -> Any:
-    """Tell which states are not outliers of the cloud that the candidates form."""
+    """Tell which states are not outliers of the candidates' distribution."""
     starts = np.asarray(starts, np.float64)
     centre = starts.mean(axis=0)
     spread = np.linalg.norm(starts - centre, axis=-1).mean()
@@ -326,7 +328,7 @@ def _near(states: Any, starts: Any, outlier: float) -> Any:
 
 
 def _resolution(paths: Any, distinct: float | None) -> float:
-    """Return the difference up to which two entries are the same."""
+    """Return the largest difference at which two entries count as equal."""
     if distinct is not None:
         return distinct
     scale = np.abs(paths).max(initial=1.0)
@@ -334,18 +336,18 @@ def _resolution(paths: Any, distinct: float | None) -> float:
 
 
 def _has_shorter_period(paths: Any, apart: float) -> Any:
-    """Tell which paths [M, p + 1, S] are back where they began before step p."""
+    """Tell which paths [M, p + 1, S] return to their first state before step p."""
     back = np.abs(paths[:, 1:-1] - paths[:, :1]).max(axis=-1) <= apart
     return back.any(axis=-1)
 
 
 class Groups(NamedTuple):
-    """M orbits in N groups.
+    """M orbits sorted into N groups.
 
     Attributes:
-      first: the orbit that stands for each group [N].
+      first: the orbit that represents each group [N].
       member: the group of each orbit [M].
-      count: how many each has [N].
+      count: number of orbits in each group [N].
     """
 
     first: Any
@@ -354,7 +356,7 @@ class Groups(NamedTuple):
 
 
 def _systems(xs: Any, count: int) -> Any:
-    """Number the inputs [M, …]: equal ones get the same number, for they make the same system."""
+    """Number the inputs [M, …], so that equal inputs, which define the same system, share a number."""
     leaves = jax.tree.leaves(xs)
     if not leaves or not count:
         return np.zeros(count, int)
@@ -363,7 +365,7 @@ def _systems(xs: Any, count: int) -> Any:
 
 
 def _grouped(orbits: Any, systems: Any, order: Any, apart: float) -> Groups:
-    """Put together the orbits [M, p, S] of one system that pass where an earlier one in the order passes."""
+    """Group the orbits [M, p, S] of one system that pass through a point of an earlier one in the order."""
     leader = np.full(len(orbits), -1)
     for i in order:
         if leader[i] < 0:
@@ -374,5 +376,5 @@ def _grouped(orbits: Any, systems: Any, order: Any, apart: float) -> Groups:
 
 
 def _carries(states: Any, like: Carry) -> Carry:
-    """Cut states [N, S] into carries with leaves [N, H]."""
+    """Split states [N, S] into carries with leaves [N, H]."""
     return jax.vmap(lambda state: carry_of(state, like))(jnp.asarray(states))

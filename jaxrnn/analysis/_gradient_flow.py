@@ -1,20 +1,21 @@
-"""Gradient flow: how much of the loss's gradient is left at each step on its way back.
+"""Gradient flow: the norm of the loss's gradient at each step of the backward pass.
 
     g_t = ∂L/∂s_t = direct_t + J_{t+1}ᵀ g_{t+1}
 
-BPTT is this recursion (Werbos 1990), and its norm against the lag T − t is what "vanishing" and
-"exploding" mean. The sweep carries g as a unit vector and a logarithm, so it neither underflows nor
-overflows where the gradient itself would; where ``jax.grad`` can be computed, the two agree.
+BPTT is this recursion (Werbos 1990). "Vanishing" and "exploding" describe its norm as a function of the lag
+T − t. The sweep represents g as a unit vector and a logarithm, so it neither underflows nor overflows where
+the gradient itself would. Where ``jax.grad`` can be computed, the two agree.
 
 Pascanu, Mikolov & Bengio 2013 measure the same flow by
 
     Ω = Σ_t (‖J_{t+1}ᵀ g_{t+1}‖ / ‖g_{t+1}‖ − 1)² ,
 
-which is zero exactly when no step stretches or shrinks the gradient. It can be differentiated, as their
-regulariser.
+which is zero exactly when no step stretches or shrinks the gradient. Like their regulariser, it is
+differentiable.
 
-In a stack the gradient of a layer comes from its own later steps and, at every step, from the layer above.
-One sweep goes back through all layers together; what one hands down keeps its logarithm too.
+In a stack, a layer's gradient comes from its own later steps and, at every step, from the layer above. One
+backward sweep covers all layers together, and the gradient passed from one layer to the next also carries its
+logarithm.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ from jaxrnn.typing import Carry, Loss, Step, StepLike, at_least_float32
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GradientFlow:
-    """Norms of ∂L/∂s_t along the way back.
+    """Norms of ∂L/∂s_t along the backward pass.
 
     Attributes:
       log_norms: natural logarithms of ‖∂L/∂s_t‖ for t = 1 … T, [T, *B]; −inf where it is zero.
-      log_gains: log ‖J_{t+1}ᵀ g_{t+1}‖ / ‖g_{t+1}‖ for t = 1 … T − 1, [T − 1, *B]: what step t + 1 does to
-        the gradient that passes through it; 0 where there is none yet, −inf where it is lost.
-      log_transported: their sum from t on, [T, *B]: what has become, at step t, of the gradient at the
-        last step that has one. For a loss on the last output it is log ‖g_t‖ − log ‖g_T‖; a loss on
-        earlier outputs adds new gradient to g_t, which this leaves out.
+      log_gains: log ‖J_{t+1}ᵀ g_{t+1}‖ / ‖g_{t+1}‖ for t = 1 … T − 1, [T − 1, *B]: the factor by which step
+        t + 1 scales the gradient; 0 if there is no gradient yet, −inf if it becomes zero.
+      log_transported: the sum of the log gains from t on, [T, *B]: the factor by which the gradient at the
+        last step that has one has changed at step t. For a loss on the last output it is
+        log ‖g_t‖ − log ‖g_T‖. A loss on earlier outputs adds further gradient to g_t, which is left out here.
       fit: slope of log_transported by lag, with its error (`jaxrnn.analysis.rates`).
       omega: Pascanu's Ω of each sequence, [*B].
     """
@@ -62,22 +63,22 @@ class GradientFlow:
 
     @property
     def rate(self) -> Float[Array, "..."]:
-        """Growth of the gradient per step of lag, nats, mean over sequences; negative: vanishing."""
+        """Growth of the gradient per step of lag, nats, mean over sequences; negative means vanishing."""
         return self.fit.value
 
     @property
     def rate_stderr(self) -> Float[Array, "..."]:
-        """Standard error of the rate; NaN where it cannot be told."""
+        """Standard error of the rate; NaN if it cannot be estimated."""
         return self.fit.stderr
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FlowHistory:
-    """The gradient flow through training.
+    """The gradient flow measured during training.
 
     Attributes:
-      steps: when it was measured, 0 before training [E].
+      steps: the training steps at which it was measured, 0 before training [E].
       log_norms: log ‖∂L/∂s_t‖ of N networks, nats, median over sequences [E, N, T].
     """
 
@@ -89,7 +90,7 @@ class FlowHistory:
 def gradient_flow(
     cell: StepLike, xs: Any, loss: Loss, *, carry: Carry | None = None, length: int | None = None
 ) -> GradientFlow:
-    """Follow the gradient of a loss back through time.
+    """Follow the gradient of a loss backward through time.
 
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)``.
@@ -99,12 +100,11 @@ def gradient_flow(
       length: number of steps, needed only when `xs` is None.
 
     Returns:
-      A `GradientFlow`. The gradient is the total one: through later steps and through the output of step
-      t itself. A foreign step whose output is not part of its carry shows the first part only.
+      A `GradientFlow` of the total gradient: through later steps and through the output of step t itself. For
+      a foreign step whose output is not part of its carry, only the first part is included.
 
     Raises:
-      InputError: inputs that are not finite, a loss of another shape, or one on which no state has any
-        influence.
+      InputError: inputs that are not finite, a loss of another shape, or a loss that depends on no state.
 
     Example:
       >>> from flax import nnx
@@ -120,7 +120,7 @@ def gradient_flow(
 
 
 def flow_along(cell: Step, trajectory: Trajectory, loss: Loss) -> GradientFlow:
-    """Follow the gradient of a loss back along a trajectory that is already there."""
+    """Follow the gradient of a loss backward along an existing trajectory."""
     return _flows([step_of(cell)], [trajectory], loss)[0]
 
 
@@ -132,20 +132,20 @@ def stack_gradient_flow(
     *,
     carries: Sequence[Carry | None] | None = None,
 ) -> list[GradientFlow]:
-    """Follow the gradient of a loss back through time and through the layers of a stack.
+    """Follow the gradient of a loss backward through time and through the layers of a stack.
 
     Args:
-      cells: one a layer, from the bottom to the top; each reads the outputs of the one below.
+      cells: one a layer, from bottom to top; each reads the outputs of the layer below.
       xs: inputs of the lowest layer [T, *B, F].
       loss: maps the outputs of the highest layer [T, *B, Y] to a scalar, or one value per sequence [*B].
       carries: initial carries, one a layer; by default the cells' own.
 
     Returns:
-      One `GradientFlow` a layer. Its norms are those of the whole gradient at that layer's state: through its
+      One `GradientFlow` a layer. Its norms are those of the total gradient at that layer's state: through its
       own later steps and through the layers above.
 
     Raises:
-      InputError: as `gradient_flow`, or another number of carries than of cells.
+      InputError: as `gradient_flow`, or a number of carries that differs from the number of cells.
 
     Example:
       >>> from flax import nnx
@@ -186,7 +186,7 @@ def _flows(
 
 
 def _refuse_broken(log_norms: Any) -> None:
-    """Refuse gradients that are not finite, and say where on the way back they ceased to be."""
+    """Refuse gradients that are not finite, and report where in the backward pass they first occur."""
     if checks.concrete(log_norms):
         broken = ~(np.asarray(log_norms) < np.inf)
         if broken.any():
@@ -215,8 +215,8 @@ def _flow_of(log_norms: Any, log_pulled: Any) -> GradientFlow:
 
 
 def _from_here_on(log_norms: Any, log_gains: Any) -> Any:
-    """Sum the gains from the last gradient back to each step; NaN after it, where there is none."""
-    with jax.enable_x64(True):  # ten thousand terms
+    """Sum the gains from the last gradient back to each step; NaN after the last gradient."""
+    with jax.enable_x64(True):  # the sum may have ten thousand terms
         sums = jnp.cumsum(log_gains[::-1].astype(jnp.float64), axis=0)[::-1].astype(log_gains.dtype)
     sums = jnp.concatenate([sums, jnp.zeros_like(log_norms[:1])])
     begun = jax.lax.cummax(jnp.isfinite(log_norms).astype(jnp.int32), axis=0, reverse=True) > 0
@@ -224,7 +224,7 @@ def _from_here_on(log_norms: Any, log_gains: Any) -> Any:
 
 
 def output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
-    """Return ∂L/∂y_t by the outputs alone, shaped as the outputs."""
+    """Return ∂L/∂y_t with respect to the outputs alone, in the shape of the outputs."""
     for leaf in jax.tree.leaves(trajectory.outputs):
         checks.floating_entries("cell: its outputs", leaf)
     value = jax.eval_shape(loss, trajectory.outputs)
@@ -238,7 +238,7 @@ def output_gradients(loss: Loss, trajectory: Trajectory) -> Any:
 
 
 class _Scaled(NamedTuple):
-    """A cotangent e^(scale + low) · direction, scales [*B]; `low` is what rounding took from `scale`."""
+    """A cotangent e^(scale + low) · direction, scales [*B]; `low` is the rounding error of `scale`."""
 
     direction: Any
     scale: Any
@@ -249,7 +249,7 @@ class _Scaled(NamedTuple):
 def _sweep(
     cells: list[Step], trajectories: list[Trajectory], output_grads: Any
 ) -> list[tuple[Any, Any]]:
-    """Return, a layer, log ‖g_t‖ and log ‖the part of g_t that came through step t + 1‖, each [T, *B]."""
+    """Return for each layer log ‖g_t‖ and log ‖the part of g_t through step t + 1‖, each [T, *B]."""
     paths = [_Path(cell, path) for cell, path in zip(cells, trajectories, strict=True)]
 
     def back(later, t):
@@ -268,7 +268,7 @@ def _sweep(
 
 
 class _Path:
-    """One layer's way back."""
+    """The backward pass of one layer."""
 
     def __init__(self, cell: Step, trajectory: Trajectory):
         self._trajectory = trajectory
@@ -284,7 +284,7 @@ class _Path:
 
     @property
     def nothing(self) -> _Scaled:
-        """The cotangent after the last step."""
+        """The cotangent after the last step, which is zero."""
         zero = jnp.zeros_like(flat_state(self._carry(0), self._depth))
         dtype = at_least_float32(zero.dtype)
         batch = self._trajectory.batch
@@ -293,10 +293,10 @@ class _Path:
     def back(
         self, t: Any, later: _Scaled, entering: _Scaled, *, down: bool
     ) -> tuple[_Scaled, Any, tuple[Any, Any]]:
-        """Go back by step t; return what reaches its state, what reaches its input if `down`, and the norms.
+        """Go back by step t; return the cotangents of its state and, if `down`, its input, and the norms.
 
-        What comes through later steps and what enters at this one are divided by the same e^scale, the larger
-        of the two, so nothing leaves the range of a float.
+        The cotangents from later steps and from the output of this step are divided by the same e^scale, the
+        larger of the two, so nothing leaves the range of a float.
         """
         pulled = log_norm(later.direction, self._depth) + later.scale + later.low
         grad = entering.direction
@@ -310,7 +310,7 @@ class _Path:
         low = jnp.where(jnp.isfinite(low), low, 0)
         direction = _scaled(later.direction, later.scale - scale)
         grad = _scaled(_unit(grad, size), own - scale)
-        if self._readout is None:  # the output's share joins inside the step
+        if self._readout is None:  # the output's share is added inside the step
             y_grad = grad
         else:
             direction = direction + grad
@@ -331,14 +331,14 @@ class _Path:
     def _back_through(
         self, function: Callable[..., Any], t: Any, *others: Any
     ) -> Callable[..., Any]:
-        """Return what pulls cotangents of a function of the carry back to the state at t, and to others."""
+        """Return the VJP of a function of the carry with respect to the state at t and other arguments."""
         carry = self._carry(t)
         by_state = lambda state, *others: function(carry_of(state, carry), *others)  # noqa: E731
         return jax.vjp(by_state, flat_state(carry, self._depth), *others)[1]
 
 
 def _exact_sum(high: Any, addend: Any, low: Any) -> tuple[Any, Any]:
-    """Return high + (addend + low) as a sum and what its rounding lost (Knuth's two-sum)."""
+    """Return the rounded sum high + (addend + low) and its rounding error (Knuth's two-sum)."""
     addend = addend + low
     total = high + addend
     part = total - high
@@ -357,16 +357,16 @@ def _scaled(tree: Any, log_factor: Any) -> Any:
 
 
 def _unit(tree: Any, log_norm: Any) -> Any:
-    """Divide every leaf [*B, …] by e^log_norm [*B], the tree's norm; leave zero as it is."""
+    """Divide every leaf [*B, …] by e^log_norm [*B], the norm of the tree; zero stays zero."""
     return _scaled(tree, -jnp.where(jnp.isfinite(log_norm), log_norm, 0))
 
 
 def log_norm(tree: Any, leading: int = 0) -> Any:
-    """Return log ‖tree‖ over all axes behind the first `leading`, without squaring anything small."""
+    """Return log ‖tree‖ over all axes after the first `leading`, without squaring small numbers."""
     flat = [leaf.reshape(*leaf.shape[:leading], -1) for leaf in jax.tree.leaves(tree)]
     sizes = [jnp.abs(leaf).astype(at_least_float32(leaf.dtype)) for leaf in flat]
     largest = functools.reduce(jnp.maximum, [size.max(axis=-1) for size in sizes])
     safe = jnp.where(largest > 0, largest, 1)
     squares = sum(((size / safe[..., None]) ** 2).sum(axis=-1) for size in sizes)
-    squares = jnp.where(largest == 0, 1, squares)  # log 0 is not used, but its derivative would be
+    squares = jnp.where(largest == 0, 1, squares)  # log 0 is unused, but not its derivative
     return jnp.where(largest == 0, -jnp.inf, jnp.log(safe) + 0.5 * jnp.log(squares))

@@ -1,14 +1,14 @@
-"""Step Jacobians J_t = ∂s_t/∂s_{t−1}: the factors of which every BPTT gradient is a product.
+"""Step Jacobians J_t = ∂s_t/∂s_{t−1}: the factors whose product is the BPTT gradient.
 
 For a split cell (`jaxrnn.typing.SplitCell`) the chain rule gives
 
     J = ∂update/∂carry + ∂update/∂pull · M ,        M = ∂mix/∂carry, the same at every step.
 
-Because `update` works unit by unit, both of its derivatives are diagonals: one forward-mode sweep per
-carry leaf and per gate finds them for all units, steps and sequences at once. They and M are the Jacobian
-already (`factored_jacobians`); its entries cost at most G·H·S multiplications a carry leaf, where pushing S
-basis vectors through the step (`general_jacobians`, right for any step) costs S times a step. The two are
-held equal by the tests.
+Because `update` works unit by unit, both of its derivatives are diagonal: one JVP per carry leaf and per gate
+computes them for all units, steps and sequences at once. Together with M they determine the Jacobian
+(`factored_jacobians`). Its entries cost at most G·H·S multiplications a carry leaf. The general method
+(`general_jacobians`, valid for any step) pushes S basis vectors through the step, at S times the cost of a
+step. The tests check that the two agree.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ def jacobians(cell: StepLike, trajectory: Trajectory) -> Inexact[Array, "T *B S 
     """Return ∂s_t/∂s_{t−1} for every step of a trajectory, [T, *B, S, S].
 
     Row i, column j holds ∂(s_t)_i/∂(s_{t−1})_j; entry 0 belongs to the first step. Split cells take the
-    structured path, every other step the general one. Whether a cell is split is read from its traced program
-    (`jaxrnn.contract`), so what a subclass adds to the step counts.
+    structured path, all other steps the general one. Whether a cell is split is read from its traced program
+    (`jaxrnn.contract`), so code that a subclass adds to the step is taken into account.
 
-    It compiles by itself. Within a program of the caller's (``jax.jit``) it is as right and, for split cells
-    of many units on a CPU, far slower: XLA then computes the slopes anew for every entry of a row.
+    The function compiles its own programs. Inside a program of the caller's (``jax.jit``) it is equally
+    correct but, for split cells of many units on a CPU, far slower: XLA then recomputes the slopes for every
+    entry of a row.
 
     Raises:
-      InputError: the trajectory, or the derivatives themselves, hold values that are not finite.
+      InputError: the trajectory or the derivatives contain values that are not finite.
 
     Example:
       >>> from flax import nnx
@@ -62,8 +63,8 @@ def jacobians(cell: StepLike, trajectory: Trajectory) -> Inexact[Array, "T *B S 
 
 
 def _finite(derivatives: Any) -> Any:
-    """Return derivatives, or refuse a cell that has NaN or infinity in them, as NaN weights make."""
-    # One number a leaf: large arrays need not leave the device.
+    """Return derivatives, or refuse a cell whose derivatives contain NaN or infinity, as NaN weights do."""
+    # Check one number a leaf, so that large arrays stay on the device.
     good = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(derivatives)]
     if all(map(checks.concrete, good)) and not all(map(bool, good)):
         checks.finite("cell: its derivative", derivatives)
@@ -72,10 +73,10 @@ def _finite(derivatives: Any) -> Any:
 
 @checked
 def input_jacobians(cell: StepLike, trajectory: Trajectory) -> Inexact[Array, "T *B S F"]:
-    """Return ∂s_t/∂x_t for every step of a trajectory, [T, *B, S, F], the carry before held fixed.
+    """Return ∂s_t/∂x_t for every step of a trajectory, [T, *B, S, F], with the previous carry held fixed.
 
     Raises:
-      InputError: a trajectory without inputs, with inputs that are no floats, or not finite.
+      InputError: a trajectory without inputs, or with inputs that are not floating-point or not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -110,7 +111,7 @@ def _check_trajectory(trajectory: Any) -> None:
 
 @compiled
 def general_jacobians(cell: Step, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
-    """Step Jacobians of any step by forward-mode differentiation, [T, *B, S, S]."""
+    """Return the step Jacobians of any step by forward-mode differentiation, [T, *B, S, S]."""
     step = for_batch(cell, *_shapes_at_one(trajectory), trajectory.batch)
 
     def at_step(now: tuple[Any, Any]) -> Inexact[Array, "*B S S"]:
@@ -136,7 +137,7 @@ def _by_pushes(
 ) -> Inexact[Array, "*B N M"]:
     """Return the derivative of a map between trees, leaves [*B, …], at a point.
 
-    The sequences of a batch do not act on each other, so one push moves the same basis vector in all.
+    The sequences of a batch do not affect each other, so one JVP can use the same basis vector for all.
     """
     depth = len(batch)
     flat = flat_state(at, depth)
@@ -151,16 +152,16 @@ def _by_pushes(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FactoredJacobians:
-    """Step Jacobians of a split cell as the factors that they are made of.
+    """Step Jacobians of a split cell, stored as their factors.
 
-    With the state cut into L leaves of H units, and the pull into G gates of H units,
+    With the state divided into L leaves of H units, and the pull into G gates of H units,
 
         J v = K v + P (M v),        K, P unit by unit and of each step, M the same at all:
 
-    (L + G)·L·H numbers a step rather than (L·H)². M multiplies the last N of the L leaves: h alone where the
-    cell's `mix` is noted to read nothing else (`jaxrnn.typing.multiplies_by`), as an LSTM's is, or else all.
-    Entry t belongs to the step from s_t to s_{t+1}, as in `jacobians`. Several vectors a step are taken by
-    ``jax.vmap``, as in ``jax.vmap(factors.matvec, -1, -1)``.
+    (L + G)·L·H numbers a step instead of (L·H)². M multiplies the last N of the L leaves. These are h alone
+    if the cell's `mix` is declared to read nothing else (`jaxrnn.typing.multiplies_by`), as for an LSTM, and
+    all leaves otherwise. Entry t belongs to the step from s_t to s_{t+1}, as in `jacobians`. Use ``jax.vmap``
+    for several vectors a step, as in ``jax.vmap(factors.matvec, -1, -1)``.
 
     Attributes:
       kept: K, by new leaf and old leaf [T, *B, L, L, H].
@@ -178,10 +179,10 @@ class FactoredJacobians:
 
     @checked
     def matvec(self, v: Inexact[Array, "T *B S"]) -> Inexact[Array, "T *B S"]:
-        """Return J_t v_t for every step: how a change of the state moves on.
+        """Return J_t v_t for every step: the next change of the state after a change v_t.
 
         Raises:
-          InputError: `v` has another shape than the states, one for each step.
+          InputError: `v` does not have the shape of the states, one for each step.
         """
         leaves = self._by_leaf("v", v)
         read = leaves[..., -self.mixing.shape[2] :, :]
@@ -192,10 +193,10 @@ class FactoredJacobians:
 
     @checked
     def rmatvec(self, w: Inexact[Array, "T *B S"]) -> Inexact[Array, "T *B S"]:
-        """Return J_tᵀ w_t for every step: how a gradient comes back.
+        """Return J_tᵀ w_t for every step: the gradient w_t pulled back by one step.
 
         Raises:
-          InputError: `w` has another shape than the states, one for each step.
+          InputError: `w` does not have the shape of the states, one for each step.
         """
         leaves = self._by_leaf("w", w)
         pull = jnp.einsum("...mgh,...mh->...gh", self.pulled, leaves)
@@ -211,10 +212,10 @@ class FactoredJacobians:
 
 @checked
 def factored_jacobians(cell: StepLike, trajectory: Trajectory) -> FactoredJacobians:
-    """Return the step Jacobians of a split cell as their factors, where S² numbers a step are too many.
+    """Return the step Jacobians of a split cell as their factors, for states too large to store S² a step.
 
     Raises:
-      InputError: a step that is not split (`jaxrnn.contract`); a trajectory that holds values that are not
+      InputError: a step that is not split (`jaxrnn.contract`), or a trajectory with values that are not
         finite.
 
     Example:
@@ -242,14 +243,14 @@ def factored_jacobians(cell: StepLike, trajectory: Trajectory) -> FactoredJacobi
 
 
 def structured_jacobians(cell: SplitCell, trajectory: Trajectory) -> Inexact[Array, "T *B S S"]:
-    """Step Jacobians of a split cell from its unit-wise slopes, [T, *B, S, S]."""
-    # Two programs: as one, XLA computes the slopes anew for every entry, and a barrier between does not help.
+    """Return the step Jacobians of a split cell from its unit-wise slopes, [T, *B, S, S]."""
+    # Two programs: in one, XLA recomputes the slopes for every entry, and a barrier between does not help.
     return factors_of(cell, trajectory).dense()
 
 
 @compiled
 def factors_of(cell: SplitCell, trajectory: Trajectory) -> FactoredJacobians:
-    """Return the factors, arguments unchecked."""
+    """Return the factors, without checking the arguments."""
     before, drive = trajectory.before, cell.project(trajectory.xs)
     pull = cell.mix(before)
     _, push = jax.linearize(lambda carry, pull: cell.update(carry, drive, pull), before, pull)
@@ -269,7 +270,7 @@ def factors_of(cell: SplitCell, trajectory: Trajectory) -> FactoredJacobians:
     skip = 1 + len(trajectory.batch)
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[skip:], leaf.dtype), before)
     kept = _stacked(by_leaf)
-    pulled = _stacked(by_gate) if by_gate else kept[..., :0, :]  # no recurrent weights at all
+    pulled = _stacked(by_gate) if by_gate else kept[..., :0, :]  # a cell without recurrent weights
     return FactoredJacobians(kept, pulled, mixing_blocks(cell, zero))
 
 
@@ -279,7 +280,7 @@ def _assembled(
     pulled: Inexact[Array, "T *B M G H"],
     mixing: Inexact[Array, "G H N H"],
 ) -> Inexact[Array, "T *B S S"]:
-    """Return the Jacobians from their parts. Memory is the limit: no product for leaves that are not read."""
+    """Return the Jacobians from their parts, without products for unread leaves: memory is the limit."""
     *batch, leaves, _, units = kept.shape
     steps, unread = math.prod(batch), leaves - mixing.shape[2]
     kept, pulled = (part.reshape(steps, *part.shape[-3:]) for part in (kept, pulled))
@@ -293,21 +294,21 @@ def _assembled(
 
 
 def _stacked(pushed: list[Carry]) -> Inexact[Array, "*L M K H"]:
-    """Join what K pushes did to M new leaves [*L, H]."""
+    """Stack the results of K JVPs, each with M new leaves [*L, H]."""
     return jnp.stack([jnp.stack(jax.tree.leaves(moved), axis=-2) for moved in pushed], axis=-2)
 
 
 def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H N H"]:
     """Return M = ∂mix/∂carry by gate, unit of the gate, carry leaf and unit of the leaf.
 
-    The N leaves are the last one where `mix` is noted to multiply no other, or else all.
+    The N leaves are only the last one if `mix` is declared to multiply no other, and all leaves otherwise.
 
     Args:
       cell: a cell with a `mix`.
-      zero: its carry without batch axes, leaves [H]; mix is affine, so any point would do.
+      zero: its carry without batch axes, leaves [H]; mix is affine, so it may be evaluated at any point.
 
     Raises:
-      InputError: a mix that is not affine, and so has no one derivative.
+      InputError: a mix that is not affine and therefore has no constant derivative.
     """
     leaves = jax.tree.leaves(zero)
     units = leaves[0].shape[-1]
@@ -324,7 +325,7 @@ def mixing_blocks(cell: SplitCell, zero: Carry) -> Inexact[Array, "G H N H"]:
 def to_all_leaves(
     read: Inexact[Array, "*shape"], leaves: int, *, axis: int
 ) -> Inexact[Array, "*padded"]:
-    """Return what concerns the last N leaves with zeros for those before them."""
+    """Pad an array over the last N leaves with zeros for the leaves before them."""
     widths = [(0, 0)] * read.ndim
     widths[axis] = (leaves - read.shape[axis], 0)
     return jnp.pad(read, widths)

@@ -1,34 +1,36 @@
-"""A run that measures Lyapunov exponents: directions carried along, made orthogonal as often as they must be.
+"""A run of Benettin's method: push directions along a trajectory and re-orthogonalise them when necessary.
 
     J_t Q_{t−1} = Q_t R_t ,        λ_i = ⟨ln (R_t)_ii⟩ ,        J_t = ∂s_t/∂s_{t−1}
 
-(Benettin, Galgani, Giorgilli & Strelcyn 1980). The factorisation need not follow every step: between two of
-them the directions may grow apart by a factor that costs half the digits of their precision and no more. How
-many steps that is, is measured as the run goes on; where a block of steps turns out to have lost a direction,
-it is taken again with half the interval.
+(Benettin, Galgani, Giorgilli & Strelcyn 1980). The factorisation is not needed after every step: between two
+factorisations the directions may grow apart by a factor that costs at most half the digits of their
+precision. The number of steps this allows, the interval, is measured during the run. A block of steps that
+turns out to have lost a direction is repeated with half the interval.
 
-Nor need it be QR. What counts is that the first k directions span what they spanned, for every k, and that
-none is lost: any factorisation into a well-conditioned basis and a triangle serves, as in Rutishauser's LR
-iteration (1958) beside Francis's QR. P J Q = L U takes less time, a third for large square matrices. The
-logarithms |U_ii| miss the volumes that the basis PᵀL spans, one at the beginning of a block and one at its
-end. Both are 1 where the block begins and ends with orthonormal directions, so the last factorisation of
-every block is QR, and the sums over blocks are what they would be with QR throughout. The condition of PᵀL,
-about N, magnifies rounding: where that would show, as in float32, every factorisation is QR.
+The factorisation need not be QR either. It is enough that the first k directions keep their span, for every
+k, and that none is lost. Any factorisation into a well-conditioned basis and a triangular matrix does this,
+as in Rutishauser's LR iteration (1958), the counterpart of Francis's QR. P J Q = L U takes less time, a third
+for large square matrices. The logarithms |U_ii| lack the volumes that the basis PᵀL spans, one at the
+beginning of a block and one at its end. Both are 1 if the block begins and ends with orthonormal directions,
+so the last factorisation of every block is QR, and the sums over blocks are the same as with QR throughout.
+The condition number of PᵀL, about N, magnifies rounding. Where that would matter, as in float32, every
+factorisation is QR.
 
-Steps are taken in blocks, blocks in chunks, and a chunk is one call of one compiled program, whatever its
-length: so a run of any number of steps compiles once, keeps no trajectory, and can be watched and resumed.
-From every chunk two intervals are taken again with their determinants, Σ λ = ⟨ln|det J|⟩, where all exponents
-are asked for.
+Steps are grouped in blocks, and blocks in chunks. A chunk is one call of one compiled program, whatever its
+length, so a run of any number of steps compiles once, stores no trajectory, and can be monitored and resumed.
+If all exponents are requested, two intervals of every chunk are repeated with their determinants to check
+Σ λ = ⟨ln|det J|⟩.
 
-On a superstable orbit the derivative is zero, and what floats give for it is the rounding of the state. Steps
-at which that is so are counted (`jaxrnn.analysis.tangents`). A chaotic orbit meets a few by chance; where
-they recur, all exponents of that sequence are −∞.
+On a superstable orbit the derivative is zero, and its floating-point value is only the rounding error of the
+state. Steps at which this happens are counted (`jaxrnn.analysis.tangents`). A chaotic orbit has a few of them
+by chance; if they recur, all exponents of that sequence are −∞.
 
-`traced` does the same in loops of fixed length, for ``jax.grad`` and ``jax.jit``: nothing can be measured
-there, so its interval is given, and nothing is taken again.
+`traced` does the same in loops of fixed length, for ``jax.grad`` and ``jax.jit``. Nothing can be measured
+there, so its interval is an argument and no block is repeated.
 
-Weakness: the interval follows what was seen; a step that parts the directions more than any before costs a
-chunk that is thrown away. That the condition of an LU's basis is about N is experience, no theorem.
+Weakness: the interval is based on past steps, so a step that separates the directions more than any before
+costs one chunk, which is discarded and repeated. That the condition number of an LU's basis is about N is
+empirical, not a theorem.
 """
 
 from __future__ import annotations
@@ -59,18 +61,18 @@ from jaxrnn.jaxprs import is_inexact
 from jaxrnn.steps import compiled
 from jaxrnn.typing import Step
 
-_BLOCKS = 256  # blocks in a long run; in a short one they are of a few steps
+_BLOCKS = 256  # blocks in a long run; a short run has blocks of a few steps
 _SHORT_BLOCK = 16
-_CHUNK = 16  # blocks that one compiled call takes
+_CHUNK = 16  # blocks in one compiled call
 _LONGEST_INTERVAL = 256
-_LU_ROUNDING = 1e-6  # relative, that is allowed in what an interval with an LU at its end measures
-_RECURRENT = 1e-3  # share of steps: chance makes it some 64 ε, a superstable orbit of p steps 1/p
-_CHANCE = 2  # so many blind steps may be met by chance in a run however short
+_LU_ROUNDING = 1e-6  # relative error allowed in what an interval that ends with an LU measures
+_RECURRENT = 1e-3  # share of blind steps: some 64 ε by chance, 1/p on a superstable orbit
+_CHANCE = 2  # blind steps that may occur by chance in a run of any length
 _DIGITS = 0.5  # share of a float's digits by which directions may grow apart between factorisations
 
 
 class _Outcome(NamedTuple):
-    """What blocks of steps gave: sums of logarithms [N, *B, K], and of any interval in them the extremes."""
+    """Results of blocks of steps: sums of logarithms [N, *B, K], and extremes over their intervals."""
 
     sums: Any
     spread: float
@@ -80,7 +82,7 @@ class _Outcome(NamedTuple):
 
 
 class Run:
-    """A run in progress."""
+    """A run in progress, which can be resumed."""
 
     def __init__(
         self,
@@ -96,14 +98,14 @@ class Run:
         self._xs = xs
         self._adapts = renorm_every is None
         self._every = renorm_every or 1
-        self._by_lu = False  # all but the last interval of a block
+        self._by_lu = False  # whether to use LU in all but the last interval of a block
         self._time_step = time_step_of(cell)
         self._first = int(position.steps)
         carry, directions, _ = position
         self._blind = np.zeros(directions.shape[:-2], int)
         self._counted = 0
         self._state = Tangents.at(carry, directions)
-        # Directions are carried in the carry's own precision, and made orthogonal in float32 at least.
+        # Directions are pushed in the carry's own precision, and factorised in float32 at least.
         floats = [leaf.dtype for leaf in jax.tree.leaves(carry) if is_inexact(leaf)]
         self._eps = max(float(jnp.finfo(dtype).eps) for dtype in floats)
         self._limit = -_DIGITS * math.log(float(jnp.finfo(directions.dtype).eps))
@@ -113,13 +115,13 @@ class Run:
         self._steps = [] if resume is None else [np.asarray(resume.block_steps)]
         self._determinants = [] if resume is None else [float(resume.determinant)]
         rounding = 0.0 if resume is None else float(resume.rounding)
-        self._rounding = 0.0 if math.isnan(rounding) else rounding  # NaN: of a compiled run
+        self._rounding = 0.0 if math.isnan(rounding) else rounding  # NaN comes from a compiled run
 
     @one_blas_thread
     def through(
         self, warmup: int, steps: int, progress: Callable[[Lyapunov], None] | None
     ) -> Lyapunov:
-        """Take the steps, of which the first `warmup` are not counted, and return the record."""
+        """Take the steps and return the record; the first `warmup` steps are not counted."""
         if self._adapts:
             self._try_out(steps)
         size = self._block or _block_length(steps - warmup)
@@ -155,7 +157,7 @@ class Run:
         return (self._blind > _CHANCE) & (self._blind >= _RECURRENT * self._counted)
 
     def _try_out(self, steps: int) -> None:
-        """Take a few steps that are not kept, to see how fast the directions part."""
+        """Take a few steps and discard them, to measure how fast the directions separate."""
         plan = np.ones(min(_CHUNK, steps), np.int32)
         start = self._state
         outcome = self._ran(plan)
@@ -184,7 +186,7 @@ class Run:
             self._adapt(outcome)
 
     def _ran(self, plan: Any) -> _Outcome:
-        """Take blocks of steps, and say how the directions fared."""
+        """Take blocks of steps, and return their sums with the extremes of the directions' growth."""
         blocks = self._padded(plan)
         at_rest = jnp.full_like(self._state.least_growth, jnp.inf)
         self._state = self._state._replace(least_growth=at_rest)
@@ -199,12 +201,12 @@ class Run:
         )
 
     def _failed(self, outcome: _Outcome) -> bool:
-        """Tell whether directions were lost, or came near to it, in an interval that was too long."""
+        """Tell whether directions were lost, or nearly lost, because an interval was too long."""
         lost = not np.isfinite(outcome.sums).all()
         return lost or outcome.spread > 1.15 * self._limit or outcome.reach > self._range
 
     def _confirmed(self, plan: Any, start: Tangents, lost: _Outcome) -> _Outcome:
-        """Take blocks again, step by step: what is lost there too is singular in itself."""
+        """Repeat blocks step by step: a direction that is lost again belongs to a singular Jacobian."""
         given, self._every, self._state = self._every, 1, start
         outcome = self._ran(plan)
         if np.isfinite(outcome.sums).all():
@@ -229,9 +231,9 @@ class Run:
         self._determinants.append(self._determinant_difference(start, some, outcome))
 
     def _determinant_difference(self, start: Tangents, steps: int, outcome: _Outcome) -> float:
-        """Compare all logarithms of some steps with their determinants, nats a step.
+        """Return the largest difference between the sum of logarithms and the log determinant, nats a step.
 
-        Two programs: side by side in one, their factorisations could wait for each other (`lapack`).
+        This takes two programs: in a single one their factorisations could wait for each other (`lapack`).
         """
         *_, count, size = start.directions.shape
         if count < size:
@@ -245,9 +247,9 @@ class Run:
         return float(differences.max()) / steps if differences.size else math.nan
 
     def _adapt(self, outcome: _Outcome) -> None:
-        """Set the interval by how far the directions have parted, and how far they reached, within one."""
+        """Set the interval from how far directions separated, and how much they grew, within one interval."""
         if not np.isfinite(outcome.sums).all():
-            # Steps are singular, and nothing is known of the directions below.
+            # Steps are singular, so nothing is known of the directions after the lost one.
             self._every, self._by_lu = 1, False
             return
         spread, reach = max(outcome.spread, 1e-3), max(outcome.reach, 1e-3)
@@ -258,7 +260,7 @@ class Run:
         self._by_lu = self._lost(eps, ahead, by_lu=True) < _LU_ROUNDING
 
     def _lost(self, eps: float, spread: float, by_lu: bool) -> float:
-        """Return the rounding of what directions measure that part by `spread` nats, relative."""
+        """Return the relative rounding error of measurements on directions that separate by `spread` nats."""
         condition = self._state.directions.shape[-1] if by_lu else 1
         return condition * eps * math.exp(min(spread, 80.0))
 
@@ -275,13 +277,13 @@ def _block_length(steps: int) -> int:
 
 
 def _blocks(steps: int, size: int) -> Any:
-    """Cut steps into blocks of `size`, the last one shorter where they do not divide."""
+    """Cut steps into blocks of `size`; the last block is shorter if `size` does not divide them."""
     whole, rest = divmod(steps, size)
     return np.array([size] * whole + [rest] * (rest > 0), np.int32)
 
 
 def _refuse_if_broken(broken: Any, before: int) -> None:
-    """Refuse states that are not finite; steps count on from those `before` the run, if it is resumed."""
+    """Refuse states that are not finite; in a resumed run step numbers include the `before` earlier steps."""
     broken = np.asarray(broken)
     if (broken >= 0).any():
         first = int(broken[broken >= 0].min())
@@ -299,7 +301,7 @@ def _largest(differences: list[float]) -> float:
     return max(known) if known else math.nan
 
 
-# What is compiled.
+# Compiled programs.
 
 
 @compiled
@@ -314,12 +316,12 @@ def _chunk(cell: Step, xs: Any, state: Tangents, blocks: Any, every: Any, by_lu:
 
 @compiled
 def _logarithms(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any, by_lu: Any) -> Any:
-    """Return the sums of logarithms of one block alone."""
+    """Return the sums of logarithms of a single block."""
     return _block(cell, xs, state, steps, every, by_lu)[1][0]
 
 
 def _block(cell: Step, xs: Any, state: Tangents, steps: Any, every: Any, by_lu: Any) -> Any:
-    """Take a block of steps, at the end of which the directions are orthonormal."""
+    """Take a block of steps, after which the directions are orthonormal."""
     intervals = (steps + every - 1) // every
 
     def interval(i, running):
@@ -344,7 +346,7 @@ _blind_steps = compiled(blind_steps)
 def traced(
     cell: Step, xs: Any, position: Position, warmup: int, steps: int, every: int, time_step: float
 ) -> Lyapunov:
-    """Take all steps in loops of fixed length, which can be differentiated and compiled into others."""
+    """Take all steps in loops of fixed length, which can be differentiated and traced by the caller."""
     carry, directions, _ = position
     state = Tangents.at(carry, directions)
 
