@@ -1,35 +1,37 @@
 """Mean-field theory of a random gated cell: variance of its state and rate of its gradient as N → ∞.
 
-The Elman theory (`jaxrnn.analysis.mean_field`) closes on two numbers, because a unit's next state depends on
-its pre-activation alone. A gated unit carries its own state along (c' = f c + i g) and is not Gaussian; what
-is, is the pull of the recurrent weights. With independent W_k ~ N(0, g_k²/N) for each gate k, the units are
-independent of each other and see Gaussian processes whose covariance over time is the population's own,
+The Elman theory (`jaxrnn.analysis.mean_field`) reduces to two numbers, because a unit's next state depends on
+its pre-activation alone. A gated unit keeps its own state (c' = f c + i g), which is not Gaussian; the pull
+of the recurrent weights is. With independent W_k ~ N(0, g_k²/N) for each gate k, the units are independent of
+each other. They receive Gaussian processes whose covariance over time is the population's own,
 
     E pull_k(t) pull_k(s) = g_k² E h(t) h(s) ,        E δpull_k(t) δpull_k(s) = g_k² E δh(t) δh(s) .
 
-`update` is free of weights and works unit by unit, so a population of independent units is carried through
-the very `update` of the cell, and a small difference δ beside it through its derivative; each pull is drawn
-given the pulls of the last steps. E h² is the variance, the growth of E |δ|² the rate of the gradient. This
-holds for every split cell whose recurrent weights act on its readout: all of this package.
+`update` is free of weights and works unit by unit, so the cell's own `update` advances a population of
+independent units, and its derivative advances a small difference δ. Each pull is drawn conditional on the
+pulls of the last steps. E h² is the variance, and the growth of E |δ|² is the rate of the gradient. This
+holds for every split cell whose recurrent weights act on its readout, which includes all split cells of this
+package.
 
-With `memory` = 0 each pull is drawn by itself, as if the weights were new at each step. That is the theory of
-Chen, Pennington & Schoenholz 2018 and Gilboa et al. 2019, in which one step of our GRU, with p the
-candidate's pull, has
+With `memory` = 0 each pull is drawn independently, as if the weights were redrawn at each step. That is the
+theory of Chen, Pennington & Schoenholz 2018 and Gilboa et al. 2019. In it one step of this package's GRU,
+with p the candidate's pull, has
 
     χ = E z² + g_z² E ((h − n) z (1 − z))² + g_n² E ((1 − z) n' r)² + g_r² E ((1 − z) n' p r (1 − r))² .
 
-It comes within some percent of the variance where there is input, and misses the rate: what a unit keeps of δ
-is pulled by the same weights again. GRU, gains 1, drive of variance ½ at each gate: −0.532 nats a step
+It is within some percent of the variance if there is input, but misses the rate: the part of δ that a unit
+keeps is pulled by the same weights again. GRU, gains 1, drive of variance ½ at each gate: −0.532 nats a step
 without memory, −0.377 with it, and −0.376 ± 0.001 in networks of 500 units. For the Elman cell nothing is
-lost.
+lost without memory.
 
-Krishnamurthy, Can & Schwab 2022 have the theory with tied weights in continuous time.
+Krishnamurthy, Can & Schwab 2022 give the theory with tied weights in continuous time.
 
-Weakness: a Monte Carlo solution, with a standard error. Correlations over more than `memory` steps are cut
-off, which chaos, input and open gates make harmless, and gates that hold for longer do not. Networks that run
-by themselves move slowly and reach the theory late: a GRU of gain 3 has 0.061 ± 0.001 nats a step here, 0.047
-± 0.005 with 500 units, 0.058 ± 0.001 with 1500; an LSTM of gain 4 has 0.143 ± 0.002, and 0.127 ± 0.001 with
-500. The populations are carried in float64, on a TPU in float32, which blurs such slow motion.
+Weakness: this is a Monte Carlo solution, with a standard error. Correlations over more than `memory` steps
+are cut off. This is harmless with chaos, input or open gates, but not with gates that hold for longer.
+Autonomous networks move slowly and approach the theory only for large N: a GRU of gain 3 has 0.061 ± 0.001
+nats a step here, 0.047 ± 0.005 with 500 units, 0.058 ± 0.001 with 1500; an LSTM of gain 4 has 0.143 ± 0.002,
+and 0.127 ± 0.001 with 500. The populations are computed in float64, on a TPU in float32, which blurs such
+slow motion.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class GatedMeanField:
       mean_square_stderr: its standard error.
       lyapunov: growth of a small difference, and of a gradient, nats a step.
       lyapunov_stderr: its standard error.
-      status: "converged", or "still drifting": then more steps are needed.
+      status: "converged", or "still drifting" if more steps are needed.
     """
 
     mean_square: float
@@ -91,18 +93,19 @@ def gated_mean_field(
     """Solve the theory for a split cell.
 
     Args:
-      cell: any instance of the cell, for its `update` and `readout`; its weights and size do not matter.
+      cell: any instance of the cell, used for its `update` and `readout`; its weights and size do not matter.
       gains: g_k of each gate [G], in the cell's order; recurrent weights have the variance g_k²/N.
       drive_mean: μ_k, the biases [G].
-      drive_variance: σ_k², of the input's share of each gate, new at every step [G].
+      drive_variance: σ_k², of the input's part of each gate, drawn anew at every step [G].
       key: random key.
-      memory: past steps whose pulls the next one is drawn with; 0: weights that are new at each step.
-      steps: steps of which the second half is averaged over.
+      memory: number of past steps on whose pulls the next pull is conditioned; 0 redraws weights at each
+        step.
+      steps: number of steps, of which the second half is averaged.
       units: size of each of the 8 populations, whose spread gives the error; the bias is of order 1/units.
 
     Raises:
-      InputError: a step that is no split cell, settings that do not have one entry a gate or are not finite,
-        negative gains or variances, or fewer than 4 steps.
+      InputError: a step that is not a split cell, settings that do not have one entry a gate or are not
+        finite, negative gains or variances, or fewer than 4 steps.
 
     Example:
       >>> import jax
@@ -137,7 +140,7 @@ def gated_mean_field(
         checks.finite(argument, value)
         if argument != "drive_mean" and (np.asarray(value) < 0).any():
             checks.refuse(argument, np.asarray(value).tolist(), "values of 0 or above")
-    # Directions that a slow state has just left are small: float32 would take them for news.
+    # Directions that a slow state has just left are small, and float32 would take rounding for new ones.
     wide = jax.default_backend() != "tpu"
     with jax.enable_x64(wide):
         dtype = jnp.float64 if wide else jnp.float32
@@ -147,7 +150,7 @@ def gated_mean_field(
 
 
 def _check_split(cell: Any) -> None:
-    """Refuse a step that is more than its parts, or whose parts break their promises."""
+    """Refuse a step that computes more than its parts, or whose parts break their contracts."""
     if hasattr(cell, "in_features"):
         x = jax.ShapeDtypeStruct((cell.in_features,), cell.dtype)
         why = obstacle(cell, cell.initialize_carry(x.shape), x)
@@ -208,9 +211,10 @@ def _populate(
 def _pulled(
     window: tuple[Any, Any], vector: Float[Array, "N"], fresh: Float[Array, "G N"]
 ) -> tuple[Float[Array, "G N"], tuple[Any, Any]]:
-    """Return what W of gain 1 makes of a vector, given what it made of those in the window.
+    """Return the product of W of gain 1 and a vector, conditional on its products with those in the window.
 
-    The window holds vectors of root mean square 1, for they may have grown or faded, and what became of them.
+    The window holds past vectors and their products with W. Its vectors are scaled to root mean square 1,
+    because they may have grown or decayed.
     """
     seen, made = window
     size = _rms(vector)
@@ -232,7 +236,7 @@ def _rms(vector: Float[Array, "N"]) -> Float[Array, ""]:
 
 
 def _average(squares: Any, growths: Any) -> GatedMeanField:
-    """Average the second half of each population's run [R, T]."""
+    """Average the second half of each population's run [R, T] and tell whether it has settled."""
     (square, square_error, square_settled), (growth, growth_error, growth_settled) = (
         _mean(series[:, series.shape[1] // 2 :]) for series in (squares, growths)
     )
@@ -243,7 +247,7 @@ def _average(squares: Any, growths: Any) -> GatedMeanField:
 
 
 def _mean(series: Any) -> tuple[float, float, bool]:
-    """Return the mean of series [R, T], its standard error, and whether early and late agree."""
+    """Return the mean of series [R, T], its standard error, and whether their two halves agree."""
     middle = series.shape[1] // 2
     drift, drift_error = _over_populations(series[:, :middle] - series[:, -middle:])
     mean, error = _over_populations(series)

@@ -1,20 +1,20 @@
-"""What a gradient teaches by dependencies of k steps: the parameter gradient taken apart by lag.
+"""Lag contributions: the parameter gradient decomposed by the lag of the dependencies it comes from.
 
-The gradient of a loss is a sum over the step t in which the loss is paid and the step t − k in which the
+The gradient of a loss is a sum over two steps: t, at which the loss is incurred, and t − k, at which the
 parameters acted (Werbos 1990; Pascanu, Mikolov & Bengio 2013, eq. 3–5):
 
     g = Σ_k g_k ,    g_k = Σ_t ∂L_t/∂s_t · ∂s_t/∂s_{t−k} · ∂⁺s_{t−k}/∂θ ,
 
-∂⁺ the immediate derivative, with the carry before held fixed. Contributions are vectors and may cancel, so
-two things are told of each: its length ‖g_k‖, and its part of the whole, ⟨g_k, g⟩ / ‖g‖², which may be
-negative and sums to 1 over the lags.
+where ∂⁺ is the immediate derivative, with the previous carry held fixed. Contributions are vectors and may
+cancel, so two numbers are given for each: its length ‖g_k‖, and its share of the whole, ⟨g_k, g⟩ / ‖g‖²,
+which may be negative and sums to 1 over the lags.
 
-All loss times are swept together: the cotangents that have come k steps back are one array [T, *B, S], and
-one pull-back through all T steps at once gives g_k and the cotangents of lag k + 1. That is O(T²) step
-gradients in T large calls; memory is that of one BPTT gradient and a few copies of the parameters.
-Cotangents are kept as an array of length 1 and a logarithm, so that far lags do not underflow.
+All loss times are swept together. The cotangents that have gone back k steps form one array [T, *B, S], and
+one VJP through all T steps at once gives g_k and the cotangents of lag k + 1. That is O(T²) step gradients in
+T large calls; memory is that of one BPTT gradient and a few copies of the parameters. Cotangents are stored
+as an array of length 1 and a logarithm, so distant lags do not underflow.
 
-The initial carry is held fixed: where it is learnt, its gradient is not among the g_k.
+The initial carry is held fixed: if it is learned, its gradient is not part of the g_k.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class LagContributions:
     """The parameter gradient by lag, g = Σ_k g_k.
 
     Attributes:
-      lags: the lags k = 0 … K − 1, in steps, between a loss and the use of the parameters it goes back to.
+      lags: the lags k = 0 … K − 1, in steps, from the use of the parameters to the loss.
       log_norms: log ‖g_k‖; −inf where it is zero, [K].
       fractions: ⟨g_k, g⟩ / ‖g‖²; over all lags they sum to 1, [K].
       leaf_log_norms: log ‖g_k‖ of each parameter array, by its name, [K].
       leaf_fractions: ⟨g_k, g⟩ / ‖g‖² within each parameter array; NaN where its gradient is zero, [K].
-      difference: ‖Σ_k g_k − g‖ / ‖g‖, where g is autodiff's through the whole run: rounding if all is well;
-        NaN if not all lags were asked for.
+      difference: ‖Σ_k g_k − g‖ / ‖g‖, where g is computed by autodiff through the whole run; at most rounding
+        if all is well, and NaN unless all lags were requested.
     """
 
     lags: Int[Array, "K"]
@@ -61,7 +61,7 @@ class LagContributions:
 
     @property
     def cumulative(self) -> Float[Array, "K"]:
-        """Part of the gradient that comes from lags up to k, [K]."""
+        """Share of the gradient that comes from lags up to k, [K]."""
         return jnp.cumsum(self.fractions)
 
 
@@ -75,10 +75,10 @@ def lag_contributions(
     length: int | None = None,
     max_lag: int | None = None,
 ) -> LagContributions:
-    """Take the gradient of a loss by a cell's parameters apart by lag.
+    """Decompose the gradient of a loss with respect to a cell's parameters by lag.
 
     Args:
-      cell: a cell, ours or Flax's: an ``nnx.Module`` whose parameters are its ``nnx.Param``s.
+      cell: a cell of this package or of Flax: an ``nnx.Module`` whose parameters are its ``nnx.Param``s.
       xs: inputs [T, *B, F].
       loss: maps the outputs [T, *B, Y] to a scalar, or to one value per sequence [*B].
       carry: initial carry; by default the cell's own.
@@ -86,8 +86,8 @@ def lag_contributions(
       max_lag: largest lag, 0 to T − 1; by default T − 1, which costs T gradients of T steps each.
 
     Raises:
-      InputError: a plain function, which shows no parameters; a loss whose gradient by them is zero or not
-        finite; `max_lag` outside 0 … T − 1; or inputs that do not fit.
+      InputError: a plain function, which exposes no parameters; a loss whose gradient with respect to them is
+        zero or not finite; `max_lag` outside 0 … T − 1; or inputs that do not fit.
 
     Example:
       >>> from flax import nnx
@@ -116,14 +116,14 @@ def lag_contributions(
 
 
 class ParameterGradient(NamedTuple):
-    """The gradient of a loss by a module's parameters through a whole run.
+    """The gradient of a loss with respect to a module's parameters, through a whole run.
 
     Attributes:
-      names: of the N parameter arrays.
-      at_outputs: the loss's gradient by the outputs alone, shaped as they are.
-      whole: the gradient, shaped as the module's parameters.
-      unit: the same, each array scaled to length 1, or zero.
-      log_norms: logarithms of their lengths [N].
+      names: names of the N parameter arrays.
+      at_outputs: the loss's gradient with respect to the outputs alone, in the shape of the outputs.
+      whole: the gradient, in the shape of the module's parameters.
+      unit: the same with each array scaled to length 1, or zero.
+      log_norms: logarithms of the arrays' lengths [N].
     """
 
     names: list[str]
@@ -134,26 +134,26 @@ class ParameterGradient(NamedTuple):
 
     @classmethod
     def of(cls, cell: nnx.Module, trajectory: Trajectory, loss: Loss) -> ParameterGradient:
-        """Take it by BPTT along a trajectory."""
+        """Compute it by BPTT along a trajectory."""
         names, at_outputs = _parameter_names(cell), output_gradients(loss, trajectory)
         return cls(names, at_outputs, *_whole_gradient(cell, trajectory, at_outputs))
 
     @property
     def can_be_taken_apart(self) -> bool:
-        """Whether it is within the range of floats, and not zero."""
+        """Whether the gradient is nonzero and within the range of floats."""
         finite = all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(self.whole))
         return finite and bool(jnp.isfinite(self.log_norms).any())
 
 
 def has_parameters(cell: Any) -> TypeGuard[nnx.Module]:
-    """Tell whether a step shows parameters: a module with ``nnx.Param`` leaves."""
+    """Tell whether a step exposes parameters: whether it is a module with ``nnx.Param`` leaves."""
     return isinstance(cell, nnx.Module) and bool(jax.tree.leaves(nnx.state(cell, nnx.Param)))
 
 
 def contributions_along(
     cell: Step, trajectory: Trajectory, gradient: ParameterGradient, max_lag: int
 ) -> LagContributions:
-    """Take a gradient that `can_be_taken_apart` apart along the trajectory that it is of."""
+    """Decompose a gradient that `can_be_taken_apart` along the trajectory it was computed on."""
     grown, logs, shares, difference = _by_lag(
         cell,
         trajectory,
@@ -176,7 +176,7 @@ def _limit(max_lag: Any, last: int) -> int:
 def _record(
     gradient: ParameterGradient, grown: Any, logs: Any, shares: Any, difference: Any
 ) -> LagContributions:
-    """Put together what was measured by lag [K] and parameter array [N], in float64."""
+    """Assemble the record from measurements by lag [K] and parameter array [N], in float64."""
     dtype = np.asarray(logs).dtype
     measured = (gradient.log_norms, grown, logs, shares)
     sizes, grown, logs, shares = (np.asarray(a, np.float64) for a in measured)
@@ -214,7 +214,7 @@ def _parameter_names(cell: nnx.Module) -> list[str]:
 
 @compiled_unprepared
 def _whole_gradient(cell: Step, trajectory: Trajectory, output_grads: Any) -> tuple[Any, Any, Any]:
-    """Return the gradient by the parameters through the whole run, and what `_units` makes of it."""
+    """Return the gradient with respect to the parameters through the whole run, and its `_units`."""
     rebuild, parameters = _apart(cell)
     start = jax.tree.map(lambda leaf: leaf[0], trajectory.carries)
     x = shapes_of_one(trajectory.xs)
@@ -233,8 +233,8 @@ def _by_lag(
 ) -> tuple[Any, Any, Any, Any]:
     """Return by lag the growth of the cotangents [K], log ‖g_k‖ and ⟨g_k, unit⟩ [K, N]; and the difference.
 
-    The last two are those of the cotangents scaled to length 1: their logarithms lack the growth so far. The
-    lags come in pieces of one compiled call each, and between two of them an interrupt is heard.
+    log ‖g_k‖ and ⟨g_k, unit⟩ are those of cotangents scaled to length 1, without the growth so far. The lags
+    are processed in pieces of one compiled call each, and the run can be interrupted between two pieces.
     """
     none = jnp.zeros_like(trajectory.states[1:])
     scale = jnp.zeros((), log_norm(none).dtype)
@@ -244,7 +244,7 @@ def _by_lag(
     for _ in range(-(-lags // count)):
         state, piece = jax.block_until_ready(_some_lags(cell, trajectory, state, unit, lags=count))
         pieces.append(piece)
-    # The last piece may go beyond the lags that were asked for.
+    # The last piece may go beyond the requested lags.
     grown, logs, shares = (jnp.concatenate(parts)[:lags] for parts in zip(*pieces, strict=True))
     *_, total = state
     wrong = [t - w.astype(t.dtype) for t, w in _pairs(total, whole)]
@@ -258,7 +258,7 @@ _PIECE = 2**20  # step gradients of one call: a second or so
 def _some_lags(
     cell: Step, trajectory: Trajectory, state: Any, unit: Any, *, lags: int
 ) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Go on by so many lags; the state: cotangents, those of the outputs, their scale, the sum so far."""
+    """Process the next `lags` lags; `state` is (cotangents, output cotangents, scale, sum so far)."""
     rebuild, parameters = _apart(cell)
 
     shapes = shapes_of_one(trajectory.carries), shapes_of_one(trajectory.xs)
@@ -277,7 +277,7 @@ def _some_lags(
     def next_lag(state, _):
         arriving, at_outputs, scale, total = state
         gradient, sent = pull((arriving, at_outputs))
-        # What reaches s_{t−1} arrives there in the step before; what reaches s_0 has left the run.
+        # The cotangent of s_{t−1} belongs to the step before; the cotangent of s_0 leaves the run.
         earlier = jnp.concatenate([sent[1:], jnp.zeros_like(sent[:1])])
         wide = jax.tree.map(lambda a: a.astype(at_least_float32(a.dtype)), gradient)
         total = jax.tree.map(lambda a, g: a + (jnp.exp(scale) * g).astype(a.dtype), total, wide)
@@ -293,7 +293,7 @@ def _some_lags(
 
 
 def _apart(cell: Any) -> tuple[Any, Any]:
-    """Return the parameters of a module, and the function that puts others in their place."""
+    """Return a function that rebuilds the module with other parameters, and its present parameters."""
     graph, parameters, rest = nnx.split(cell, nnx.Param, ...)
     return lambda parameters: nnx.merge(graph, parameters, rest), parameters
 
@@ -310,7 +310,7 @@ def _units(tree: Any) -> tuple[Any, Float[Array, "N"]]:
 
 
 def _shortened(leaf: Array, log: Float[Array, ""]) -> Array:
-    """Return leaf / e^log, in two steps, for the factor alone may leave the range of a float."""
+    """Return leaf / e^log, in two factors because a single one may leave the range of a float."""
     half = jnp.exp(-log / 2)
     return leaf.astype(log.dtype) * half * half
 

@@ -1,23 +1,23 @@
-"""Products of thousands of matrices, and their singular values, in logarithms.
+"""Products of thousands of matrices in graded form, and their singular values as logarithms.
 
-Multiplied out, a product of T Jacobians overflows or underflows, and long before that its small singular
-values drown in the rounding of its large ones. Here the product is never formed. It is held as
+Multiplied out, a product of T Jacobians overflows or underflows. Long before that, its small singular values
+are lost in the rounding errors of its large ones. Here the product is never formed. It is stored as
 
     A_k … A_1 = Q · diag(e^d) · V ,
 
-Q orthogonal, d real (the grades), V well conditioned. Multiplying by A on the left takes one QR
-factorisation of A Q, its columns sorted beforehand where they have got out of order; the triangular factor's
-diagonal joins d, the rest, scaled row by row, joins V. This is the stable product of determinant quantum
-Monte Carlo (Loh et al. 1989; Bai et al. 2011), here with the grades in logarithms.
+with Q orthogonal, d real (the grades) and V well conditioned. Multiplying by A on the left takes one QR
+factorisation of A Q, whose columns are sorted first if they are out of order. The diagonal of the triangular
+factor is added to d, and the rest, scaled row by row, is multiplied into V. This is the stable product of
+determinant quantum Monte Carlo (Loh et al. 1989; Bai et al. 2011), here with logarithmic grades.
 
-The singular values of diag(e^d) V are then found by one-sided Jacobi rotations (Demmel & Veselić 1992) on
-its rows, each kept as a unit vector and a logarithm. Rotations act on ratios only, so every singular value
-is found to high *relative* accuracy, however far apart they are. The rows end as the right singular vectors;
-the same rotations turn the columns of Q into the left ones.
+The singular values of diag(e^d) V are then found by one-sided Jacobi rotations (Demmel & Veselić 1992) of its
+rows, each stored as a unit vector and a logarithm. Rotations depend on ratios only, so every singular value
+is found to high *relative* accuracy, however far apart they are. The rows converge to the right singular
+vectors; the same rotations applied to the columns of Q give the left ones.
 
-A direction that, to rounding, lies in the span of those before it has grade −inf: the product is singular.
-Rounding is measured against the whole factor: one of condition beyond 1/(64 ε √S), some 10⁴ in float32,
-counts as singular.
+A direction that lies, to rounding, in the span of the previous ones has grade −inf: the product is singular.
+Rounding is measured relative to the whole factor: a factor whose condition number exceeds 1/(64 ε √S), some
+10⁴ in float32, counts as singular.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_TOLERATED_RISE = 6.0  # nats by which a column may outweigh one before it until all are sorted
-_MAX_SWEEPS = 30  # cyclic Jacobi needs 5 to 10; the bound is for NaN, which never settles
+_TOLERATED_RISE = 6.0  # nats by which a column may outweigh an earlier one before all are sorted
+_MAX_SWEEPS = 30  # cyclic Jacobi needs 5 to 10; the bound is for NaN, which never converges
 
 
 class Graded(NamedTuple):
-    """A square matrix Q · diag(e^d) · V.
+    """A square matrix Q · diag(e^d) · V in graded form.
 
     Attributes:
       q: orthogonal [S, S].
@@ -60,7 +60,7 @@ def left_multiply(matrix: Float[Array, "S S"], product: Graded) -> Graded:
     grades, diagonal = product.grades[order], jnp.diagonal(r)
     alive = jnp.arange(len(grades)) < rank
 
-    # Row i of R diag(e^d), divided by its diagonal entry: bounded, for the columns fall.
+    # Row i of R diag(e^d), divided by its diagonal entry; bounded, because the columns' weights decrease.
     pivots = jnp.where(alive, diagonal, 1)
     base = jnp.where(alive, grades, 0)
     unit_rows = r / pivots[:, None]
@@ -72,29 +72,29 @@ def left_multiply(matrix: Float[Array, "S S"], product: Graded) -> Graded:
 
 
 def _falling(weights):
-    """Return an order of the columns in which their weights fall, but for a few nats.
+    """Return an order of the columns in which their weights decrease, up to a few nats.
 
-    They are not sorted whenever two cross: columns of like weight would take turns at the first place, none
-    would ever turn towards the leading direction, and V would collect it until V is singular.
+    Columns are not reordered at every crossing. Columns of similar weight would alternate in the first place,
+    none would converge to the leading direction, and V would absorb it until V is singular.
     """
     rise = jnp.where(weights == -jnp.inf, 0, weights - jax.lax.cummin(weights)).max()
     return jnp.where(rise > _TOLERATED_RISE, jnp.argsort(-weights), jnp.arange(len(weights)))
 
 
 def _rounding(matrix):
-    """Return the length below which a vector times `matrix` is nothing but rounding.
+    """Return the length up to which a vector times `matrix` may be only rounding.
 
-    It goes by the whole matrix, not by the column: a vector of its null space comes out as short as this.
+    It is relative to the whole matrix, not to a column: a vector of the null space gets about this length.
     """
     return 64 * jnp.finfo(matrix.dtype).eps * jnp.linalg.norm(matrix)
 
 
 def _independent_first(columns, order, rounding):
-    """Return q, r, order, rank of a QR factorisation in which each column adds to those before it.
+    """Return q, r, order, rank of a QR factorisation in which each column is independent of those before it.
 
-    A column in the span of its predecessors gets an arbitrary direction from the factorisation, and what
-    later columns have in that direction would be lost with it. So such columns move to the end, and the
-    rest is factorised again: as often as there are any, which in most steps is never.
+    A column in the span of its predecessors gets an arbitrary direction from the factorisation, and the
+    components of later columns along it would be lost. Such columns therefore move to the end, and the rest
+    is factorised again until there are none left. Most steps have none.
     """
     places = jnp.arange(len(order))
 
@@ -114,7 +114,7 @@ def _independent_first(columns, order, rounding):
 
 
 def log_singular_values(product: Graded) -> Float[Array, "S"]:
-    """Return the logarithms of the singular values, falling, [S]; −inf where singular."""
+    """Return the logarithms of the singular values, in decreasing order, [S]; −inf where singular."""
     _, logs, _ = _orthogonal_rows(product.v, product.grades, product.v[:, :0])
     return -jnp.sort(-logs)
 
@@ -124,26 +124,26 @@ def singular_vectors(
 ) -> tuple[Float[Array, "S"], Float[Array, "S S"], Float[Array, "S S"]]:
     """Return the logarithms of the singular values, and the left and right singular vectors as columns.
 
-    A pair of vectors is found up to a common sign. Where the product is singular, the vectors complete
-    the others to an orthonormal basis.
+    A pair of vectors is determined up to a common sign. If the product is singular, the remaining vectors
+    complete the others to an orthonormal basis.
     """
     rows, logs, columns = _orthogonal_rows(product.v, product.grades, product.q.T)
     order = jnp.argsort(-logs)
-    # Rows of grade −inf, the last ones, took no part. The others are orthogonal: QR leaves them as they are.
+    # Rows of grade −inf come last and were not rotated. The others are orthogonal, so QR keeps them.
     right, r = jnp.linalg.qr(rows[order].T)
     signs = jnp.where(jnp.diagonal(r) < 0, -1, 1).astype(r.dtype)
     return logs[order], columns[order].T, right * signs[None, :]
 
 
 def _orthogonal_rows(rows, logs, columns):
-    """Turn the rows of diag(e^logs) · rows until they are orthogonal.
+    """Rotate the rows of diag(e^logs) · rows until they are orthogonal.
 
-    Returns the rows, of length 1, their logarithms, and `columns`, one a row of this array, turned along: for
-    the columns of Q, the product Q · diag(e^logs) · rows stays what it is.
+    Return the unit rows, their logarithms, and `columns`, an array with one entry a row, rotated in the same
+    way. If `columns` holds the columns of Q, the product Q · diag(e^logs) · rows does not change.
     """
     size = len(logs)
     rows, logs = _normalised(rows, logs)
-    if size % 2:  # rotations go by pairs: a row of grade −inf takes no part
+    if size % 2:  # rotations act on pairs: pad with a row of grade −inf, which is never rotated
         rows, columns = (jnp.pad(a, ((0, 1), (0, 0))) for a in (rows, columns))
         logs = jnp.append(logs, -jnp.inf)
     tolerance = size * jnp.finfo(rows.dtype).eps
@@ -155,7 +155,7 @@ def _orthogonal_rows(rows, logs, columns):
     def sweep(state):
         turned, _, sweeps = state
         start = (*turned, jnp.zeros((), rows.dtype))
-        rounds = len(logs) - 1  # after which every row is back at its place
+        rounds = len(logs) - 1  # after which every row is back in its place
         *turned, overlap = jax.lax.fori_loop(0, rounds, lambda _, s: _rotate_all(*s), start)
         return tuple(turned), overlap, sweeps + 1
 
@@ -165,7 +165,7 @@ def _orthogonal_rows(rows, logs, columns):
 
 
 def _rotate_all(rows, logs, columns, worst):
-    """Make the rows i and i + S/2 orthogonal, for all i at once, then move on to the next pairing."""
+    """Make the rows i and i + S/2 orthogonal, for all i at once, then move to the next pairing."""
     half = len(logs) // 2
     swap = logs[:half] < logs[half:]
     log_long, log_short = _exchanged(logs, swap)
@@ -182,7 +182,7 @@ def _rotate_all(rows, logs, columns, worst):
     cosine = 1 / jnp.sqrt(1 + (tilt * ratio) ** 2)
     cos, tan, tilt, ratio = (a[:, None] for a in (cosine, tilt * ratio, tilt, ratio))
 
-    # In units of its own length, a row takes up the other as seen from there: the rotation by θ is hidden.
+    # In units of each row's own length, where the rotation by θ does not look like one.
     rows = _put_back(cos * (long - tan * ratio * short), cos * (short + tilt * long), swap)
     columns = _put_back(cos * (first - tan * second), cos * (second + tan * first), swap)
     rows, logs = _normalised(
@@ -194,22 +194,22 @@ def _rotate_all(rows, logs, columns, worst):
 
 
 def _put_back(long, short, swap):
-    """Return the two halves as one, each row at its own seat: the round robin counts on it."""
+    """Join the two halves with each row in its original place, which the round robin requires."""
     return jnp.concatenate(_exchanged(jnp.concatenate([long, short]), swap[:, None]))
 
 
 def _exchanged(values, swap):
-    """Return the two halves, exchanged where `swap` says."""
+    """Return the two halves, with entries exchanged where `swap` is true."""
     half = len(values) // 2
     first, second = values[:half], values[half:]
     return jnp.where(swap, second, first), jnp.where(swap, first, second)
 
 
 def _round_robin(size: int):
-    """Return the permutation that leads from one pairing (i, i + size/2) to the next.
+    """Return the permutation from one pairing (i, i + size/2) to the next.
 
-    The circle method of tournaments: one player stays, the others move on by a seat; after size − 1
-    rounds each has met each.
+    This is the circle method of tournaments: one player stays and the others move on by one seat; after
+    size − 1 rounds every player has met every other.
     """
     half = size // 2
     seats = [*range(half), *range(size - 1, half - 1, -1)]  # the circle, as places in the two rows
@@ -221,7 +221,7 @@ def _round_robin(size: int):
 
 
 def _normalised(rows, logs):
-    """Move the length of each row into its logarithm."""
+    """Normalise each row and add the logarithm of its length to `logs`."""
     lengths = jnp.linalg.norm(rows, axis=-1)
     safe = jnp.where(lengths == 0, 1, lengths)
     return rows / safe[:, None], jnp.where(lengths == 0, -jnp.inf, logs + jnp.log(safe))

@@ -1,13 +1,14 @@
-"""Directions carried along a trajectory: pushed through the step, made orthonormal again and again.
+"""Tangents: directions pushed along a trajectory through the step, and orthonormalised repeatedly.
 
     J_t Q_{t−1} = Q_t R_t
 
-This is what the Lyapunov exponents are made of (`jaxrnn.analysis.lyapunov`). No Jacobian is formed: a step is
-linearised once, and all directions go through the linear map together; where a cell is split, the state goes
-through its recurrent weights with them.
+The Lyapunov exponents are computed from R_t (`jaxrnn.analysis.lyapunov`). No Jacobian is formed: each step is
+linearised once, and all directions go through the linear map together. If a cell is split, the state and the
+directions go through its recurrent weights in one product.
 
-On a superstable orbit every direction meets a derivative that is zero. A state in floats is off the orbit by
-its rounding, and the derivative computed there is nothing but this rounding. `blind_steps` finds it by
+On a superstable orbit the derivative is zero in every direction. A floating-point state is off the orbit by
+its rounding error, and the derivative computed there is only a consequence of this error. `blind_steps`
+detects it by
 
     |J v| ≤ 64 |D²F[v, δ]| ,        δ = ε · (largest entry of s and F(s)) in every entry .
 """
@@ -25,18 +26,18 @@ from jaxrnn.contract import is_split
 from jaxrnn.steps import carry_of, flat_state, moves_state, shapes_of_one
 from jaxrnn.typing import Carry, SplitCell, Step
 
-_ROUNDINGS = 64  # of the whole, up to which a length is nothing else
+_ROUNDINGS = 64  # multiple of the rounding error up to which a length counts as rounding
 
 
 class Tangents(NamedTuple):
-    """A state of the trajectory and the directions at it.
+    """A state of the trajectory and the tangent directions at it.
 
     Attributes:
       carry: leaves [*B, H].
       directions: rows [*B, K, S], orthonormal unless they come from `same_flag`.
-      t: steps taken.
-      broken: the step at which a state was no longer finite [*B]; −1 where all were.
-      least_growth: of the longest direction in any one step, a factor [*B].
+      t: number of steps taken.
+      broken: the first step at which a state was not finite [*B]; −1 if all were finite.
+      least_growth: the smallest growth factor of the longest direction in any one step [*B].
     """
 
     carry: Carry
@@ -47,7 +48,7 @@ class Tangents(NamedTuple):
 
     @classmethod
     def at(cls, carry: Carry, directions: Any) -> Tangents:
-        """Begin at a carry."""
+        """Return the tangents at the start of a run."""
         batch = directions.shape[:-2]
         broken = jnp.full(batch, -1, jnp.int32)
         growth = jnp.full(batch, jnp.inf, directions.dtype)
@@ -57,11 +58,11 @@ class Tangents(NamedTuple):
 def advance(
     cell: Step, xs: Any, state: Tangents, count: Any, factorise: Any = None
 ) -> tuple[Tangents, Any]:
-    """Take `count` steps, then make the directions orthonormal, or what `factorise` makes of them.
+    """Take `count` steps, then make the directions orthonormal, or apply `factorise` instead.
 
     Returns:
-      The new state and the logarithms of the growth [*B, K]: −inf where, beside the longest direction, it is
-      nothing but rounding, NaN where it is not finite.
+      The new state and the logarithms of the growth [*B, K]: −inf if a direction is only rounding relative to
+      the longest one, NaN if it is not finite.
     """
     state, columns = _pushed(cell, xs, state, state.directions, count)
     q, lengths, alive = (factorise or orthonormal)(columns)
@@ -71,7 +72,7 @@ def advance(
 
 
 def orthonormal(columns: Any) -> tuple[Any, Any, Any]:
-    """Return Q of A = Q R [*B, S, K], |diag R| [*B, K], and which of these are more than rounding."""
+    """Return Q of A = Q R [*B, S, K], |diag R| [*B, K], and which of the lengths exceed rounding."""
     q, r = jnp.linalg.qr(columns)
     return q, *_lengths(columns, r)
 
@@ -79,8 +80,9 @@ def orthonormal(columns: Any) -> tuple[Any, Any, Any]:
 def nearly_orthonormal(columns: Any) -> tuple[Any, Any, Any]:
     """Return the same as `orthonormal` in half the time, Q orthogonal up to ε times the condition of A.
 
-    R is Householder's, Q = A R⁻¹ a triangular solution: it spans what Q spans, column by column, and so the
-    next R is as it would be. Where A is singular there is no R⁻¹, and `orthonormal` it is.
+    R comes from Householder reflections, and Q = A R⁻¹ from a triangular solve. Its first k columns span the
+    same subspaces as those of an orthogonal Q, so the next R is the same. If A is singular, R⁻¹ does not
+    exist and Q is computed as in `orthonormal`.
     """
     r = jnp.linalg.qr(columns, mode="r")
     lengths, alive = _lengths(columns, r)
@@ -93,11 +95,11 @@ def nearly_orthonormal(columns: Any) -> tuple[Any, Any, Any]:
 
 
 def same_flag(columns: Any) -> tuple[Any, Any, Any]:
-    """Return Pᵀ L of P A = L U, |diag U|, and which of these are more than rounding; in less time still.
+    """Return Pᵀ L of P A = L U, |diag U|, and which lengths exceed rounding; faster still than QR.
 
-    The first k columns of Pᵀ L span what the first k of Q span, for every k, but are not orthonormal. Volumes
-    are therefore off by that of the basis, until a QR closes a run of such factorisations: the sums of the
-    logarithms are then what they would have been.
+    The first k columns of Pᵀ L span the same subspace as the first k columns of Q, for every k, but are not
+    orthonormal. Volumes are therefore off by the volume of the basis, until a QR ends a run of such
+    factorisations. The sums of the logarithms then equal those with QR throughout.
     """
     lu, _, permutation = jax.lax.linalg.lu(columns)
     basis = jnp.vectorize(_permuted_lower, signature="(s,k),(s)->(s,k)")(lu, permutation)
@@ -105,7 +107,7 @@ def same_flag(columns: Any) -> tuple[Any, Any, Any]:
 
 
 def _permuted_lower(lu: Any, permutation: Any) -> Any:
-    """Return Pᵀ L of one factorisation, packed as LAPACK has it."""
+    """Return Pᵀ L of one factorisation in LAPACK's packed format."""
     lower = jnp.tril(lu, -1) + jnp.eye(*lu.shape, dtype=lu.dtype)
     places = jnp.arange(len(lu), dtype=permutation.dtype)
     return lower[jnp.zeros_like(places).at[permutation].set(places)]
@@ -113,7 +115,7 @@ def _permuted_lower(lu: Any, permutation: Any) -> Any:
 
 def _lengths(columns: Any, r: Any) -> tuple[Any, Any]:
     lengths = jnp.abs(jnp.diagonal(r, axis1=-2, axis2=-1))
-    # In units of the largest entry: squares leave the range of floats long before the entries do.
+    # Scale by the largest entry: squares leave the range of floats long before the entries do.
     largest = jnp.abs(columns).max(axis=(-1, -2), keepdims=True)
     relative = jnp.linalg.norm(columns / jnp.where(largest > 0, largest, 1), axis=-2)
     longest = largest[..., 0] * relative.max(axis=-1, keepdims=True)
@@ -121,7 +123,7 @@ def _lengths(columns: Any, r: Any) -> tuple[Any, Any]:
 
 
 def _pushed(cell: Step, xs: Any, state: Tangents, rows: Any, count: Any) -> tuple[Tangents, Any]:
-    """Take `count` steps, and rows [*B, K, S] along with them; return them as columns [*B, S, K]."""
+    """Take `count` steps, push rows [*B, K, S] along with them, and return them as columns [*B, S, K]."""
     depth = rows.ndim - 2
     x = shapes_of_one(xs)
     if is_split(cell, state.carry, x):
@@ -150,7 +152,7 @@ def _at(xs: Any, t: Any) -> Any:
 
 
 def _tangents_of(rows: Any, carry: Carry) -> Any:
-    """Return rows [*B, K, S] as tangents at a state [K, *B, S], in its precision."""
+    """Return rows [*B, K, S] as tangents of the state [K, *B, S], in the state's precision."""
     dtype = flat_state(carry, rows.ndim - 2).dtype
     return jnp.moveaxis(rows, -2, 0).astype(dtype)
 
@@ -161,11 +163,11 @@ def _longest(tangents: Any) -> Any:
 
 
 _Push = Callable[[Carry, Any, Any], tuple[Carry, Any]]
-"""A carry, tangents at its state [K, *B, S] and an input -> the next carry, and the tangents there."""
+"""(carry, tangents of its state [K, *B, S], input) -> (next carry, its tangents)."""
 
 
 def _general_push(cell: Step, depth: int) -> _Push:
-    """Push tangents through any step: it is linearised once, and they go through the linear map together."""
+    """Push tangents through any step, which is linearised once and applied to all of them together."""
 
     def push_on(carry, tangents, x):
         move = moves_state(cell, carry, x, depth)
@@ -176,9 +178,9 @@ def _general_push(cell: Step, depth: int) -> _Push:
 
 
 def _split_push(cell: SplitCell, carry: Carry, depth: int) -> _Push:
-    """Push tangents through a split step, whose recurrent weights are read once for them and the state.
+    """Push tangents through a split step, reading its recurrent weights once for tangents and state together.
 
-    With few tangents a step is a walk through the weights, and two walks take twice as long.
+    With few tangents the time of a step is the time to read the weights, and two reads take twice as long.
     """
     constant, linear = jax.linearize(cell.mix, jax.tree.map(jnp.zeros_like, carry))
 
@@ -197,7 +199,7 @@ def _split_push(cell: SplitCell, carry: Carry, depth: int) -> _Push:
 
 
 def spread_and_reach(logs: Any) -> tuple[Any, Any]:
-    """Return how far directions grew apart, and how far any grew or shrank, in nats; of what is finite."""
+    """Return how far directions grew apart, and the largest growth or decay of any, in nats, if finite."""
     there = jnp.isfinite(logs)
     high = jnp.where(there, logs, -jnp.inf).max(axis=-1)
     low = jnp.where(there, logs, jnp.inf).min(axis=-1)
@@ -206,7 +208,7 @@ def spread_and_reach(logs: Any) -> tuple[Any, Any]:
 
 
 def log_determinants(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
-    """Return Σ ln|det J_t| over the next `count` steps [*B]: what the logarithms of all directions sum to."""
+    """Return Σ ln|det J_t| over the next `count` steps [*B], the sum of the logarithms of all directions."""
     rows = state.directions
     axes = jnp.broadcast_to(jnp.eye(rows.shape[-1], dtype=rows.dtype), rows.shape)
 
@@ -220,7 +222,7 @@ def log_determinants(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
 
 
 def blind_steps(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
-    """Return in how many of the next `count` steps all directions come out as rounding of the state [*B]."""
+    """Return the number of the next `count` steps in which all directions are rounding of the state [*B]."""
     batch = state.directions.shape[:-2]
     depth = len(batch)
     push_on = _general_push(for_batch(cell, state.carry, shapes_of_one(xs), batch), depth)
@@ -239,7 +241,7 @@ def blind_steps(cell: Step, xs: Any, state: Tangents, count: Any) -> Any:
         )
         length = _longest(pushed)
         blind = (length > 0) & (length <= _ROUNDINGS * _longest(change))
-        # Only the longest direction matters here, so they may fall into one; but not out of range.
+        # Only the longest direction matters, so directions may align; rescale them to stay in range.
         unit = jnp.where(length > 0, length, 1)
         return moved, pushed / unit[None, ..., None], t + 1, found + blind.astype(found.dtype)
 
