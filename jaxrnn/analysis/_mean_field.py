@@ -1,16 +1,16 @@
-"""Mean-field theory of a random Elman network: what its dynamics and gradients are as N → ∞.
+"""Mean-field theory of a random Elman network: its dynamics and gradients in the limit N → ∞.
 
 For a step h' = φ(W h + V x + b) with W_ij ~ N(0, g²/N), independent biases of variance σ_b² and a drive V x
-of variance σ_x², new at every step, the pre-activations of the N units are independent Gaussian processes.
-All that is left of the network are a few numbers:
+of variance σ_x², redrawn at every step, the pre-activations of the N units are independent Gaussian
+processes. The network is then described by a few numbers:
 
     q  = g² E φ(√q z)² + σ_b² + σ_x²                   variance of a pre-activation, z ~ N(0, 1)
     c' = (g² E φ(u₁) φ(u₂) + σ_b² + ρ σ_x²) / q        correlation of two copies, u₁ and u₂ ~ N(0, q)
     χ  = g² E φ'(√q z)² = ∂c'/∂c at c = 1              mean squared singular value of a step Jacobian
 
-(u₁ and u₂ are correlated by c; the two copies have the same weights and biases, and inputs of correlation ρ).
-A small difference grows, and a gradient that flows back grows, by χ a step in its square. So the largest
-Lyapunov exponent is ½ ln χ; χ = 1 is the edge of chaos; below it copies converge (c* = 1), above it they
+(u₁ and u₂ have correlation c; the two copies share weights and biases, and their inputs have correlation ρ).
+The square of a small difference, and of a gradient in the backward pass, grows by χ a step. So the largest
+Lyapunov exponent is ½ ln χ, and χ = 1 is the edge of chaos. Below it copies converge (c* = 1); above it they
 settle at c* < 1. With ρ = 0, and in a network without input, c* is also the autocorrelation at every lag. The
 spectrum of one step Jacobian fills a disc of radius √χ; the mean of all exponents is ln g − ½ + E ln |φ'|.
 The network x' = W φ(x) + … has the same numbers. `jaxrnn.analysis.order_parameters` computes them.
@@ -18,12 +18,12 @@ The network x' = W φ(x) + … has the same numbers. `jaxrnn.analysis.order_para
 Sompolinsky, Crisanti & Sommers 1988; Molgedey, Schuchhardt & Schuster 1992 (the driven network, discrete
 time); Poole et al. 2016 and Schoenholz et al. 2017 (correlation map and depth scales); Pennington, Schoenholz
 & Ganguli 2017 (singular values); Chen, Pennington & Schoenholz 2018 (recurrent networks); Engelken, Wolf &
-Abbott 2023 (Lyapunov spectra). In discrete time the same W at every step changes none of this: as N → ∞ a
-unit's pre-activation does not depend on the unit's own past, and that is all that could tell.
+Abbott 2023 (Lyapunov spectra). In discrete time, using the same W at every step changes none of this: as N →
+∞ a unit's pre-activation does not depend on the unit's own past, the only place where it could matter.
 
-Weakness: N is infinite. At finite N the numbers fluctuate by O(1/√N) from draw to draw, and near the edge the
-network may sit at a fixed point or on a cycle where theory sees chaos. Weights that are orthogonal, sparse or
-trained are not Gaussian.
+Weakness: N is infinite. At finite N the numbers fluctuate by O(1/√N) between draws, and near the edge the
+network may be at a fixed point or on a cycle where the theory predicts chaos. Orthogonal, sparse or trained
+weights are not Gaussian.
 """
 
 from __future__ import annotations
@@ -58,34 +58,34 @@ _UNKNOWN = dict.fromkeys(
     ),
     math.nan,
 )
-# Beyond, slopes of a saturating φ are narrower than any panel of the integrals.
+# Beyond these limits, slopes of a saturating φ are narrower than any panel of the integrals.
 _LARGEST_GAIN = 1e10
 _LARGEST_VARIANCE = _LARGEST_GAIN**2
-_AT_EDGE = 1e-6  # |ln χ| up to which a gain is at the edge, and not at a jump over it
+_AT_EDGE = 1e-6  # |ln χ| up to which a gain counts as the edge rather than a jump across it
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MeanField:
-    """What mean-field theory says of a random Elman network; rates in nats a step.
+    """Order parameters of a random Elman network by mean-field theory; rates in nats a step.
 
     Attributes:
       gain: g.
       bias_variance: σ_b².
       input_variance: σ_x².
-      input_correlation: ρ, of the inputs of the two copies.
-      variance: q*, the variance of a pre-activation: a fixed point found by going from 1 the way the variance
-        moves there, to e, e², e⁴, … times it; a pair of fixed points between two of these goes unseen.
-        Infinite where it diverges, and then all below is NaN. At the edge of a ReLU without bias every
-        variance is one, and 1 is given.
+      input_correlation: ρ, the correlation of the inputs of the two copies.
+      variance: q*, the variance of a pre-activation. This fixed point is searched from 1 in the direction in
+        which the variance moves, at e, e², e⁴, … times it; a pair of fixed points between two of these is
+        missed. Infinite if it diverges, and then all attributes below are NaN. At the edge of a ReLU without
+        bias every variance is a fixed point, and 1 is returned.
       mean_square: E φ², the mean square of a state.
       chi: χ, the growth of a squared gradient a step.
-      fourth: g⁴ E φ'⁴, from which the spread of the singular values follows.
+      fourth: g⁴ E φ'⁴, which determines the spread of the singular values.
       norm: largest singular value of a step Jacobian; 2 g where φ' = 1.
-      mean_exponent: (1/N) ln |det J|, the mean of all Lyapunov exponents; −∞ where φ' vanishes on a stretch,
-        NaN where rounding takes a slope that fades away. (Of tanh and sigmoid themselves it is taken
-        exactly.)
-      correlation: c*, to which the correlation of two copies goes.
+      mean_exponent: (1/N) ln |det J|, the mean of all Lyapunov exponents; −∞ where φ' vanishes on an
+        interval, NaN where a decaying slope is lost to rounding. (Those of tanh and sigmoid themselves are
+        computed exactly.)
+      correlation: c*, the limit of the correlation of two copies.
       correlation_slope: ∂c'/∂c at c*.
       status: "converged", "variance diverges", "no edge within the bracket" or "variance diverges before the
         edge".
@@ -107,7 +107,7 @@ class MeanField:
 
     @property
     def lyapunov(self) -> float:
-        """Largest Lyapunov exponent, ½ ln χ: also the rate of every gradient's norm."""
+        """Largest Lyapunov exponent, ½ ln χ, which is also the growth rate of every gradient's norm."""
         return 0.5 * _log(self.chi)
 
     @property
@@ -122,15 +122,15 @@ class MeanField:
 
     @property
     def correlation_scale(self) -> float:
-        """Steps in which two copies come e times nearer to c*, 1/|ln slope|: how long a start is kept."""
+        """Steps in which two copies come e times closer to c*, 1/|ln slope|: the memory of the start."""
         return _scale(self.correlation_slope)
 
     @checked
     def spread(self, steps: int) -> float:
-        """Variance of the squared singular values of T steps' product over the square of their mean.
+        """Return the variance of T steps' squared singular values, over the square of their mean.
 
-        It is T E φ'⁴ / (E φ'²)² (Pennington et al. 2017): however χ is chosen, a Gaussian network's product
-        becomes ill-conditioned with its length. For T ≪ N.
+        It is T E φ'⁴ / (E φ'²)² (Pennington et al. 2017). Whatever χ is, the product of a Gaussian network's
+        Jacobians becomes ill-conditioned as it gets longer. Valid for T ≪ N.
         """
         checks.count("steps", steps)
         return steps * self.fourth / self.chi**2
@@ -145,21 +145,21 @@ def mean_field(
     input_variance: float | Any = 0.0,
     input_correlation: float | Any = 1.0,
 ) -> MeanField:
-    """Return the order parameters of h' = φ(W h + V x + b) as N → ∞ and what follows from them.
+    """Return the order parameters of h' = φ(W h + V x + b) as N → ∞, and the numbers derived from them.
 
     Args:
-      activation: φ, a function of JAX's, elementwise.
+      activation: φ, an elementwise JAX function.
       gain: g; W_ij has the variance g²/N.
       bias_variance: σ_b².
       input_variance: σ_x², of V x at one unit.
-      input_correlation: ρ in [−1, 1], of the inputs of two copies; 1: the same input.
+      input_correlation: ρ in [−1, 1], the correlation of the inputs of two copies; 1 means the same input.
 
     Returns:
       A `MeanField`, whose status says whether the variance is finite.
 
     Raises:
-      InputError: a gain that is not above 0 or beyond 1e10, a variance below 0 or beyond 1e20, a correlation
-        outside [−1, 1], or an activation that is no elementwise function.
+      InputError: a gain that is not above 0 or exceeds 1e10, a variance below 0 or above 1e20, a correlation
+        outside [−1, 1], or an activation that is not an elementwise function.
 
     Example:
       >>> import jax.numpy as jnp
@@ -200,7 +200,7 @@ def correlation_map(
     input_variance: float = 0.0,
     input_correlation: float = 1.0,
 ) -> float:
-    """Return c', the correlation of the pre-activations of two copies one step after it was c.
+    """Return c', the correlation of the pre-activations of two copies one step after it is c.
 
     Args:
       activation: φ.
@@ -242,16 +242,16 @@ def edge_of_chaos(
       activation: φ.
       bias_variance: σ_b².
       input_variance: σ_x².
-      bracket: gains between which to look.
+      bracket: gains between which to search.
 
     Returns:
-      A `MeanField` whose gain is the edge, to about 1e-7 where φ saturates, as χ − 1 rises with the square of
-      the distance alone, and to rounding elsewhere. NaN with the status "no edge within the bracket" where
-      χ − 1 has the same sign at both ends, or "variance diverges before the edge" where it jumps over 0 to
-      where theory ends, as for a GELU: χ < 1 up to the gain beyond which activity grows without bound.
+      A `MeanField` whose gain is the edge: to about 1e-7 where φ saturates, because there χ − 1 grows with
+      the square of the distance, and to rounding elsewhere. Its values are NaN with the status "no edge
+      within the bracket" if χ − 1 has the same sign at both ends, or "variance diverges before the edge" if
+      the variance diverges while χ < 1, as for a GELU, whose activity grows without bound beyond some gain.
 
     Raises:
-      InputError: as `mean_field`, or a bracket that is no pair of rising gains.
+      InputError: as `mean_field`, or a bracket that is not a pair of increasing gains.
 
     Example:
       >>> import jax.numpy as jnp
@@ -296,7 +296,7 @@ def _checked(
     input_variance: Any,
     input_correlation: Any,
 ) -> Ensemble:
-    """Return the ensemble, its settings Python's numbers: NumPy's of low precision would spread theirs."""
+    """Return the ensemble with Python numbers: NumPy scalars of low precision would lower the precision."""
     check_elementwise(activation)
     gain = checks.number("gain", gain)
     bias_variance = checks.number("bias_variance", bias_variance)

@@ -2,18 +2,19 @@
 
     P_k = J_T · J_{T−1} · … · J_{T−k+1} ,        ρ(P_k) = max |λ| ≤ σ_1(P_k)
 
-Singular values say how far a change of the state can carry over k steps; eigenvalues say what would become of
-it if the same k steps came again and again. The two agree in the long run of one repeated Jacobian, differ
-without limit for a non-normal one, and along a driven trajectory it is the singular values that gradients
-follow: how far apart they are is the measure of "the largest eigenvalue decides".
+Singular values say how far a change of the state can propagate over k steps. Eigenvalues say what would
+happen to it if the same k steps were repeated for ever. The two agree in the long run for one repeated
+Jacobian and differ without limit for a non-normal one. Along a driven trajectory gradients follow the
+singular values, so the distance between the two shows how wrong it is to say that "the largest eigenvalue
+decides".
 
-The product is held as Q · diag(e^d) · V (`jaxrnn.analysis.graded`), so its eigenvalues are those of the
-row-graded matrix diag(e^d) V Q. LAPACK's balanced QR algorithm finds eigenvalues of such matrices to high
-relative accuracy over twenty orders of magnitude and more, as a rule and without a guarantee. Two things show
-whether it did. Their product must be the determinant; where it is not, only the eigenvalues above rounding
-count. And each must stay when the entries are changed by their rounding: the eigenvalues of a defective or
-nearly defective product, which those of non-normal networks come near to, do not, though their product does.
-Those that do not stay are not given.
+The product is stored as Q · diag(e^d) · V (`jaxrnn.analysis.graded`), so its eigenvalues are those of the
+row-graded matrix diag(e^d) V Q. LAPACK's balanced QR algorithm usually finds the eigenvalues of such matrices
+to high relative accuracy over twenty orders of magnitude and more, but without a guarantee. Two tests check
+each result. First, the product of the eigenvalues must be the determinant; if it is not, only the eigenvalues
+above rounding count. Second, each eigenvalue must be stable when the entries are perturbed by their rounding.
+The eigenvalues of a defective or nearly defective product, as of non-normal networks, fail this test although
+their product is right. Unstable eigenvalues are reported as NaN.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ from jaxrnn.analysis.trajectory import Trajectory
 from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, StepLike
 
-_DETERMINANT = 1e-6  # nats by which the sum of log moduli may miss the determinant's logarithm
-_STAYS = 1e-6  # nats by which a log modulus may move with the rounding of the entries
+_DETERMINANT = 1e-6  # nats by which the sum of log moduli may differ from the log determinant
+_STAYS = 1e-6  # nats by which a log modulus may change with the rounding of the entries
 
 
 @jax.tree_util.register_dataclass
@@ -51,9 +52,9 @@ class ProductSpectrum:
     """Eigenvalues of ∂s_T/∂s_{T−k}.
 
     Attributes:
-      lags: the lags k, in steps, rising [K].
-      log_moduli: log |λ|, nats, falling along the last axis [K, *B, S]; NaN where rounding hides it, −inf
-        where the product is singular and they are zero for that.
+      lags: the lags k, in steps, increasing [K].
+      log_moduli: log |λ|, nats, decreasing along the last axis [K, *B, S]; NaN where rounding hides it, −inf
+        for eigenvalues that are zero because the product is singular.
       angles: arg λ, radians [K, *B, S].
     """
 
@@ -76,7 +77,7 @@ def product_spectrum(
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)``.
       trajectory: a path of T steps, from `trace`.
-      lags: lags k in 1 … T; by default about 20 of them, spread evenly from 1 to T.
+      lags: lags k in 1 … T; by default about 20 of them, evenly spaced from 1 to T.
 
     Raises:
       InputError: a lag outside 1 … T, or a trajectory that is not finite.
@@ -107,7 +108,7 @@ def product_spectrum_of(matrices: ArrayLike, lags: Sequence[int] | Any = None) -
 
 
 def _moduli(matrices: Float[Array, "T *B S S"], *, lags: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return log moduli and angles; each factorisation waits for the one before (`lapack`)."""
+    """Return log moduli and angles; each factorisation waits for the one before (`lapack` says why)."""
     cores, tops, log_determinants, ranks = _cores(matrices, lags=lags)
     values = eigenvalues(cores)
     logs, changed = (jnp.log(jnp.abs(v)) for v in (values, eigenvalues(_rounded(cores))))
@@ -118,13 +119,13 @@ def _moduli(matrices: Float[Array, "T *B S S"], *, lags: tuple[int, ...]) -> tup
     floor = jnp.log(64 * size * resolution() * lengths)[..., None]
     known = stays & (agree[..., None] | (logs > floor))
     logs = jnp.where(known, logs + tops[..., None], jnp.nan)
-    # Of rank r, at least S − r are zero, and the least are.
+    # A product of rank r has at least S − r zero eigenvalues; set the smallest ones to zero.
     is_zero = jnp.broadcast_to(jnp.arange(size), logs.shape) >= ranks[..., None]
     return jnp.where(is_zero, -jnp.inf, logs), jnp.angle(values)
 
 
 def _rounded(matrices: Float[Array, "*B S S"]) -> Float[Array, "*B S S"]:
-    """Return matrices whose entries are changed by their rounding, up or down at random."""
+    """Return matrices whose entries are perturbed by their rounding, up or down at random."""
     signs = jax.random.rademacher(jax.random.key(0), matrices.shape, matrices.dtype)
     return matrices * (1 + 4 * resolution() * signs)
 
@@ -134,7 +135,7 @@ def _rounded(matrices: Float[Array, "*B S S"]) -> Float[Array, "*B S S"]:
 def _cores(
     matrices: Float[Array, "T *B S S"], *, lags: tuple[int, ...]
 ) -> tuple[Array, Array, Array, Array]:
-    """Return matrices e^−top similar to the products [K, *B, S, S]; top, their log |det| and rank [K, *B]."""
+    """Return matrices e^−top P' with P' similar to P [K, *B, S, S]; top, their log |det| and rank [K, *B]."""
 
     def of_one(matrices):
         products = transposed_products(matrices, lags, vectors=True)

@@ -1,19 +1,19 @@
-"""The BPTT product: how a change of the state k steps ago reaches the last state.
+"""The propagator: the BPTT product, by which a change of the state k steps ago reaches the last state.
 
     P_k = ∂s_T/∂s_{T−k} = J_T · J_{T−1} · … · J_{T−k+1}          later factors on the left
 
-Its singular values by lag are the memory of the network along one trajectory: the largest bounds every
-gradient that BPTT can deliver over k steps, the smallest says which directions are lost. Its singular
-vectors say *what* is remembered: a change along the right vector v_i, k steps ago, stands at the end along
-the left vector u_i, σ_i times as long; and a gradient along u_i goes back to one along v_i.
+Its singular values by lag describe the memory of the network along one trajectory. The largest bounds every
+gradient that BPTT can deliver over k steps; the smallest say which directions are lost. Its singular vectors
+say *what* is remembered: a change along the right vector v_i, k steps ago, becomes a change along the left
+vector u_i at the end, σ_i times as long; a gradient along u_i goes back to one along v_i.
 
-Both are held in logarithms from the start (`jaxrnn.analysis.graded`), so nothing overflows. The product is
-taken in float64 whatever the cell's precision: in float32, ten thousand steps would add up to an error of a
-nat, and directions that fade faster than others by 10⁷ would be lost. On a TPU, which has no float64 to
-factorise in, it is taken in float32, with these limits.
+Both are computed in graded form with logarithms (`jaxrnn.analysis.graded`), so nothing overflows. The product
+is computed in float64 whatever the cell's precision. In float32, ten thousand steps would accumulate an error
+of a nat, and directions that decay faster than others by a factor of 10⁷ would be lost. A TPU has no float64
+factorisations, so there the product is computed in float32, with these limits.
 
-A vector is known as well as its singular value stands apart from the others: where two are equal, only the
-plane of the two is.
+A singular vector is determined only as well as its singular value is separated from the others: if two are
+equal, only the plane of their vectors is determined.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Propagator:
     """Singular values of ∂s_T/∂s_{T−k}.
 
     Attributes:
-      lags: the lags k, in steps, rising [K].
-      log_singular_values: natural logarithms, falling along the last axis [K, *B, S]; −inf where the
+      lags: the lags k, in steps, increasing [K].
+      log_singular_values: natural logarithms, decreasing along the last axis [K, *B, S]; −inf where the
         product is singular to rounding.
     """
 
@@ -69,13 +69,13 @@ class Propagator:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PropagatorDirections:
-    """Leading singular values and vectors of ∂s_T/∂s_{T−k}, R of them.
+    """The R leading singular values and vectors of ∂s_T/∂s_{T−k}.
 
     Attributes:
-      lags: the lags k, in steps, rising [K].
-      log_singular_values: natural logarithms, falling along the last axis [K, *B, R]; −inf where the
+      lags: the lags k, in steps, increasing [K].
+      log_singular_values: natural logarithms, decreasing along the last axis [K, *B, R]; −inf where the
         product is singular to rounding.
-      left: what changes become at the end, columns of length 1 [K, *B, S, R].
+      left: the changes at the end that `right` leads to, columns of length 1 [K, *B, S, R].
       right: the changes k steps ago, columns of length 1 [K, *B, S, R].
     """
 
@@ -94,7 +94,7 @@ def propagator(
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)``.
       trajectory: a path of T steps, from `trace`.
-      lags: lags k in 1 … T; by default about 20 of them, spread evenly from 1 to T.
+      lags: lags k in 1 … T; by default about 20 of them, evenly spaced from 1 to T.
 
     Raises:
       InputError: a lag outside 1 … T, or a trajectory that is not finite.
@@ -112,7 +112,7 @@ def propagator(
 
 
 def propagator_of(matrices: ArrayLike, lags: Sequence[int] | Any = None) -> Propagator:
-    """Return the propagator of given step Jacobians [T, *B, S, S], in the order of time.
+    """Return the propagator of given step Jacobians [T, *B, S, S], ordered by time.
 
     Raises:
       InputError: a lag outside 1 … T, or matrices that are not square or not finite.
@@ -136,8 +136,8 @@ def propagator_directions(
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)``.
       trajectory: a path of T steps, from `trace`.
-      lags: lags k in 1 … T; by default about 20 of them, spread evenly from 1 to T.
-      leading: how many, those of the largest singular values; by default all S.
+      lags: lags k in 1 … T; by default about 20 of them, evenly spaced from 1 to T.
+      leading: the number of singular values to return, largest first; by default all S.
 
     Raises:
       InputError: a lag outside 1 … T, `leading` outside 1 … S, or a trajectory that is not finite.
@@ -158,7 +158,7 @@ def propagator_directions(
 def directions_of(
     matrices: ArrayLike, lags: Sequence[int] | Any = None, *, leading: int | None = None
 ) -> PropagatorDirections:
-    """Return the propagator's directions for given step Jacobians [T, *B, S, S], in the order of time.
+    """Return the propagator's directions for given step Jacobians [T, *B, S, S], ordered by time.
 
     Raises:
       InputError: a lag outside 1 … T, `leading` outside 1 … S, or matrices not square or not finite.
@@ -178,10 +178,10 @@ def directions_of(
 def state_derivative(
     cell: StepLike, trajectory: Trajectory, start: int = 0, stop: int | None = None
 ) -> Inexact[Array, "*B S S"]:
-    """Return ∂s_stop/∂s_start of a trajectory, the product of the step Jacobians between, [*B, S, S].
+    """Return ∂s_stop/∂s_start of a trajectory, the product of the step Jacobians in between, [*B, S, S].
 
-    It is multiplied in float64 and given in the precision of the cell. Over thousands of steps entries may
-    round to zero; `propagator` has the singular values of such products.
+    It is multiplied in float64 and returned in the precision of the cell. Over thousands of steps entries may
+    round to zero; `propagator` computes the singular values of such products.
 
     Args:
       cell: the step.
@@ -190,7 +190,7 @@ def state_derivative(
       stop: index of the later one; by default T, the last.
 
     Raises:
-      InputError: states that are not there or not in this order, or a product that overflows.
+      InputError: indices that are out of range or in the wrong order, or a product that overflows.
 
     Example:
       >>> import jax.numpy as jnp
@@ -217,10 +217,10 @@ def _product(matrices: Inexact[Array, "T *B S S"]) -> Inexact[Array, "*B S S"]:
 
 
 def checked_lags(lags: Any, first: int, last: int) -> np.ndarray:
-    """Return the lags asked for, rising and each once; by default about 20 of first … last.
+    """Return the requested lags, increasing and unique; by default about 20 of first … last.
 
     Raises:
-      InputError: none, no whole numbers, or one outside first … last.
+      InputError: no lags, lags that are not integers, or a lag outside first … last.
     """
     if lags is None:
         count = min(last - first + 1, _DEFAULT_LAGS)
@@ -250,14 +250,14 @@ def _directions(
 ) -> tuple[Any, Any, Any]:
     def of_one(matrices):
         products = transposed_products(matrices, lags, vectors=True)
-        logs, right, left = jax.vmap(singular_vectors)(products)  # the transpose has them exchanged
+        logs, right, left = jax.vmap(singular_vectors)(products)  # exchanged, as P is transposed
         return logs[..., :leading], left[..., :leading], right[..., :leading]
 
     return each_sequence(of_one, matrices)
 
 
 def each_sequence(of_one: Callable[..., Any], matrices: Any, *others: Any) -> Any:
-    """Map a function of one sequence's [T, …] to arrays [K, …] over all axes *B between."""
+    """Map a function of one sequence's [T, …] to arrays [K, …] over all batch axes *B."""
     for _ in matrices.shape[1:-2]:
         of_one = jax.vmap(of_one, in_axes=1, out_axes=1)
     return of_one(matrices, *others)
@@ -268,10 +268,10 @@ def transposed_products(
 ) -> Graded:
     """Return Pᵀ_k for each lag in graded form, leading axis [K]; without `vectors` its q is empty.
 
-    Pᵀ_k = Jᵀ_{T−k+1} · Pᵀ_{k−1} grows from the last step backwards, and stops at each lag.
+    Pᵀ_k = Jᵀ_{T−k+1} · Pᵀ_{k−1} is accumulated from the last step backward and stored at each lag.
     """
     backward = jnp.flip(jnp.swapaxes(matrices, -1, -2), axis=0)[: lags[-1]]
-    slots = np.full(lags[-1], len(lags))  # steps at no lag write past the end, and are dropped
+    slots = np.full(lags[-1], len(lags))  # other steps write past the end: dropped
     slots[np.array(lags) - 1] = np.arange(len(lags))
 
     def keep(kept, product, slot):

@@ -1,25 +1,25 @@
-"""Where a map stands still, or nearly so: least squares from many starting points at once.
+"""Roots of F(s) − s: a least-squares search for fixed and slow points from many starting points at once.
 
     r(s) = F^p(s) − s ,    q(s) = ½ ‖r(s)‖²
 
-Zeros of q are the fixed points of F^p; its other minima are slow points, past which a trajectory creeps
-(Sussillo & Barak 2013, "Opening the black box"). How one candidate goes down q is a matter of its own
-(`jaxrnn.analysis.least_squares`).
+Zeros of q are the fixed points of F^p. Its other minima are slow points, where a trajectory moves very slowly
+(Sussillo & Barak 2013, "Opening the black box"). `jaxrnn.analysis.least_squares` has the methods that
+minimise q from one candidate.
 
-Candidates do not know of each other, so they advance together, in batches that bound the memory. After every
-round those that have settled are taken out and the rest closed up, so that nobody waits for the slowest.
+Candidates are independent, so they advance together, in batches that bound the memory. After every round the
+settled ones are removed and the rest are compacted, so no candidate waits for the slowest.
 
-A small residual alone does not make a root. Where gates saturate, r and A = ∂r/∂s become small together, over
-whole regions, and the solution of the linearised equation lies far away. So a candidate counts as a root only
-where some δ that is too short to matter solves r + A δ = 0 to rounding. The δ tried is the regularised one,
+A small residual alone does not prove a root. If gates saturate, r and A = ∂r/∂s become small together over
+whole regions, and the solution of the linearised equation is far away. So a candidate counts as a root only
+if a negligibly short δ solves r + A δ = 0 to rounding. The δ that is tested is the regularised one,
 
-    δ = −(AᵀA + λI)⁻¹ Aᵀr ,        √λ = (rounding of r) / (length that does not matter) ,
+    δ = −(AᵀA + λI)⁻¹ Aᵀr ,        √λ = (rounding of r) / (negligible length) ,
 
-which leaves alone what is rounding in a direction where A is singular, as along a line of fixed points. What
-has not come near enough yet, as at a multiple root, goes on by Newton's method.
+which ignores rounding errors along directions in which A is singular, as along a line of fixed points.
+Candidates that are not close enough yet, as at a multiple root, continue by Newton's method.
 
-Weakness: where F(s) equals s to the last bit, and A is zero, nothing tells a saturated region from true fixed
-points. Such points are kept, and have eigenvalues next to 1.
+Weakness: if F(s) equals s to the last bit and A is zero, a saturated region cannot be distinguished from true
+fixed points. Such points are kept, and have eigenvalues next to 1.
 """
 
 from __future__ import annotations
@@ -41,47 +41,47 @@ from jaxrnn.steps import compiled
 from jaxrnn.typing import Carry, Step
 
 _ROUNDS = 16
-"""Rounds in which the most iterations are spent: as often are the settled candidates taken out."""
+"""Number of rounds that `max_iterations` is divided into; settled candidates are removed after each."""
 
 _NEWTON_STEPS = 30
-"""Newton's method halves the distance from a double root, and takes a third of it from a triple one: as many
-steps reduce it by the square root of float64's resolution, or half of that."""
+"""Newton's method halves the distance from a double root and takes a third off it at a triple root. This many
+steps reduce the distance by the square root of float64's resolution, or by half as many digits."""
 
 _RESIDUAL_ROUNDINGS = 8
-"""Roundings that an entry of r is made of: of the products in F, of its activations, of the difference."""
+"""Number of roundings in an entry of r: in the products in F, its activations and the difference."""
 
 _CACHE_BYTES = 2**22
 _ACCELERATOR_BYTES = 2**26
-"""What the Jacobians of a batch may take where its size is not given: a CPU is half as fast again (measured)
-with all that an iteration touches in its cache, an accelerator wants many at once."""
+"""Memory for the Jacobians of a batch whose size is not given. A CPU is half as fast again (measured) if all
+data of an iteration fits its cache; an accelerator needs many candidates at once."""
 
 
 class Outcome(enum.IntEnum):
     """How the search from one candidate ended."""
 
     FIXED_POINT = 0
-    """The residual is zero to the tolerance."""
+    """The residual is zero within the tolerance."""
     SLOW_POINT = 1
-    """Not zero, but q is below the threshold that was asked for."""
+    """The residual is not zero, but q is below the requested threshold."""
     MINIMUM = 2
-    """q has a minimum above the tolerance, or cannot be lowered for rounding."""
+    """q has a minimum above the tolerance, or rounding prevents a further decrease."""
     UNFINISHED = 3
     """The iterations ran out."""
     NON_FINITE = 4
     """The map leaves the range of floats."""
     NO_POINT_NEAR = 5
-    """The residual is zero to the tolerance, but the map is so flat there that no fixed point is near."""
+    """The residual is zero within the tolerance, but the map is so flat that no fixed point is near."""
 
 
 class Place(NamedTuple):
-    """Where a candidate is.
+    """The state of the search from one candidate.
 
     Attributes:
       state: s [S].
       residual: r(s) [S].
-      memory: what the method carries along.
-      iterations: steps taken.
-      settled: whether there is nothing more to gain.
+      memory: the internal state of the method.
+      iterations: number of steps taken.
+      settled: whether no further progress is possible.
     """
 
     state: Any
@@ -92,13 +92,13 @@ class Place(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Where the candidates ended.
+    """The states at which the candidates ended.
 
     Attributes:
       states: [N, S].
       speeds: q [N].
-      iterations: steps taken [N].
-      outcomes: values of `Outcome` [N], slow points not yet told from other minima.
+      iterations: number of steps taken [N].
+      outcomes: values of `Outcome` [N]; slow points are not yet distinguished from other minima.
     """
 
     states: Shaped[np.ndarray, "N S"]
@@ -118,16 +118,16 @@ def search(
     period: int = 1,
     distinct: float | None = None,
 ) -> Ends:
-    """Go down q from every start.
+    """Minimise q from every start.
 
     Args:
       cell: the step F.
       xs: the constant input of each, leaves [N, …].
-      like: one carry, for its form.
+      like: one carry, as a template.
       starts: states [N, S].
-      method: the way down.
+      method: the method of minimisation.
       tolerance: the largest entry of r that counts as zero, relative to the largest of s, or to 1.
-      batch: how many candidates advance at once.
+      batch: number of candidates that advance at once.
       period: p.
       distinct: the distance, relative to the largest entry of s or to 1, up to which two states are the same
         point; by default the square root of the resolution.
@@ -152,10 +152,10 @@ def search(
 
 
 def _confirmed(xs: Any, ends: Ends, tolerance: float, confirm: Callable[[Any], Any]) -> Ends:
-    """Move roots that are not exact enough on by Newton's method, and name those that are no roots.
+    """Refine inexact roots by Newton's method, and mark candidates that turn out not to be roots.
 
-    Newton's method may go as far as a triple root can be from where r falls below the tolerance. Further
-    away it would walk out of a saturated region, where r falls on and on.
+    Newton's method may go as far as a triple root can be from the place where r falls below the tolerance.
+    Any further, it would walk out of a saturated region, in which r keeps decreasing.
     """
     states, speeds, outcomes = ends.states.copy(), ends.speeds.copy(), ends.outcomes.copy()
     going = np.flatnonzero(outcomes == Outcome.FIXED_POINT)
@@ -176,11 +176,11 @@ def _confirmed(xs: Any, ends: Ends, tolerance: float, confirm: Callable[[Any], A
 
 
 class Batch(NamedTuple):
-    """How many candidates advance at once.
+    """The number of candidates that advance at once.
 
     Attributes:
-      most: a whole batch.
-      least: where a batch is as small as this, closing it up further saves less than compiling costs.
+      most: size of a full batch.
+      least: size below which shrinking a batch further saves less time than compiling costs.
     """
 
     most: int
@@ -188,7 +188,7 @@ class Batch(NamedTuple):
 
 
 def batch_for(states: Any, size: int | None) -> Batch:
-    """Return the batch for states [N, S]: as many as there are, or as said, or as memory allows."""
+    """Return the batch for states [N, S]: of the given size, or as large as memory allows."""
     count, width = states.shape
     if size is not None:
         checks.count("batch", size)
@@ -201,15 +201,15 @@ def batch_for(states: Any, size: int | None) -> Batch:
 def by_batches(function: Callable[[Any], Any], tree: Any, batch: Batch) -> Any:
     """Apply a function to NumPy leaves [N, …] in batches, one after the other (`lapack` says why).
 
-    Where few are left, the batch shrinks fourfold as often as they fit: a handful of shapes is compiled, not
-    one for every number.
+    If few candidates are left, the batch shrinks by factors of four while they still fit, so only a handful
+    of shapes is compiled instead of one for every number.
     """
     count, size = len(jax.tree.leaves(tree)[0]), batch.most
     while size > batch.least and -(-size // 4) >= count:
         size = -(-size // 4)
-    # The last batch is filled up with some of its own: they take it no longer.
+    # The last batch is padded with repeated rows of its own, which take no extra iterations.
     batches = [np.resize(np.arange(i, min(i + size, count)), size) for i in range(0, count, size)]
-    # Accelerators would multiply float32 with fewer digits, and no residual come below its tolerance.
+    # By default accelerators multiply float32 with fewer digits, and residuals would stay above tolerance.
     with jax.default_matmul_precision("highest"):
         parts = (taken(tree, rows) for rows in batches or [np.arange(0)])
         results = [jax.block_until_ready(function(part)) for part in parts]
@@ -248,7 +248,7 @@ def _go_on(
     method: Search,
     period: int,
 ) -> Place:
-    """Take up to `limit` iterations, fewer where all candidates of the batch settle before."""
+    """Take up to `limit` iterations, or fewer if all candidates of the batch settle earlier."""
     xs, places = given
 
     def unfinished(now):
@@ -265,7 +265,7 @@ def _go_on(
             power, place.state, place.residual, place.memory
         )
         before, after = half_square(place.residual), half_square(residual)
-        # A root is followed on to rounding, where q no longer falls as it does under Newton's method.
+        # Follow a root down to rounding, where q no longer falls as fast as under Newton's method.
         at_root = is_root(state, residual, tolerance) & ~(after < before / 4)
         settled = at_minimum | at_root | ~jnp.isfinite(after)
         moved = Place(state, residual, memory, place.iterations + 1, settled)
@@ -299,7 +299,7 @@ def _ends(places: Place, tolerance: float) -> Ends:
 def _confirm(
     cell: Step, like: Carry, tolerance: Any, near: Any, given: Any, *, period: int
 ) -> tuple[Any, Any, Any]:
-    """Return q, whether there is a root within rounding, and where Newton's method goes [N, S]."""
+    """Return q, whether there is a root within rounding, and the next Newton iterate [N, S]."""
     limits = jnp.finfo(given[1].dtype)
 
     def one(x, state):
@@ -314,7 +314,7 @@ def _confirm(
         short = abs(move).max() <= length
         solved = abs(residual + slope @ move).max() <= rounding
         is_point = is_root(state, residual, tolerance) & short & solved
-        # The second factorisation waits for the first (`lapack`): it asks for its result.
+        # The second factorisation must wait for the first (`lapack`), so it depends on its result.
         onward = state - jnp.linalg.solve(jnp.where(is_point, own, slope), residual)
         return half_square(residual), is_point, onward
 
@@ -329,10 +329,10 @@ def jacobians_at(cell: Step, like: Carry, given: Any, *, period: int = 1) -> Any
 
 @compiled
 def paths_from(cell: Step, like: Carry, given: Any, *, period: int) -> Any:
-    """Return s, F(s), … F^p(s) of inputs [N, …] and states [N, S], [N, p + 1, S]."""
+    """Return s, F(s), … F^p(s) for inputs [N, …] and states [N, S], [N, p + 1, S]."""
     return jax.vmap(lambda x, state: Power(cell, x, like, period).path(state).states)(*given)
 
 
 def eigenvalues_of(matrices: Any) -> Any:
-    """Return eigenvalues by falling modulus [N, S] of matrices [N, S, S]; NaN where one is not finite."""
+    """Return eigenvalues by decreasing modulus [N, S] of matrices [N, S, S]; NaN if one is not finite."""
     return np.asarray(in_float64(eigenvalues, jnp.asarray(matrices)))
