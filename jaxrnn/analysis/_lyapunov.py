@@ -1,20 +1,20 @@
-"""Lyapunov exponents: the rates at which neighbouring trajectories part, in nats a step.
+"""Lyapunov exponents: the rates at which neighbouring trajectories diverge, in nats a step.
 
-Directions are carried along with the trajectory and made orthogonal again as they turn into one another
+Tangent directions are pushed along the trajectory and re-orthogonalised as they align with one another
 (Benettin, Galgani, Giorgilli & Strelcyn 1980; Shimada & Nagashima 1979):
 
     J_t Q_{t−1} = Q_t R_t ,        λ_i = ⟨ln (R_t)_ii⟩ ,        J_t = ∂s_t/∂s_{t−1} .
 
 No Jacobian is formed: the K directions are pushed through the step, and factorised only as often as their
-precision asks for (`jaxrnn.analysis.benettin`). The sums over blocks of steps are the result: their mean is
-the exponent, their scatter its standard error (`jaxrnn.analysis.exponents`).
+precision requires (`jaxrnn.analysis.benettin`). The result consists of sums over blocks of steps: their mean
+is the exponent, their scatter its standard error (`jaxrnn.analysis.exponents`).
 
-The sum of all exponents is the mean of ln|det J_t|. Where all are asked for, that is checked on some steps of
-every run, and the difference is in the result.
+The sum of all exponents is the mean of ln|det J_t|. If all are requested, this is checked on some steps of
+every run, and the result contains the difference.
 
-Weakness: a standard error knows nothing of what the run has not seen, be it a second attractor or a slow
-drift. In a singular direction the exponent is −inf, and one step of it is enough; singular is what, beside
-the longest direction, is nothing but rounding.
+Weakness: a standard error cannot account for what the run has not visited, such as a second attractor or a
+slow drift. In a singular direction the exponent is −inf, and one singular step is enough. A direction counts
+as singular if it is only rounding relative to the longest one.
 """
 
 from __future__ import annotations
@@ -59,25 +59,26 @@ def lyapunov(
       xs: inputs [T, *B, F], or None with `length` and `carry`, for an autonomous system.
       carry: initial carry, leaves [*B, H]; by default the cell's own.
       length: number of steps T, needed only when `xs` is None.
-      k: how many exponents, the largest first; by default all S.
-      warmup: the first so many of the T steps only settle state and directions, and are not counted.
+      k: number of exponents, the largest first; by default all S.
+      warmup: number of first steps, of the T, that are not counted, so that state and directions settle.
       renorm_every: steps between two factorisations; by default as many as precision allows.
       key: draws the first directions.
-      resume: an earlier result to go on from; `xs` or `length` are what is to follow. The cell must be the
-        same one: a record does not know its cell, and another with a state of the same size goes unnoticed.
-      progress: called with the result so far, again and again. It may save it; if it raises, the run ends.
+      resume: an earlier result to continue from; `xs` or `length` then describe the additional steps. The
+        cell must be the same: a record does not store its cell, and a different cell with a state of the same
+        size is not detected.
+      progress: called repeatedly with the result so far. It may save it; if it raises, the run ends.
 
     Returns:
-      A `Lyapunov` record. Under ``jax.grad`` it can be differentiated, with `renorm_every` given or 1, where
-      no direction asked for is singular; states that blow up give NaN there.
+      A `Lyapunov` record. Under ``jax.grad`` it can be differentiated, with `renorm_every` given or 1, unless
+      a requested direction is singular; diverging states give NaN there.
 
     Raises:
-      InputError: arguments that do not fit, or states that are no longer finite: it says at which step.
+      InputError: arguments that do not fit, or states that become non-finite; the message gives the step.
 
     Warns:
       PrecisionWarning: rounding may cost the least exponent more than 1 % and 0.01 nats; in float32 a
-        direction is lost in it, and reported as −inf; or the orbit is superstable, where in any precision the
-        derivative is nothing but the rounding of the state, and all exponents are reported as −inf.
+        direction is lost to rounding, and reported as −inf; or the orbit is superstable, so that in any
+        precision the derivative is only the rounding of the state, and all exponents are reported as −inf.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -122,7 +123,7 @@ def lyapunov(
 
 
 def _check_resumed(resume: Lyapunov, cell: Step, carry: Any, k: Any, key: Any) -> None:
-    """Refuse what a record to go on from says already, or contradicts."""
+    """Refuse arguments that `resume` already determines or that contradict it."""
     if not isinstance(resume, Lyapunov):
         checks.refuse("resume", checks.describe(resume), "a Lyapunov record")
     if carry is not None:
@@ -140,7 +141,7 @@ def _check_resumed(resume: Lyapunov, cell: Step, carry: Any, k: Any, key: Any) -
 def _first_position(
     carry: Carry, batch: tuple[int, ...], k: int | None, key: Key | None
 ) -> Position:
-    """Return the carry with random directions: axes could stay out of the leading ones for ever."""
+    """Return the carry with random directions; coordinate axes might never reach the leading directions."""
     state = flat_state(carry, len(batch))
     size = state.shape[-1]
     k = size if k is None else k
@@ -152,14 +153,14 @@ def _first_position(
 
 
 def _is_traced(cell: Step, carry: Carry, xs: Any) -> bool:
-    """Tell whether values are hidden by a transformation, be it in what a plain function closes over."""
+    """Tell whether values are traced by a JAX transformation, including those a function closes over."""
     x = jax.tree.map(lambda leaf: leaf[0], xs)
     moved, _ = for_batch(cell, carry, x, batch_axes(cell, xs, carry))(carry, x)
     return not all(map(checks.concrete, jax.tree.leaves(moved)))
 
 
 def _lost_to_rounding(record: Lyapunov) -> str:
-    """Say what rounding may have cost the exponents, where that is more than they are good for."""
+    """Describe what rounding may have cost the exponents, if it is more than their accuracy allows."""
     exponents = np.asarray(record.exponents)
     eps = float(jnp.finfo(exponents.dtype).eps)
     scale = float(np.abs(exponents[np.isfinite(exponents)]).max(initial=0.0))

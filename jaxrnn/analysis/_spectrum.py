@@ -1,22 +1,22 @@
 """Eigenvalues, eigenvectors and singular values of the step Jacobians, and of the recurrent weights.
 
-The eigenvalues say what one and the same step would do if it were repeated for ever; the singular
-values what it does to the length of a vector now. For a normal matrix they agree in modulus; a
-non-normal one can have spectral radius below 1 and still stretch some vectors for many steps. Neither
-decides alone whether gradients vanish: that is the product's matter (`jaxrnn.analysis.propagator`).
+The eigenvalues describe the effect of one step repeated for ever; the singular values describe how that step
+changes the length of a vector once. For a normal matrix they agree in modulus. A non-normal one can have a
+spectral radius below 1 and still stretch some vectors for many steps. Neither decides alone whether gradients
+vanish; the product of the Jacobians does (`jaxrnn.analysis.propagator`).
 
-How far a matrix is from normal is told by three numbers, each more local than the one before:
+Three numbers measure how far a matrix is from normal, each more local than the one before:
 
     departure   ‖N‖_F, where J = Q (Λ + N) Q* is the Schur form (Henrici 1962); 0 for a normal matrix
     κ(X)        condition of the eigenvectors: ‖J^k‖ ≤ κ(X) ρ^k, and eigenvalues move by at most
                 κ(X) ‖E‖ when J moves by E (Bauer & Fike 1960)
     1/|y*x|     condition of one eigenvalue, x and y its right and left eigenvectors of length 1
 
-and in full by the pseudospectrum (`jaxrnn.analysis.pseudospectrum`). Trefethen & Embree, "Spectra and
+The pseudospectrum (`jaxrnn.analysis.pseudospectrum`) gives the full picture. Trefethen & Embree, "Spectra and
 Pseudospectra", 2005.
 
-Eigenvectors of a defective matrix do not exist. Rounding makes them exist with conditions of 1/ε: where
-κ(X) is some 10¹⁴ or more, left vectors and conditions say that the matrix is defective, and no more.
+A defective matrix has no full set of eigenvectors. Rounding produces one, with condition numbers of
+1/ε. If κ(X) is some 10¹⁴ or more, the left vectors and conditions only show that the matrix is defective.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from jaxrnn.typing import ArrayLike, SplitCell, StepLike, at_least_float32
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
-    """Spectra of matrices: of the step Jacobians along a trajectory, leading axes [T, *B], or of others.
+    """Spectra of matrices, such as the step Jacobians along a trajectory, with leading axes [T, *B].
 
     Attributes:
-      eigenvalues: [*L, S], by falling modulus.
-      singular_values: [*L, S], falling.
-      solver: whose eigenvalues they are.
+      eigenvalues: [*L, S], by decreasing modulus.
+      singular_values: [*L, S], decreasing.
+      solver: name of the solver that computed the eigenvalues.
     """
 
     eigenvalues: Complex[Array, "*L S"]
@@ -76,21 +76,22 @@ class Spectrum:
     def time_constants(self) -> Float[Array, "*L S"]:
         """Steps in which a mode decays by the factor e, τ = −1/ln|λ|, [*L, S].
 
-        0 for λ = 0, infinite on the unit circle, negative outside: there −τ is the time of growth.
+        0 for λ = 0, infinite on the unit circle, and negative outside, where −τ is the time constant of
+        growth.
         """
         rates = jnp.log(jnp.abs(self.eigenvalues))
         return jnp.where(rates == 0, jnp.inf, -1 / jnp.where(rates == 0, 1, rates))
 
     @property
     def frequencies(self) -> Float[Array, "*L S"]:
-        """Turns of a mode around 0, arg λ / 2π in cycles a step, −½ to ½, [*L, S]."""
+        """Rotation of a mode around 0, arg λ / 2π in cycles a step, −½ to ½, [*L, S]."""
         return jnp.angle(self.eigenvalues) / (2 * np.pi)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Modes:
-    """Eigenvalues with their vectors: J = right · diag(eigenvalues) · left, and left · right = I.
+    """Eigenvalues and eigenvectors: J = right · diag(eigenvalues) · left, and left · right = I.
 
     Attributes:
       spectrum: eigenvalues and singular values; the vectors are in the same order.
@@ -111,12 +112,12 @@ class Modes:
 
     @property
     def eigenvalues(self) -> Complex[Array, "*L S"]:
-        """Eigenvalues by falling modulus, [*L, S]."""
+        """Eigenvalues by decreasing modulus, [*L, S]."""
         return self.spectrum.eigenvalues
 
     @property
     def relative_departure(self) -> Float[Array, "*L"]:
-        """Departure from normality as a part of ‖J‖_F, 0 to 1; 0 for the zero matrix, [*L]."""
+        """Departure from normality as a fraction of ‖J‖_F, 0 to 1; 0 for the zero matrix, [*L]."""
         size = jnp.linalg.norm(self.spectrum.singular_values, axis=-1)
         return self.departure / jnp.where(size > 0, size, 1)
 
@@ -124,12 +125,13 @@ class Modes:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class WeightSpectrum:
-    """Spectra of the recurrent weights, beside which those of the Jacobians are read.
+    """Spectra of the recurrent weights, for comparison with those of the step Jacobians.
 
     Attributes:
-      matrices: block of each gate and carry leaf in ∂mix/∂carry, row: the gate's unit, [G, L, H, H]. For a
-        cell with a dense `recurrent_kernel` it is the gate's part of that, transposed; zero for a leaf that
-        no gate sees, such as the LSTM's c, and for a gate that is a constant, such as modReLU's threshold.
+      matrices: block of each gate and carry leaf in ∂mix/∂carry, one row for each unit of the gate,
+        [G, L, H, H]. For a cell with a dense `recurrent_kernel` it is the transpose of the gate's part of it.
+        It is zero for a leaf that no gate reads, such as the LSTM's c, and for a constant gate, such as
+        modReLU's threshold.
       spectrum: their eigenvalues and singular values, [G, L, H].
       gates: names of the gates.
       leaves: names of the carry's leaves.
@@ -145,7 +147,7 @@ class WeightSpectrum:
 def spectrum(cell: StepLike, trajectory: Trajectory) -> Spectrum:
     """Return eigenvalues and singular values of every step Jacobian, leading axes [T, *B].
 
-    Eigenvalues of a general matrix exist on CPU and GPU; on a TPU they come from the host.
+    On a TPU, which has no solver for general matrices, the eigenvalues are computed on the host.
 
     Raises:
       InputError: the trajectory holds values that are not finite.
@@ -216,7 +218,7 @@ def modes_of(matrices: ArrayLike) -> Modes:
       >>> import jax.numpy as jnp
       >>> from jaxrnn.analysis._spectrum import modes_of
       >>> found = modes_of(jnp.array([[0.9, 10.0], [0.0, 0.5]]))
-      >>> round(float(found.departure), 4)  # triangular: what stands off the diagonal
+      >>> round(float(found.departure), 4)  # triangular: the entry off the diagonal
       10.0
       >>> bool(found.conditions[0] > 25)  # √(1 + (10 / 0.4)²)
       True
@@ -252,14 +254,14 @@ def _inverses(matrices: np.ndarray) -> np.ndarray:
     """Invert matrices [*L, S, S]; NaN where there is no inverse."""
     try:
         return np.linalg.inv(matrices)
-    except np.linalg.LinAlgError:  # says that there is one, not which
+    except np.linalg.LinAlgError:  # it does not say which matrix is singular
         if matrices.ndim == 2:
             return np.full_like(matrices, np.nan)
         return np.stack([_inverses(matrix) for matrix in matrices])
 
 
 def _departure(matrix: np.ndarray) -> float:
-    """Return ‖N‖_F of the Schur form; not √(‖J‖_F² − Σ|λ|²), in which half of the digits cancel."""
+    """Return ‖N‖_F of the Schur form; √(‖J‖_F² − Σ|λ|²) would lose half of the digits to cancellation."""
     form = scipy.linalg.schur(matrix)[0]
     above = np.triu(form, 1)
     # In the real form a conjugate pair is a block [[a, b], [c, a]], bc < 0: triangular, it has b + c above.
@@ -273,8 +275,8 @@ def weight_spectrum(cell: StepLike) -> WeightSpectrum:
     """Return the spectra of a split cell's recurrent weights, gate by gate and carry leaf by carry leaf.
 
     Raises:
-      InputError: a step that is not split, so that its recurrent weights cannot be told, one that has none,
-        or weights that are not finite.
+      InputError: a step that is not split, so that its recurrent weights are unknown, a step without any, or
+        weights that are not finite.
 
     Example:
       >>> from flax import nnx
@@ -308,6 +310,6 @@ def weight_spectrum(cell: StepLike) -> WeightSpectrum:
 
 
 def _names(cell: Any, attribute: str, count: int) -> tuple[str, ...]:
-    """Return the names that a cell gives to `count` things; numbers where it has not as many."""
+    """Return the names that a cell gives to `count` parts, or numbers if it does not name them all."""
     names = tuple(getattr(cell, attribute, ()))
     return names if len(names) == count else tuple(map(str, range(count)))

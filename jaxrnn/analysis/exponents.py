@@ -1,16 +1,17 @@
-"""The record of a run of Lyapunov exponents: rates by block of steps, and what follows from them.
+"""The record of a run of Lyapunov exponents: rates by block of steps, and quantities derived from them.
 
-A run (`jaxrnn.analysis.benettin`) leaves the finite-time exponents of N blocks of steps, and where it
-stopped. Their mean, weighted by the steps of a block, is the exponent λ_i; their scatter its standard error,
-taken over groups of blocks so long that neighbours hardly know of each other. From the exponents follow
+A run (`jaxrnn.analysis.benettin`) returns the finite-time exponents of N blocks of steps and its last
+position. Their mean, weighted by the steps of a block, is the exponent λ_i. Their scatter gives its standard
+error, computed over groups of blocks long enough that neighbouring groups are nearly uncorrelated. The
+exponents give
 
     D_KY = j + Σ_{i≤j} λ_i / |λ_{j+1}| ,    j the last with Σ_{i≤j} λ_i ≥ 0    (Kaplan & Yorke 1979)
     h    ≤ Σ_{λ_i>0} λ_i                                                       (Ruelle 1978)
 
 with equality in the second for SRB measures (Pesin 1977; Ledrappier & Young 1985).
 
-Weakness: a standard error knows nothing of what the run has not seen, be it a second attractor, a slow drift
-or a stretch of near-regular motion that is longer than the run.
+Weakness: a standard error cannot account for what the run has not visited, such as a second attractor, a slow
+drift, or a stretch of near-regular motion that is longer than the run.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from scipy.special import stdtrit
 from jaxrnn.typing import Carry
 
 GROUPS = 16
-"""Blocks are joined to this many, up to twice as many, before their scatter is taken."""
+"""Blocks are joined into this number of groups, or up to twice as many, before their scatter is computed."""
 
 
 class PrecisionWarning(UserWarning):
-    """A result whose rounding error is larger than what it is good for."""
+    """A warning that the rounding error of a result exceeds its useful accuracy."""
 
 
 class Position(NamedTuple):
-    """Where a run stands: what it needs to go on.
+    """The position of a run: the data needed to continue it.
 
     Attributes:
       carry: the carry, leaves [*B, H].
       directions: orthonormal rows [*B, K, S].
-      steps: steps taken.
+      steps: number of steps taken.
     """
 
     carry: Carry
@@ -54,14 +55,14 @@ class Position(NamedTuple):
 class Lyapunov:
     """Lyapunov exponents along one trajectory for each sequence of a batch.
 
-    Rates are in nats a step, for a `Flow` in nats a unit of time.
+    Rates are in nats a step, or in nats a unit of time for a `Flow`.
 
     Attributes:
       rates: of each block of steps, in the order of the directions [N, *B, K]; finite-time exponents.
       block_steps: steps in each block [N].
-      position: where the run stands, for more of it.
-      determinant: largest |Σ λ − ⟨ln|det J|⟩| found, nats a step; NaN unless all exponents were asked for,
-        or where the Jacobians are singular.
+      position: the last position of the run, from which it can continue.
+      determinant: largest |Σ λ − ⟨ln|det J|⟩| found, nats a step; NaN unless all exponents were requested, or
+        where the Jacobians are singular.
       rounding: estimated error of the least exponent from rounding, nats a step.
       renorm_every: steps between two factorisations, at the end of the run.
       time_step: units of time in a step.
@@ -77,7 +78,7 @@ class Lyapunov:
 
     @property
     def exponents(self) -> Float[Any, "*B K"]:
-        """Exponents, falling along the last axis."""
+        """Exponents, decreasing along the last axis."""
         return _in_order(self._means, self._means)
 
     @property
@@ -93,14 +94,14 @@ class Lyapunov:
 
     @property
     def history(self) -> Float[Any, "N *B K"]:
-        """Exponents as they stood after each block, in the final order: how they converged."""
+        """Running means of the exponents after each block, in the final order, to show their convergence."""
         weights = per_block(self.block_steps, self.rates)
         running = (self.rates * weights).cumsum(axis=0) / weights.cumsum(axis=0)
         return _in_order(running, np.broadcast_to(self._means, running.shape))
 
     @property
     def pooled(self) -> tuple[Any, Any]:
-        """Mean exponents over the sequences, and its standard error from their scatter, each [K]."""
+        """Mean exponents over the sequences, and their standard errors across sequences, each [K]."""
         each = np.asarray(self.exponents, np.float64).reshape(-1, self.rates.shape[-1])
         if len(each) == 1:
             return each[0], np.asarray(self.stderr).reshape(-1)
@@ -109,15 +110,15 @@ class Lyapunov:
 
     @property
     def kaplan_yorke(self) -> Float[Any, "*B"]:
-        """Kaplan–Yorke dimension [*B]; NaN where more exponents are needed to tell."""
+        """Kaplan–Yorke dimension [*B]; NaN if more exponents are needed to determine it."""
         return np.apply_along_axis(self._dimension, -1, np.asarray(self.exponents, np.float64))
 
     @property
     def entropy_rate(self) -> Float[Any, "*B"]:
-        """Sum of the positive exponents [*B]: an upper bound of the Kolmogorov–Sinai entropy.
+        """Sum of the positive exponents [*B]: an upper bound on the Kolmogorov–Sinai entropy.
 
-        That is Ruelle's inequality; for SRB measures the two are equal (Pesin). NaN where all K exponents
-        are positive and K < S, so that more of them may be.
+        This is Ruelle's inequality; for SRB measures the two are equal (Pesin). NaN if all K exponents are
+        positive and K < S, because further exponents may be positive.
         """
         exponents = np.asarray(self.exponents, np.float64)
         unknown = (exponents[..., -1] > 0) & (not self._complete)
@@ -125,12 +126,12 @@ class Lyapunov:
 
     @property
     def unit(self) -> str:
-        """What rates are per: "step", or "unit of time" for a flow."""
+        """The denominator of the rates: "step", or "unit of time" for a flow."""
         return "step" if self.time_step == 1 else "unit of time"
 
     @property
     def text(self) -> str:
-        """A short account."""
+        """A short summary."""
         values, errors = self.pooled
         shown = ", ".join(
             f"{v:+.5f} ± {e:.5f}" for v, e in zip(values[:4], errors[:4], strict=True)
@@ -168,7 +169,7 @@ class Lyapunov:
         if count < GROUPS // 2:
             return np.full(blocks.shape[1:], np.nan), 1
         groups = blocks[: count * size].reshape(count, size, *blocks.shape[1:]).mean(axis=1)
-        # −inf has no scatter, and NaN says so.
+        # −inf has no scatter: make its error NaN.
         groups = np.where(np.isfinite(groups), groups, np.nan)
         return groups.std(axis=0, ddof=1) / math.sqrt(count), count - 1
 
@@ -183,12 +184,12 @@ class Lyapunov:
 
 
 def per_block(block_steps: Any, rates: Any) -> Any:
-    """Return the steps of blocks [N] in the shape and precision to weigh rates [N, *B, K] with."""
+    """Return the steps of blocks [N], shaped and cast as weights of rates [N, *B, K]."""
     steps = np.asarray(block_steps).astype(rates.dtype)
     return steps.reshape(-1, *[1] * (rates.ndim - 1))
 
 
 def _in_order(values: Any, exponents: Any) -> Any:
-    """Sort values along the last axis by falling exponents."""
+    """Sort values along the last axis by decreasing exponents."""
     module: Any = jnp if isinstance(exponents, jax.Array) else np
     return module.take_along_axis(values, module.argsort(-exponents, axis=-1), axis=-1)

@@ -1,23 +1,23 @@
-"""Memory capacity: how much of past inputs can be read linearly from the present state.
+"""Memory capacity: how well past inputs can be read out linearly from the present state.
 
 The capacity for a target z(t), a function of inputs up to t, is the share of its variance that the best
 linear readout of the state explains,
 
     C[z] = 1 − min_w E (z − w·s − w₀)² / var z        ∈ [0, 1] .
 
-Targets u(t − k) give Jaeger's memory curve MC_k ("Short term memory in echo state networks", 2001) and,
-summed over all lags k ≥ 0, the memory capacity. Products of Legendre polynomials of u at several lags give
-the information-processing capacity of Dambre, Verstraeten, Schrauwen & Massar 2012. For input that is
-independent from step to step, all these targets are orthogonal, and their capacities add up to S, the size of
-the state, at most; to S exactly for a network with fading memory whose state directions are linearly
-independent. A linear network has all of it in the memory curve, which `linear_memory` has in closed form
-(White, Lee & Sompolinsky 2004).
+Targets u(t − k) give Jaeger's memory curve MC_k ("Short term memory in echo state networks", 2001); its sum
+over all lags k ≥ 0 is the memory capacity. Products of Legendre polynomials of u at several lags give the
+information-processing capacity of Dambre, Verstraeten, Schrauwen & Massar 2012. If the input is independent
+from step to step, all these targets are orthogonal, and their capacities add up to at most S, the size of the
+state. The sum is exactly S for a network with fading memory whose state directions are linearly independent.
+In a linear network all of it is in the memory curve, which `linear_memory` computes in closed form (White,
+Lee & Sompolinsky 2004).
 
-How much of that a fit to noise would have, and the standard errors: `jaxrnn.analysis.readout_fit`.
+`jaxrnn.analysis.readout_fit` corrects for the fit to noise, and computes the standard errors.
 
-Weakness: directions that are tiny but not rounding count in full, though noise would hide them: capacity is
-not robustness. Where the input is correlated in time, capacities of neighbouring lags overlap and the sum is
-not bounded by S. A readout of an LSTM's whole carry (c, h) sees more than its h.
+Weakness: state directions that are tiny but above rounding count in full, though noise would hide them:
+capacity is not robustness. If the input is correlated in time, capacities of neighbouring lags overlap and
+the sum is not bounded by S. A readout of an LSTM's whole carry (c, h) has access to more than its h.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _MOST_TARGETS = 20_000
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Horizon:
-    """Lag at which a memory curve falls below a level, and the 95 % interval; in steps, by feature [F].
+    """Lag at which a memory curve falls below a level, with its 95 % interval; in steps, by feature [F].
 
     Attributes:
-      lag: first lag at which it is below; infinite where all lags measured are above.
+      lag: first lag at which the curve is below the level; infinite if it is above at all lags measured.
       low: the same for the curve at the lower ends of its 95 % intervals, by Student's t of the jackknife.
       high: the same at the upper ends.
     """
@@ -69,9 +69,9 @@ class MemoryCapacity:
       total: their sum.
       total_stderr: its standard error.
       size: S, which the total does not exceed if inputs are independent.
-      rank: state directions above rounding.
-      samples: number of states that the fit is over.
-      pieces: R of the record, which the standard errors are a jackknife over: they have R − 1 degrees of
+      rank: number of state directions above rounding.
+      samples: number of states in the fit.
+      pieces: R, the number of pieces of the jackknife behind the standard errors, which have R − 1 degrees of
         freedom.
     """
 
@@ -97,7 +97,7 @@ class MemoryCapacity:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ProcessingCapacity:
-    """Information-processing capacity: what of the inputs, and of their products, the state holds.
+    """Information-processing capacity: how well inputs and their products can be read from the state.
 
     Attributes:
       degrees: the target n is ∏_k P_{degrees[n, k]}(u(t − k)), [N, K].
@@ -108,8 +108,8 @@ class ProcessingCapacity:
       total: sum over all targets.
       total_stderr: its standard error.
       size: S, which the total does not exceed if inputs are independent.
-      rank: state directions above rounding.
-      samples: number of states that the fit is over.
+      rank: number of state directions above rounding.
+      samples: number of states in the fit.
     """
 
     degrees: Int[np.ndarray, "N K"]
@@ -126,16 +126,16 @@ class ProcessingCapacity:
 
 @checked
 def memory_capacity(trajectory: Trajectory, *, lags: int, washout: int = 0) -> MemoryCapacity:
-    """Return how well past inputs can be read from the state, lag by lag.
+    """Return how well past inputs can be read out from the state, lag by lag.
 
     Args:
       trajectory: a path driven by inputs [T, *B, F] that are independent of each other, from `trace`. All
         sequences share one readout.
       lags: K; the lags are 0 … K − 1, and lag 0 is the input that the state has just read.
-      washout: steps at the beginning that are left out, for the state to forget its start.
+      washout: number of steps at the beginning to leave out, so that the state forgets its start.
 
     Raises:
-      InputError: no inputs, or a feature that never changes; values that are not finite; too few steps.
+      InputError: no inputs, or a constant feature; values that are not finite; too few steps.
 
     Example:
       >>> import jax
@@ -177,10 +177,11 @@ def processing_capacity(
         `trace`.
       lags: K; the lags are 0 … K − 1.
       degree: D, the largest total degree. There are C(K + D, D) − 1 targets.
-      washout: steps at the beginning that are left out.
+      washout: number of steps at the beginning to leave out.
 
     Raises:
-      InputError: as `memory_capacity`; inputs of more than one feature or outside [−1, 1]; too many targets.
+      InputError: as `memory_capacity`; more than one input feature, or inputs outside [−1, 1]; too many
+        targets.
 
     Example:
       >>> import jax
@@ -226,14 +227,14 @@ def processing_capacity(
 
 
 def _degree_rows(lags: int, degree: int) -> Iterator[Any]:
-    """Yield every way to give 1 … D degrees to K lags, by rising total."""
+    """Yield every way to distribute 1 … D degrees over K lags, by increasing total."""
     for total in range(1, degree + 1):
         for chosen in itertools.combinations_with_replacement(range(lags), total):
             yield np.bincount(chosen, minlength=lags)
 
 
 def _legendre_products(record: Record, inputs: Any, degrees: Any) -> Any:
-    """Return the targets, [R, n, N], by pieces of the record."""
+    """Return the targets [R, n, N] for the R pieces of the record."""
     highest = int(degrees.max())
     by_lag = [
         legendre.legvander(record.delayed(inputs, k)[..., 0], highest)

@@ -1,28 +1,29 @@
-"""The largest Lyapunov exponent of a measured series, where no equations are known.
+"""The largest Lyapunov exponent of a measured series whose equations are unknown.
 
-The state is put together from delays of the one number that was measured (Takens 1981),
+The state is reconstructed from delays of the one measured quantity (Takens 1981),
 
     s_t = (x_t, x_{t+τ}, …, x_{t+(m−1)τ}) ,
 
-and pairs of states that happen to be close take the place of a trajectory and its perturbed copy. How far
-they have come apart k steps later, on average over the series, is a curve whose slope is the exponent:
+and pairs of states that happen to be close take the place of a trajectory and its perturbed copy. Their
+distance k steps later, averaged over the series, is a curve whose slope is the exponent:
 
     S(k) = ⟨ln ‖s_{t+k} − s_{n(t)+k}‖⟩                       n(t) the nearest neighbour of t
     S(k) = ⟨ln ⟨|x_{t'+k} − x_{j'+k}|⟩_j⟩                    j all neighbours within a radius
 
-the first by Rosenstein, Collins & De Luca 1993, the second by Kantz 1994, with x_{t'} the last entry of s_t.
-Neighbours in time do not count: they are near because they are one piece of the trajectory (Theiler 1986).
+The first is by Rosenstein, Collins & De Luca 1993, the second by Kantz 1994, with x_{t'} the last entry of
+s_t. Neighbours in time are excluded: they are close because they belong to one piece of the trajectory
+(Theiler 1986).
 
-Weakness: it is a slope that somebody has to find. For small k a pair still turns towards the direction that
-grows, for large k it is as far apart as the attractor is wide, and between the two S must be a straight line
-for several dimensions m. If it is not, the series shows no exponent, and the number given means nothing. So
-look at `divergence` first. Noise hides the line; only the largest exponent can be had like this.
+Weakness: the range of k has to be chosen by eye. For small k a pair still aligns with the growing direction;
+for large k its distance is the width of the attractor. In between, S must be a straight line for several
+dimensions m. If it is not, the series shows no exponent, and the number returned means nothing, so look at
+`divergence` first. Noise hides the line. Only the largest exponent can be estimated.
 
-How much the fit decides, for Lorenz's system at σ = 16, R = 45.92, b = 4, whose exponent is 1.50 a unit of
-time, with the settings of Rosenstein et al. (5000 samples of x, 0.01 apart, τ = 11, m = 3): 1.56 from
-k = 50 … 200, 1.71 from 50 … 150 and 1.45 from 100 … 200, as S bends all the way. Delays from 5 to 20 give
-1.57 to 1.48, and the window in time hardly matters. Kantz's method with a radius of 0.5 gives 1.60 from
-50 … 200, and less with larger radii, which begin near the width of the attractor.
+The result depends on the fit. For Lorenz's system at σ = 16, R = 45.92, b = 4, whose exponent is 1.50 a unit
+of time, with the settings of Rosenstein et al. (5000 samples of x, 0.01 apart, τ = 11, m = 3), it is 1.56
+from k = 50 … 200, 1.71 from 50 … 150 and 1.45 from 100 … 200, because S is curved everywhere. Delays from 5
+to 20 give 1.57 to 1.48, and the window in time hardly matters. Kantz's method with a radius of 0.5 gives 1.60
+from 50 … 200, and less with larger radii, for which S starts near the width of the attractor.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from jaxrnn.typing import ArrayLike
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SeriesExponent:
-    """How fast neighbours in a series part.
+    """The divergence of neighbours in a series, and the exponent fitted to it.
 
     Attributes:
       divergence: S(k), nats, for k = 0 … K [K + 1].
-      exponent: slope of S within the fit, nats a unit of time.
-      residual: root mean square of S about the fitted line, nats: large where S is no line there.
-      pairs: how many states had a neighbour.
+      exponent: slope of S within the fitted range, nats a unit of time.
+      residual: root mean square of S about the fitted line, nats: large if S is not a line there.
+      pairs: number of states that have a neighbour.
     """
 
     divergence: Float[np.ndarray, "K1"]
@@ -70,16 +71,15 @@ def series_exponent(
     time_step: float = 1.0,
     method: Literal["rosenstein", "kantz"] = "rosenstein",
 ) -> SeriesExponent:
-    """Estimate the largest Lyapunov exponent of a series; on the host and in float64.
+    """Estimate the largest Lyapunov exponent of a series, on the host and in float64.
 
     Args:
-      series: what was measured, at equal intervals [T].
-      dimension: m, how many delays make a state.
-      fit: the first and the last k between which S(k) is taken as a line, in samples.
+      series: measurements at equal intervals [T].
+      dimension: m, number of delays in a state.
+      fit: the first and the last k between which a line is fitted to S(k), in samples.
       delay: τ, in samples.
       theiler: neighbours must be further apart in time than this many samples; by default m τ.
-      radius: within which neighbours lie, largest difference of an entry, in units of the series; for
-        "kantz", which needs it.
+      radius: largest difference of an entry between neighbours, in units of the series; required by "kantz".
       time_step: time between two samples.
       method: "rosenstein" or "kantz".
 
@@ -130,13 +130,13 @@ def _embedded(values: Any, dimension: int, delay: int, last: int) -> Any:
 
 
 def _rosenstein(states: Any, theiler: int, last: int) -> tuple[Any, int]:
-    """Return S(k) of nearest neighbours, and the number of pairs."""
+    """Return S(k) of nearest neighbours, and the number of pairs of neighbours."""
     usable = len(states) - last
     tree = KDTree(states[:usable])
-    # Of so many nearest ones, itself included, at least one is outside the window in time.
+    # Among this many nearest states, itself included, at least one is outside the window in time.
     count = min(2 * theiler + 2, usable)
     _, found_at = tree.query(states[:usable], k=count)
-    nearest = np.reshape(found_at, (usable, count))  # one axis less where count is 1
+    nearest = np.reshape(found_at, (usable, count))  # the query drops an axis if count is 1
     here = np.arange(usable)
     outside = np.abs(nearest - here[:, None]) > theiler
     found = outside.any(axis=1)
@@ -148,7 +148,7 @@ def _rosenstein(states: Any, theiler: int, last: int) -> tuple[Any, int]:
 
 
 def _kantz(tips: Any, states: Any, theiler: int, radius: float, last: int) -> tuple[Any, int]:
-    """Return S(k) of all neighbours within a radius, and the number of states that have some."""
+    """Return S(k) of all neighbours within a radius, and the number of states that have neighbours."""
     usable = len(states) - last
     tree = KDTree(states[:usable])
     steps = np.arange(last + 1)
@@ -163,7 +163,7 @@ def _kantz(tips: Any, states: Any, theiler: int, radius: float, last: int) -> tu
 
 
 def _mean_log(distances: Any) -> float:
-    """Return the mean logarithm of distances, without those that are zero for want of digits."""
+    """Return the mean logarithm of distances, without those that round to zero."""
     apart = distances[distances > 0]
     if not len(apart):
         got = "neighbours that do not come apart at all"
