@@ -1,15 +1,15 @@
-"""Cycles: orbits that return after p steps, as fixed points of F^p.
+"""Cycles: orbits that return after p steps, found as fixed points of F^p.
 
     s_p = F(… F(s_0, x) …, x) = s_0 ,    M = J_p · … · J_1
 
-A network under a constant input may settle not on a point but on a rhythm. Its stability is told by the
-multipliers, the eigenvalues of M: the same at every point of the orbit, for those of a product do not change
-when its factors are turned round. The search is that for fixed points (`jaxrnn.analysis.fixed_points`),
-applied to the p-th power of the step; an orbit is reported once, wherever on it a candidate ended, and orbits
-whose least period is a proper divisor of p are left out and counted.
+A network under a constant input may settle on a cycle instead of a point. The eigenvalues of M, the
+multipliers, determine its stability. They are the same at every point of the orbit, because the eigenvalues
+of a product do not change under a cyclic permutation of its factors. The search is the one for fixed points
+(`jaxrnn.analysis.fixed_points`), applied to the p-th power of the step. Each orbit is reported once, wherever
+on it a candidate ended. Orbits whose least period is a proper divisor of p are left out and counted.
 
-Weakness: F^p bends ever more with p, so candidates must lie near the orbit or the search is lost. Meant for
-periods up to some tens of steps.
+Weakness: F^p becomes more nonlinear as p grows, so the search only succeeds from candidates near the orbit.
+It is meant for periods up to some tens of steps.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from jaxrnn.typing import Carry, StepLike
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Cycles:
-    """Distinct cycles of one least period, and what became of the candidates.
+    """Distinct cycles of one least period, and the outcomes of the candidates.
 
     Attributes:
-      points: the first point of each, as a fixed point of F^p: its Jacobian is the product M.
-      states: the orbits as flat states, in the order of time [N, p, S].
-      shorter: how many candidates ended in a cycle of shorter period, not listed.
+      points: the first point of each cycle, as a fixed point of F^p, whose Jacobian is the product M.
+      states: the orbits as flat states, ordered by time [N, p, S].
+      shorter: number of candidates that ended in a cycle of shorter period, which is not listed.
     """
 
     points: FixedPoints
@@ -48,7 +48,7 @@ class Cycles:
 
     @property
     def multipliers(self) -> Complex[Array, "N S"]:
-        """Eigenvalues of the product of Jacobians once round, by falling modulus [N, S]."""
+        """Eigenvalues of the product of Jacobians around the cycle, by decreasing modulus [N, S]."""
         return self.points.eigenvalues
 
     @property
@@ -58,7 +58,7 @@ class Cycles:
 
     @property
     def text(self) -> str:
-        """A short account, in which a point stands for its orbit."""
+        """A short summary, in which a point stands for its orbit."""
         period = self.states.shape[1]
         return f"period {period}: {self.shorter} candidates in shorter cycles\n{self.points.text}"
 
@@ -80,22 +80,23 @@ def cycles(
     outlier: float = 10.0,
     batch: int | None = None,
 ) -> Cycles:
-    """Find the cycles of least period p that candidates lead to.
+    """Find the cycles of least period p that candidates converge to.
 
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)`` of one sequence.
-      x: the constant input [F], or None for an autonomous system; with ``x_axis=0`` one a candidate [C, F].
+      x: the constant input [F], or None for an autonomous system; with ``x_axis=0`` one input a candidate
+        [C, F].
       candidates: carries from which to start, leaves [C, H].
       period: p, in steps.
-      x_axis: as in `fixed_points`, and so are all that follow.
-      method: the way down.
-      tolerance: of F^p(s) − s.
-      distinct: of points of two orbits, or of one orbit at different steps.
-      outlier: of orbits, by the point in which a candidate ended.
-      batch: how many candidates advance at once.
+      x_axis: as in `fixed_points`, like all following arguments.
+      method: the method of minimisation.
+      tolerance: tolerance of F^p(s) − s.
+      distinct: distance above which points of two orbits, or of one orbit at different steps, are distinct.
+      outlier: limit of the distance to the candidates, for the point of an orbit in which a candidate ended.
+      batch: number of candidates that advance at once.
 
     Raises:
-      InputError: a period below 1, and whatever `fixed_points` refuses.
+      InputError: a period below 1, or anything that `fixed_points` refuses.
 
     Example:
       >>> import jax.numpy as jnp

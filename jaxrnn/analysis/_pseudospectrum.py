@@ -1,28 +1,28 @@
-"""Pseudospectra: where the eigenvalues could be, if the matrix were a little different.
+"""Pseudospectra: how far eigenvalues can move under a small perturbation of the matrix.
 
-The ε-pseudospectrum of J is the set of z that are eigenvalues of some J + E, ‖E‖ < ε; the same set is
+The ε-pseudospectrum of J is the set of z that are eigenvalues of some J + E, ‖E‖ < ε. The same set is
 
     σ_min(z I − J) < ε ,
 
-so the smallest singular value on a grid shows all of them at once, as level lines. For a normal matrix these
-are circles around the eigenvalues; where they reach further, the eigenvalues mislead, and J^k grows before
-it decays: by the Kreiss matrix theorem
+so the smallest singular value on a grid shows the sets for all ε at once, as level lines. For a normal matrix
+these are circles around the eigenvalues. If they reach further, the eigenvalues mislead, and J^k grows before
+it decays. The Kreiss matrix theorem gives
 
-    sup_k ‖J^k‖  ≥  sup_{|z| > 1} (|z| − 1) / σ_min(z I − J) .
+    sup_k ‖J^k‖  ≥  sup_{|z| > 1} (|z| − 1) / σ_min(z I − J) ,
 
-and of a flow ds/dt = J s, by the theorem's other form,
+and, in its other form for a flow ds/dt = J s,
 
     sup_t ‖exp(t J)‖  ≥  sup_{Re z > 0} Re z / σ_min(z I − J) .
 
-Trefethen & Embree, "Spectra and Pseudospectra", 2005, chapters 14, 16 and 39. As there, the matrix is
-brought to Schur form T once; at each z, the largest singular value of (z I − T)⁻¹ comes from Lanczos
-iteration, a step of which solves two triangular systems: O(S²) a point where an SVD takes O(S³). All points
-of a chunk are solved together, in blocks of rows. A Lanczos value is taken when its residual is below 10⁻⁶ of
-it; points that have not settled after 120 steps get an SVD.
+Trefethen & Embree, "Spectra and Pseudospectra", 2005, chapters 14, 16 and 39. As in that book, the matrix is
+reduced to Schur form T once. At each z, the largest singular value of (z I − T)⁻¹ comes from Lanczos
+iteration, each step of which solves two triangular systems: O(S²) a point instead of O(S³) for an SVD. All
+points of a chunk are solved together, in blocks of rows. A Lanczos value is accepted when its residual is
+below 10⁻⁶ of it; points that have not converged after 120 steps get an SVD.
 
-Values below ε_machine ‖J‖_F are rounding, and this number stands for all of them: within the circle of a
-shift line σ_min falls as |z|^S, beyond the range of floats. What is told from the grid is a lower bound:
-between its points the set may reach further.
+Values below ε_machine ‖J‖_F are rounding and are replaced by this number: inside the circle of a shift line
+σ_min falls as |z|^S, beyond the range of floats. Numbers derived from the grid are lower bounds, because the
+set may reach further between grid points.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, at_least_float32
 
 _CHUNK = 512  # points solved together: their vectors stay in the cache
-# Rows of a triangular system that are solved one by one; between blocks of them is a product of matrices.
+# Rows of a triangular system that are solved one by one; blocks of rows are coupled by matrix products.
 _ROWS = 32
 _STEPS = 120  # of Lanczos; 4 to 10 are enough at most points, long shift lines take up to a hundred
-# Steps; after as many a look costs more than a step, and before every step is looked at.
+# Convergence is tested at every step up to this one, and then only at its multiples, because a test costs more
+# than a step by then.
 _LOOK_EVERY = 10
 _SETTLED = 1e-6
 
@@ -56,10 +57,10 @@ class Pseudospectrum:
     """Smallest singular value of z I − J on a grid z = real + i·imaginary.
 
     Attributes:
-      real: real parts, rising [N].
-      imaginary: imaginary parts, rising [M].
+      real: real parts, increasing [N].
+      imaginary: imaginary parts, increasing [M].
       smallest: σ_min(z I − J), rows by imaginary part [M, N].
-      eigenvalues: of J, by falling modulus [S].
+      eigenvalues: of J, by decreasing modulus [S].
     """
 
     real: Float[Array, "N"]
@@ -69,28 +70,28 @@ class Pseudospectrum:
 
     @checked
     def radius(self, epsilon: float) -> float:
-        """Return the largest |z| of the ε-pseudospectrum; from the grid, so a lower bound.
+        """Return the largest |z| in the ε-pseudospectrum; a lower bound, because z is on the grid.
 
         Raises:
-          InputError: `epsilon` is no number above 0, or its set reaches the edge of the grid.
+          InputError: `epsilon` is not a number above 0, or its set reaches the edge of the grid.
         """
         return float(np.max(np.abs(self._inside(epsilon)), initial=float(abs(self.eigenvalues[0]))))
 
     @checked
     def abscissa(self, epsilon: float) -> float:
-        """Return the largest real part in the ε-pseudospectrum; from the grid, so a lower bound.
+        """Return the largest real part in the ε-pseudospectrum; a lower bound, because z is on the grid.
 
         Raises:
-          InputError: `epsilon` is no number above 0, or its set reaches the edge of the grid.
+          InputError: `epsilon` is not a number above 0, or its set reaches the edge of the grid.
         """
         furthest = float(jnp.real(self.eigenvalues).max())
         return float(np.max(np.real(self._inside(epsilon)), initial=furthest))
 
     @property
     def kreiss(self) -> float:
-        """Lower bound of sup_k ‖J^k‖, and of the Kreiss constant; 1 at least.
+        """Lower bound on sup_k ‖J^k‖ and on the Kreiss constant; at least 1.
 
-        Infinite where ρ(J) > 1 by more than rounding, which an orthogonal matrix has too.
+        Infinite if ρ(J) > 1 by more than rounding; rounding alone may exceed 1 for an orthogonal matrix.
         """
         rounding = 16 * len(self.eigenvalues) * float(jnp.finfo(self.eigenvalues.dtype).eps)
         if abs(self.eigenvalues[0]) > 1 + rounding:
@@ -101,10 +102,10 @@ class Pseudospectrum:
 
     @property
     def flow_kreiss(self) -> float:
-        """Lower bound of sup_t ‖exp(t J)‖ over t ≥ 0, for J the derivative of a flow; 1 at least.
+        """Lower bound on sup_t ‖exp(t J)‖ over t ≥ 0, for J the derivative of a flow; at least 1.
 
-        It is the largest Re z / σ_min(z I − J) right of the imaginary axis; infinite where an eigenvalue is
-        there by more than rounding.
+        It is the largest Re z / σ_min(z I − J) right of the imaginary axis. It is infinite if an eigenvalue
+        is to the right by more than rounding.
         """
         size = float(abs(self.eigenvalues[0]))
         rounding = 16 * len(self.eigenvalues) * float(jnp.finfo(self.eigenvalues.dtype).eps)
@@ -137,13 +138,13 @@ def pseudospectrum(
     points: int = 64,
     extent: tuple[float, float, float, float] | None = None,
 ) -> Pseudospectrum:
-    """Return σ_min(z I − J) on a grid of the complex plane; on the host and in float64.
+    """Return σ_min(z I − J) on a grid in the complex plane, computed on the host and in float64.
 
     Args:
       matrix: J [S, S].
-      points: points of the grid along each axis, 2 or more.
-      extent: (left, right, bottom, top) of the grid; by default the square around 0 that holds the unit
-        circle and the eigenvalues, with half as much to spare.
+      points: number of grid points along each axis, 2 or more.
+      extent: (left, right, bottom, top) of the grid; by default a square around 0, 1.5 times as large as
+        needed for the unit circle and the eigenvalues.
 
     Raises:
       InputError: a matrix that is not square or not finite, fewer than 2 points, or an empty extent.
@@ -197,7 +198,7 @@ def _extent(extent: Any, radius: float) -> tuple[float, float, float, float]:
 def smallest_singular_values(
     triangular: Complex[np.ndarray, "S S"], points: Complex[np.ndarray, "N"]
 ) -> Float[np.ndarray, "N"]:
-    """Return σ_min(z I − T) of an upper triangular matrix T at each point z, or the rounding of T if less."""
+    """Return σ_min(z I − T) of an upper triangular T at each z, or the rounding of T if that is larger."""
     chunks = [points[i : i + _CHUNK] for i in range(0, len(points), _CHUNK)]
     found = np.concatenate([_by_lanczos(triangular, chunk) for chunk in chunks])
     identity = np.eye(len(triangular))
@@ -210,14 +211,14 @@ def _rounding(triangular: np.ndarray) -> float:
     return float(np.finfo(float).eps * (scipy.linalg.norm(triangular) or 1.0))
 
 
-# Far below rounding the inverse leaves the range of floats.
+# Far below rounding the inverse overflows.
 @np.errstate(over="ignore", invalid="ignore")
 def _by_lanczos(triangular: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return σ_min(z I − T) for each point z [N], or 0 below rounding; NaN where it has not settled.
+    """Return σ_min(z I − T) for each point z [N], or 0 below rounding; NaN where it has not converged.
 
-    Lanczos' tridiagonal matrix of (z I − T)⁻¹ (z I − T)⁻* has diagonal α, off-diagonal β; its largest
-    eigenvalue θ → 1/σ_min² from below, and the last entry of its eigenvector times the next β is the
-    residual.
+    Lanczos's tridiagonal matrix of (z I − T)⁻¹ (z I − T)⁻* has diagonal α and off-diagonal β. Its largest
+    eigenvalue θ converges to 1/σ_min² from below, and the last entry of its eigenvector times the next β is
+    the residual.
     """
     size, found = len(triangular), np.full(len(points), np.nan)
     adjoint = np.ascontiguousarray(triangular.conj().T)
@@ -253,15 +254,15 @@ def _by_lanczos(triangular: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _pivots(triangular: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Return the diagonals of z I − T [S, N]; on an eigenvalue rounding in place of 0."""
+    """Return the diagonals of z I − T [S, N], with rounding in place of 0 at an eigenvalue."""
     pivots = points[None, :] - np.diagonal(triangular)[:, None]
     rounding = _rounding(triangular)
     return np.where(np.abs(pivots) < rounding, rounding, pivots)
 
 
 def _solve_upper(triangular: np.ndarray, pivots: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve (z I − T) x = b at all points, T upper triangular; columns of `right` are the b [S, N]."""
-    # Turned round, rows and columns, an upper triangular matrix is a lower one.
+    """Solve (z I − T) x = b at all points, T upper triangular; the columns of `right` are the b [S, N]."""
+    # With rows and columns in reverse order, an upper triangular matrix becomes lower triangular.
     turned = np.ascontiguousarray(triangular[::-1, ::-1])
     return _solve_lower(turned, pivots[::-1], right[::-1])[::-1]
 

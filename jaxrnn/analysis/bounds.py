@@ -1,23 +1,23 @@
-"""What can be said of the gradient before it is followed: bounds from norms.
+"""Norm bounds on the gradient, which need no backward pass.
 
-Of an Elman network, J_t = diag(φ'_t) W, and a norm of a product is at most the product of the norms:
+In an Elman network J_t = diag(φ'_t) W, and the norm of a product is at most the product of the norms:
 
     ‖J_T … J_1‖ ≤ ∏ σ₁(W) · max_i |φ'_{t,i}| ≤ (σ₁(W) γ)^T ,      γ = sup |φ'| .
 
-So σ₁(W) γ < 1 is *sufficient* for gradients to vanish, and σ₁(W) γ > 1 *necessary* for them to explode:
+So σ₁(W) γ < 1 is *sufficient* for gradients to vanish, and σ₁(W) γ > 1 is *necessary* for them to explode:
 Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013. Their text says
-"largest eigenvalue" where their proof uses the norm, the largest singular value. The two are the same for
-normal matrices only: W = [[2, −4], [1, −2]] has no eigenvalue but 0, and a ReLU network with its second unit
+"largest eigenvalue" where their proof uses the norm, the largest singular value. The two are the same only
+for normal matrices: W = [[2, −4], [1, −2]] has no eigenvalue but 0, and a ReLU network whose second unit is
 silent doubles its gradient at every step.
 
-Of any step, along one trajectory,
+For any step, along one trajectory,
 
     ∏ σ_min(J_t) ≤ σ_min(J_T … J_1),        ‖J_T … J_1‖ ≤ ∏ ‖J_t‖ ,
 
-which is never worse than the bound from the weights, and has a lower side.
+which is never worse than the bound from the weights, and also gives a lower bound.
 
-Weakness: norms forget directions. A random tanh network of gain g has σ₁(W) ≈ 2 g, so its bound is ln 2 above
-the truth at the origin and further away elsewhere. Most networks of interest have a bound that decides
+Weakness: norms ignore directions. A random tanh network of gain g has σ₁(W) ≈ 2 g, so its bound is ln 2 above
+the true rate at the origin and further above it elsewhere. For most networks of interest the bound decides
 nothing.
 """
 
@@ -42,7 +42,7 @@ from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike, StepLike
 
 Activation = Callable[[Any], Any]
-"""φ, elementwise on an array."""
+"""φ, applied elementwise to an array."""
 
 _VANISHES = "vanishing for certain"
 _EXPLODES = "exploding for certain"
@@ -55,12 +55,12 @@ _BATCH = 2**14
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class WeightBound:
-    """Pascanu's bound: no gradient of an Elman network grows faster than this.
+    """Pascanu's bound: the largest growth of a gradient that an Elman network's weights allow.
 
     Attributes:
       norm: σ₁(W).
       slope: γ = sup |φ'|, or max_i |φ'_i| at each step of a trajectory [T, *B].
-      rounding: what rounding may have done to the rate, nats.
+      rounding: possible rounding error of the rate, nats.
     """
 
     norm: float
@@ -69,21 +69,21 @@ class WeightBound:
 
     @property
     def rate_bound(self) -> Float[np.ndarray, "*B"]:
-        """Largest growth of a gradient that is possible, nats a step: the mean of ln(σ₁ γ)."""
+        """Largest possible growth of a gradient, nats a step: the mean of ln(σ₁ γ)."""
         with np.errstate(divide="ignore"):
             rates = np.log(self.norm * self.slope)
         return np.asarray(rates if rates.ndim == 0 else rates.mean(axis=0))
 
     @property
     def word(self) -> str:
-        """What the bound proves: "vanishing for certain", or "may explode", which excludes nothing."""
+        """What the bound proves: "vanishing for certain", or "may explode", which rules out nothing."""
         return _VANISHES if (self.rate_bound < -self.rounding).all() else _OPEN
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrajectoryBound:
-    """Largest and smallest singular value of every step Jacobian, and what follows for their product.
+    """Largest and smallest singular value of every step Jacobian, and the bounds on their product.
 
     Attributes:
       log_norms: ln ‖J_t‖₂, [T, *B].
@@ -95,19 +95,19 @@ class TrajectoryBound:
 
     @property
     def rate_bound(self) -> Float[Array, "*B"]:
-        """Growth that no gradient exceeds, nats a step."""
+        """Upper bound on the growth of every gradient, nats a step."""
         return jnp.mean(self.log_norms, axis=0)
 
     @property
     def rate_floor(self) -> Float[Array, "*B"]:
-        """Growth that every gradient reaches, nats a step."""
+        """Lower bound on the growth of every gradient, nats a step."""
         return jnp.mean(self.log_least, axis=0)
 
     @property
     def word(self) -> str:
-        """What the bounds prove of these trajectories, all of them.
+        """What the bounds prove about all of these trajectories.
 
-        One of "vanishing for certain", "exploding for certain" and "may explode", which excludes nothing.
+        One of "vanishing for certain", "exploding for certain" and "may explode", which rules out nothing.
         """
         rounding = float(jnp.finfo(self.log_norms.dtype).eps) * len(self.log_norms)
         if bool((self.rate_bound < -rounding).all()):
@@ -122,14 +122,14 @@ def weight_bound(
     """Return the bound of Pascanu et al. for h' = φ(W h + …).
 
     Args:
-      kernel: W or its transpose, [H, H]: the singular values are the same.
+      kernel: W or its transpose, [H, H], which have the same singular values.
       activation: φ.
-      preactivations: arguments of φ along trajectories, [T, *B, H], for the tighter bound with the slopes
-        that occur there; by default the bound holds for every trajectory.
+      preactivations: arguments of φ along trajectories, [T, *B, H], for a tighter bound with the slopes that
+        occur there; by default the bound holds for every trajectory.
 
     Raises:
-      InputError: W is no square matrix of finite floats, φ is no elementwise function, or the preactivations
-        are not finite or of another size than W.
+      InputError: W is not a square matrix of finite floats, φ is not an elementwise function, or the
+        preactivations are not finite or do not fit the size of W.
 
     Example:
       >>> import jax.numpy as jnp
@@ -165,10 +165,10 @@ def _largest_slopes(activation: Activation, preactivations: Any, size: int) -> A
 def trajectory_bound(cell: StepLike, trajectory: Trajectory) -> TrajectoryBound:
     """Return bounds on the BPTT product of any step, from the step Jacobians of a trajectory.
 
-    The singular values are taken in float64, on a TPU in float32.
+    The singular values are computed in float64, on a TPU in float32.
 
     Raises:
-      InputError: the trajectory holds values that are not finite.
+      InputError: the trajectory contains values that are not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -183,7 +183,7 @@ def trajectory_bound(cell: StepLike, trajectory: Trajectory) -> TrajectoryBound:
 
 
 def trajectory_bound_of(sigma: Float[Array, "T *B S"]) -> TrajectoryBound:
-    """Return the same from the singular values of the step Jacobians, as a `Spectrum` has them."""
+    """Return the same bounds from the singular values of the step Jacobians, as stored in a `Spectrum`."""
     largest, least = sigma[..., 0], sigma[..., -1]
     noise = sigma.shape[-1] * resolution() * largest
     return TrajectoryBound(jnp.log(largest), jnp.log(jnp.where(least > noise, least, 0)))
@@ -193,11 +193,12 @@ def trajectory_bound_of(sigma: Float[Array, "T *B S"]) -> TrajectoryBound:
 def slope_bound(activation: Activation) -> float:
     """Return γ = sup |φ'| over the reals: tanh 1, sigmoid ¼; infinite where |φ'| keeps growing.
 
-    It is found by a search, exact to rounding for a maximum that is smooth or a limit at 0 or infinity. A
-    slope that is large on a short stretch alone (less than a hundredth of its distance from 0) can be missed.
+    It is found by a search, which is exact to rounding for a smooth maximum or for a limit at 0 or infinity.
+    A slope that is large only on a short interval (less than a hundredth of its distance from 0) can be
+    missed.
 
     Raises:
-      InputError: φ is no elementwise function, or its slope is not a number somewhere.
+      InputError: φ is not an elementwise function, or its slope is NaN somewhere.
 
     Example:
       >>> import jax
@@ -236,7 +237,7 @@ def values(activation: Activation, points: ArrayLike) -> Float[np.ndarray, "..."
 
 
 def _on_host(evaluate: Any, activation: Activation, points: ArrayLike) -> Any:
-    """Evaluate in batches of one size, so that φ is compiled once."""
+    """Evaluate φ in batches of one size, so that it is compiled once."""
     points = np.asarray(points, np.float64)
     flat = np.pad(points.reshape(-1), (0, -points.size % _BATCH))
     host = jax.local_devices(backend="cpu")[0]
@@ -257,7 +258,7 @@ def _slopes(activation: Activation, points: Any) -> Any:
 
 
 def check_elementwise(activation: Activation) -> None:
-    """Refuse what is not a function of one array that returns an array of the same shape."""
+    """Require a function of one array that returns an array of the same shape."""
     wanted = "a function of one array, elementwise, such as jnp.tanh"
     if not callable(activation):
         checks.refuse("activation", checks.describe(activation), wanted)

@@ -1,15 +1,15 @@
-"""Certificates: identities that hold for every network, checked on the numbers at hand.
+"""Certificates: identities that hold for every network, checked on the measured numbers.
 
 - **Jacobian.** J v equals the forward-mode derivative of the step itself, for a random v of each sequence.
-  Where sequences act on each other, it does not.
-- **Determinant.** The singular values of a product multiply to the product of the factors' determinants:
+  If sequences affect each other, it does not.
+- **Determinant.** The product of a product's singular values is the product of its factors' determinants:
   Σ log σ = Σ_t log |det J_t|.
-- **Gradient.** ‖∂L/∂s_1‖ from the flow equals what autodiff gives for the whole run.
+- **Gradient.** ‖∂L/∂s_1‖ from the flow equals the norm that autodiff gives for the whole run.
 - **Lags.** The parts of the parameter gradient by lag sum to the gradient that autodiff gives.
 - **Exponents.** The sum of all Lyapunov exponents is the mean of log |det J_t|.
 
-Each is reported as the largest difference found, and as NaN where it cannot be computed: a product with a
-factor that is singular, to rounding, has no logarithm to compare, a gradient that left the range of a float
+Each is reported as the largest difference found, or as NaN if it cannot be computed: a product with a factor
+that is singular to rounding has no finite logarithm to compare, and a gradient beyond the range of floats has
 no norm.
 """
 
@@ -37,14 +37,14 @@ from jaxrnn.typing import Loss, Step
 
 @dataclasses.dataclass(frozen=True)
 class Certificates:
-    """Largest differences found, each of which is rounding where all is well.
+    """The largest differences found, each of which is only rounding if all is well.
 
     Attributes:
-      jacobian: of J v and the step's own derivative, relative to the length of the latter.
-      determinant: of Σ log σ and Σ log |det J|, nats a step of lag.
-      gradient: of ‖∂L/∂s_1‖ and autodiff's, relative.
-      lags: of Σ_k g_k and autodiff's parameter gradient, relative.
-      exponents: of Σ λ and ⟨log |det J|⟩, nats a step.
+      jacobian: between J v and the step's own derivative, relative to the length of the latter.
+      determinant: between Σ log σ and Σ log |det J|, nats a step of lag.
+      gradient: between ‖∂L/∂s_1‖ and autodiff's norm, relative.
+      lags: between Σ_k g_k and autodiff's parameter gradient, relative.
+      exponents: between Σ λ and ⟨log |det J|⟩, nats a step.
     """
 
     jacobian: float
@@ -71,7 +71,7 @@ def certify(
     contributions: LagContributions | None,
     exponents: Lyapunov,
 ) -> Certificates:
-    """Check the identities on what was measured along one trajectory."""
+    """Check the identities on the measurements along one trajectory."""
     return Certificates(
         jacobian=float(_jacobian_difference(cell, trajectory, matrices)),
         determinant=_determinant_difference(matrices, spectra, product),
@@ -134,7 +134,7 @@ def _gradient_difference(
 
 @compiled
 def _gradient_at_first_state(cell: Step, trajectory: Trajectory, output_grads: Any) -> Any:
-    """Return ∂L/∂s_1 [*B, S] by autodiff through all later steps; None if y_1 is not read from s_1."""
+    """Return ∂L/∂s_1 [*B, S] by autodiff through all later steps; None if y_1 is not a function of s_1."""
     first = jax.tree.map(lambda leaf: leaf[1], trajectory.carries)
     depth = len(trajectory.batch)
     step = for_batch(cell, *_shapes_at_one(trajectory), trajectory.batch)

@@ -1,17 +1,17 @@
-"""Covariant Lyapunov vectors: the directions themselves that grow at the rates of the Lyapunov exponents.
+"""Covariant Lyapunov vectors: the directions that grow at the rates of the Lyapunov exponents.
 
-The orthogonal directions of `lyapunov` depend on the order in which they were made orthogonal; only the first
-is more than a basis. The covariant ones do not: each is carried by the step into its successor,
+The orthogonal directions of `lyapunov` depend on the order in which they are orthogonalised; only the first
+is more than a basis vector. The covariant vectors do not depend on it: the step maps each to its successor,
 
     J_t v_i(t−1) = γ_i(t) v_i(t) ,        ⟨ln γ_i⟩ = λ_i ,
 
-forwards and backwards in time alike. Ginelli et al. (2007, "Characterizing Dynamics with Covariant Lyapunov
-Vectors") find them as v = Q c: Q from the factorisations J_t Q_{t−1} = Q_t R_t on the way forward, and the
-coefficients c, upper triangular, by going back through c_{t−1} ∝ R_t⁻¹ c_t, which settles as the forward pass
-does. So both ends of the trajectory are given up to settling.
+both forward and backward in time. Ginelli et al. (2007, "Characterizing Dynamics with Covariant Lyapunov
+Vectors") compute them as v = Q c. Q comes from the factorisations J_t Q_{t−1} = Q_t R_t of a forward pass.
+The coefficients c, upper triangular, come from a backward pass, c_{t−1} ∝ R_t⁻¹ c_t. Both passes need time to
+converge, so steps at both ends of the trajectory are discarded.
 
-Weakness: everything is kept, K·S numbers a step; and where two exponents agree, so do in the long run the
-vectors' claims on the plane that they share.
+Weakness: everything is stored, K·S numbers a step. If two exponents are equal, their vectors are not
+determined in the long run, only the plane that they span.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class CovariantVectors:
     """Covariant Lyapunov vectors along the middle of a trajectory.
 
     Attributes:
-      vectors: unit vectors as columns, in the order of falling exponents, at N states [N, *B, S, K].
-      local_rates: ln γ, growth of each from one of these states to the next, nats a step (a unit of time
-        for a `Flow`) [N − 1, *B, K].
+      vectors: unit vectors as columns, by decreasing exponents, at N states [N, *B, S, K].
+      local_rates: ln γ, growth of each vector from one of these states to the next, nats a step (or a unit of
+        time for a `Flow`) [N − 1, *B, K].
       first: index of the first of these states in ``trajectory.states``.
     """
 
@@ -51,14 +51,15 @@ class CovariantVectors:
 
     @property
     def exponents(self) -> Float[Array, "*B K"]:
-        """Mean local rates: the Lyapunov exponents of this stretch [*B, K]."""
+        """Mean local rates: the Lyapunov exponents along these states [*B, K]."""
         return self.local_rates.mean(axis=0)
 
     @checked
     def angles(self, dimension: int) -> Float[Array, "N *B"]:
         """Smallest angle between the first `dimension` vectors and the others, radians [N, *B].
 
-        Between expanding and contracting directions it stays away from 0 where the dynamics is hyperbolic.
+        Where the dynamics is hyperbolic, the angle between expanding and contracting directions stays away
+        from 0.
         """
         count = self.vectors.shape[-1]
         checks.within("dimension", dimension, 1, count - 1, ", so that both sides have some")
@@ -66,7 +67,7 @@ class CovariantVectors:
             _basis(side) for side in (self.vectors[..., :dimension], self.vectors[..., dimension:])
         )
         shared = jnp.swapaxes(one, -1, -2) @ other
-        # Near 0 the cosine has no digits left, near a right angle the sine.
+        # The cosine has no digits left for angles near 0, and the sine none near a right angle.
         sines, cosines = (singular_values(x) for x in (other - one @ shared, shared))
         return jnp.arctan2(sines[..., -1], cosines[..., 0])
 
@@ -80,18 +81,18 @@ def covariant_vectors(
     settle: int | None = None,
     key: Key | None = None,
 ) -> CovariantVectors:
-    """Find the covariant Lyapunov vectors along a trajectory.
+    """Compute the covariant Lyapunov vectors along a trajectory.
 
     Args:
       cell: a cell, any function ``(carry, x) -> (carry, y)``, or a `Flow`.
       trajectory: a path of T steps, from `trace`.
-      k: how many vectors, from the largest exponent down; by default all S.
-      settle: steps given up at either end; by default a quarter of them.
-      key: draws where both passes start.
+      k: number of vectors, by decreasing exponent; by default all S.
+      settle: number of steps discarded at each end; by default a quarter of them.
+      key: draws the starts of both passes.
 
     Raises:
-      InputError: arguments that do not fit, or a Jacobian that is singular in the K directions, for which
-        there is no way back.
+      InputError: arguments that do not fit, or a Jacobian that is singular in the K directions and therefore
+        has no inverse for the backward pass.
 
     Example:
       >>> import jax.numpy as jnp
@@ -146,7 +147,7 @@ def _backward(triangles: Any, ends: Any) -> tuple[Any, Any]:
     """Return the coefficients at all T + 1 states, and the growth of each vector in each of the T steps."""
 
     def step(after, triangle):
-        # In units of its largest entry, for squares leave the range of floats long before entries do.
+        # Scale by the largest entry, because squares leave the range of floats long before entries do.
         unit = jnp.abs(triangle).max(axis=(-2, -1), keepdims=True)
         before = jax.scipy.linalg.solve_triangular(triangle / unit, after)
         lengths = jnp.linalg.norm(before, axis=-2)
@@ -163,7 +164,7 @@ def _refuse_singular(triangles: Any) -> None:
     if not checks.concrete(triangles):
         return
     rounding = 64 * np.finfo(triangles.dtype).eps
-    triangles = np.asarray(triangles, np.float64)  # in which squares of float32 have room
+    triangles = np.asarray(triangles, np.float64)  # squares of float32 do not overflow here
     lengths = np.abs(np.diagonal(triangles, axis1=-2, axis2=-1))
     bad = lengths <= rounding * np.linalg.norm(triangles, axis=(-2, -1))[..., None]
     if bad.any():

@@ -1,17 +1,17 @@
-"""The extreme eigenvalues of a Hessian, without the Hessian: Lanczos on Hessian-vector products.
+"""The extreme eigenvalues of a Hessian without forming it: Lanczos on Hessian-vector products.
 
     H v = d/dε ∇L(θ + ε v)                                  forward over reverse, two gradients' time
     H Q = Q T + β q_{m+1} e_mᵀ                              Q: m orthonormal vectors, T: tridiagonal
 
-The eigenvalues θ of T with eigenvectors s approach those of H from inside, the extreme ones first, and
-|θ − λ| ≤ |β s_m| for one eigenvalue λ of H (Lanczos 1950; Parlett 1980, ch. 13). A negative one below the
-error says that a point where training has come to rest is a saddle, not a minimum (Dauphin et al. 2014).
+The eigenvalues θ of T with eigenvectors s converge to those of H from inside, the extreme ones first, and
+|θ − λ| ≤ |β s_m| for one eigenvalue λ of H (Lanczos 1950; Parlett 1980, ch. 13). An eigenvalue below minus
+its error shows that a point where training has converged is a saddle, not a minimum (Dauphin et al. 2014).
 
-Every new vector is made orthogonal to all before it, twice: without that, rounding brings copies of
-eigenvalues that were found (Paige 1971). The vectors are held in memory: m times the parameters.
+Every new vector is orthogonalised twice against all previous ones. Without this, rounding produces copies of
+eigenvalues already found (Paige 1971). The vectors are held in memory: m times the parameters.
 
-Weakness: an eigenvector that the random start has no part in is not found, and of an eigenvalue that occurs
-several times only one copy is. Where L has kinks, as under ReLU, H is that of the piece on which θ lies.
+Weakness: an eigenvector orthogonal to the random start is not found, and only one copy of a multiple
+eigenvalue is. Where L has kinks, as with ReLU, H is that of the smooth piece that contains θ.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class HessianExtremes:
     """The extreme eigenvalues of a Hessian.
 
     Attributes:
-      eigenvalues: the K smallest and the K largest, rising [2 K]; all of them, if there are fewer.
-      errors: bounds on their distances from an eigenvalue of the Hessian [2 K], rounding apart.
-      steps: Hessian-vector products taken.
-      gradient_norm: ‖∇L‖: far from 0 no point is a minimum or a saddle.
+      eigenvalues: the K smallest and the K largest, increasing [2 K]; all of them if there are fewer.
+      errors: bounds on their distances from an eigenvalue of the Hessian [2 K], apart from rounding.
+      steps: number of Hessian-vector products.
+      gradient_norm: ‖∇L‖; a point where it is far from 0 is neither a minimum nor a saddle.
       converged: whether all bounds are below the tolerance times the largest modulus.
     """
 
@@ -53,7 +53,7 @@ class HessianExtremes:
 
     @property
     def text(self) -> str:
-        """The ends of the spectrum with their errors."""
+        """The ends of the spectrum with their errors, in words."""
         low, high = (f"{self.eigenvalues[i]:.4g} ± {self.errors[i]:.1g}" for i in (0, -1))
         status = "" if self.converged else " (not converged: more steps)"
         return f"eigenvalues from {low} to {high} in {self.steps} steps{status}"
@@ -75,13 +75,13 @@ def hessian_extremes(
       loss: maps the parameters to a scalar.
       parameters: θ, a tree of floats, such as a cell or a model; P numbers in all.
       key: draws the first vector.
-      count: K, how many from either end.
-      steps: m, Hessian-vector products at most; P suffice.
+      count: K, the number of eigenvalues at each end.
+      steps: m, the largest number of Hessian-vector products; P suffice.
       tolerance: error that counts as converged, relative to the largest modulus.
 
     Raises:
-      InputError: parameters that are no floats, a loss that is no scalar, a count or number of steps out of
-        range, or curvature that is not finite.
+      InputError: parameters that are not floating-point, a loss that is not a scalar, a count or number of
+        steps out of range, or curvature that is not finite.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -129,9 +129,9 @@ def hessian_extremes(
 def _lanczos(
     product: Callable[[Any, Any], Any], theta: Any, start: Any, steps: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return diagonal [m] and off-diagonal [m − 1] of T, and β behind it: 0 where the space is exhausted.
+    """Return diagonal [m] and off-diagonal [m − 1] of T, and the last β: 0 if the space is exhausted.
 
-    The recurrence is in float64 on the host: T is small, and orthogonality is what all depends on.
+    The recurrence is in float64 on the host: T is small, and everything depends on orthogonality.
     """
     vector = np.asarray(start, np.float64)
     basis = [vector / np.linalg.norm(vector)]

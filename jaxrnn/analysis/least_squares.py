@@ -1,15 +1,17 @@
-"""Two ways down from one state to where a map stands still.
+"""Two methods to minimise q, the squared residual of a fixed point, from one state.
 
     r(s) = F^p(s) − s ,    q(s) = ½ ‖r(s)‖² ,    A = ∂r/∂s = J − I ,    J = ∂F^p/∂s
 
 - `LevenbergMarquardt`, the default, moves by −(AᵀA + λI)⁻¹ Aᵀr with λ = μ ‖r‖. It converges quadratically,
-  also to a point of a line or a surface of fixed points, where A is singular and Newton's method is lost
-  (Yamashita & Fukushima 2001; Fan & Yuan 2005). A step costs some S³ multiplications.
-- `Descent` follows −∇q = −Aᵀr with an optimiser of optax, as Sussillo & Barak did. A step costs what a step
-  of the network costs, but thousands are needed, and where A is ill-conditioned more than anyone takes.
+even to
+  a point of a line or a surface of fixed points, where A is singular and Newton's method fails (Yamashita &
+  Fukushima 2001; Fan & Yuan 2005). A step costs some S³ multiplications.
+- `Descent` follows −∇q = −Aᵀr with an optimiser of optax, as Sussillo & Barak did. A step costs as much as a
+step
+  of the network, but thousands are needed, and impractically many where A is ill-conditioned.
 
-Weakness: Levenberg–Marquardt squares the condition number. Where that of A exceeds 1/√ε, 3000 in float32,
-it converges no faster than descent.
+Weakness: Levenberg–Marquardt squares the condition number. If that of A exceeds 1/√ε, 3000 in float32, it
+converges no faster than descent.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ class Power:
     Attributes:
       cell: the step F.
       x: its input.
-      like: a carry, for its form.
+      like: a carry, as a template.
       period: p.
     """
 
@@ -53,7 +55,7 @@ class Power:
     period: int
 
     def path(self, state: Inexact[Array, "S"]) -> Trajectory:
-        """Return the trajectory of p steps that starts at a state."""
+        """Return the trajectory of p steps from a state."""
         step = for_batch(self.cell, self.like, self.x, ())
 
         def move(carry, _):
@@ -89,17 +91,17 @@ def half_square(residual: Any) -> Any:
 
 
 class Search(abc.ABC):
-    """A way down q from one state; `jax.vmap` makes it many.
+    """A method that minimises q from one state; `jax.vmap` runs it from many.
 
     Attributes:
-      max_iterations: iterations after which it gives up.
+      max_iterations: number of iterations after which it gives up.
     """
 
     max_iterations: int
 
     @abc.abstractmethod
     def memory(self, state: Inexact[Array, "S"]) -> Any:
-        """Return what the method carries along beside the state."""
+        """Return the initial internal state of the method, which is carried along with the state."""
 
     @abc.abstractmethod
     def advance(
@@ -114,16 +116,16 @@ class LevenbergMarquardt(Search):
     """Gauss–Newton steps on q, damped by λ = μ ‖r‖.
 
     Args:
-      max_iterations: steps, accepted or not, after which a candidate is given up.
-      damping: the first μ. It falls fourfold where q falls as the linear model says, and rises fourfold
-        where it does not. A large one keeps a candidate from jumping far at first.
+      max_iterations: number of steps, accepted or not, after which a candidate is given up.
+      damping: the first μ. It is divided by four if q falls as the linear model predicts, and multiplied by
+        four if it does not. A large value keeps a candidate from jumping far at first.
     """
 
     max_iterations: int = 200
     damping: float = 1e-3
 
     def __post_init__(self):
-        """Refuse settings out of range."""
+        """Refuse settings that are out of range."""
         checks.count("max_iterations", self.max_iterations)
         checks.positive("damping", self.damping)
 
@@ -140,7 +142,7 @@ class LevenbergMarquardt(Search):
         speed = half_square(residual)
         promised = speed - half_square(residual + slope @ move)
         gained = speed - half_square(left)
-        # Written so that NaN, from a product that overflowed or a failed factorisation, is no gain.
+        # Written so that NaN, from an overflow or a failed factorisation, counts as no gain.
         taken = gained > 1e-4 * promised
         factor = jnp.where(
             gained > 0.75 * promised, 0.25, jnp.where(gained > 0.25 * promised, 1.0, 4.0)
@@ -155,7 +157,7 @@ class LevenbergMarquardt(Search):
 def regularised_step(
     slope: Inexact[Array, "S S"], residual: Inexact[Array, "S"], shift: Inexact[Array, ""] | float
 ) -> Inexact[Array, "S"]:
-    """Return −(AᵀA + λI)⁻¹ Aᵀr, λ the given one and the rounding of AᵀA."""
+    """Return −(AᵀA + λI)⁻¹ Aᵀr, where λ is `shift` plus the rounding of AᵀA."""
     gram = slope.T @ slope
     rounding = 4 * float(jnp.finfo(gram.dtype).eps) * jnp.max(jnp.diagonal(gram))
     diagonal = (shift + rounding) * jnp.eye(len(gram), dtype=gram.dtype)
@@ -166,13 +168,13 @@ def regularised_step(
 @checked
 @dataclasses.dataclass(frozen=True)
 class Descent(Search):
-    """Gradient descent on q, its learning rate falling to zero as a cosine.
+    """Gradient descent on q, with a learning rate that decays to zero as a cosine.
 
     Args:
-      max_iterations: steps after which a candidate is given up.
-      learning_rate: the first one.
-      optimizer: makes an optax optimiser of a learning rate, as ``optax.adam`` does. It is given 1, and what
-        it proposes multiplied by the rate.
+      max_iterations: number of steps after which a candidate is given up.
+      learning_rate: the first learning rate.
+      optimizer: maps a learning rate to an optax optimiser, as ``optax.adam`` does. It is called with 1, and
+        its updates are multiplied by the rate.
     """
 
     max_iterations: int = 5000
@@ -180,12 +182,12 @@ class Descent(Search):
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam
 
     def __post_init__(self):
-        """Refuse settings out of range."""
+        """Refuse settings that are out of range."""
         checks.count("max_iterations", self.max_iterations)
         checks.positive("learning_rate", self.learning_rate)
 
     def memory(self, state: Inexact[Array, "S"]) -> Any:
-        """Return the optimiser's state, and how many steps it took."""
+        """Return the optimiser's state, and the number of steps taken."""
         return self.optimizer(1.0).init(state), jnp.zeros((), state.dtype)
 
     def advance(self, power, state, residual, memory):

@@ -1,7 +1,7 @@
-"""The maps of the order parameters of a random network (`jaxrnn.analysis.mean_field` says which and whose).
+"""The maps of the order parameters of a random network, defined and cited in `jaxrnn.analysis.mean_field`.
 
-Each is a mean over one Gaussian pre-activation, or over the pair of two copies. Where the variance is 0 a
-slope is taken beside 0, as φ' may jump there, and is 0 where it fades on the way.
+Each is a mean over one Gaussian pre-activation, or over the pair of two copies. If the variance is 0, a slope
+is evaluated next to 0, because φ' may jump there; it is 0 if it decays on the way to 0.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from jaxrnn.analysis.bounds import Activation, slope_bound, slopes, values
 from jaxrnn.analysis.gaussian import mean, pair_mean
 
 _FARTHEST = 128.0  # |ln q| beyond which a variance counts as infinite, or as 0
-_STILL = 1e-150  # a deviation that stands for 0 from above: φ' may jump at 0 itself
-_ROUNDING = 2e-14  # of a variance: a smaller change by the weights may be rounding
+_STILL = 1e-150  # a deviation that stands for 0 from above, because φ' may jump at 0 itself
+_ROUNDING = 2e-14  # relative to a variance: a smaller change by the weights may be rounding
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Networks h' = φ(W h + V x + b), W_ij ~ N(0, g²/N), as N → ∞.
+    """The ensemble of networks h' = φ(W h + V x + b), W_ij ~ N(0, g²/N), as N → ∞.
 
     Attributes:
       activation: φ.
       gain: g.
       bias_variance: σ_b².
       input_variance: σ_x².
-      input_correlation: ρ, of the inputs of two copies.
+      input_correlation: ρ, the correlation of the inputs of two copies.
     """
 
     activation: Activation
@@ -44,10 +44,10 @@ class Ensemble:
     input_correlation: float
 
     def variance(self) -> float:
-        """Return q*: a crossing within the first stride from 1, the way the variance moves, that shows one.
+        """Return q*, a fixed point of the variance, searched from 1 in the direction in which it moves.
 
-        Strides double in ln q, and only the sign at their ends is looked at: two crossings within one cancel,
-        and of three any may be found.
+        Strides double in ln q, and only the signs at their ends are compared. Two fixed points within one
+        stride are missed, and of three any may be found.
         """
         at_one = self._growth(0.0)
         if at_one == 0:
@@ -61,10 +61,10 @@ class Ensemble:
         return math.exp(root(self._growth, here, there))
 
     def _growth(self, log: float) -> float:
-        """Return by how much of itself a variance, given by its logarithm, grows in one step."""
+        """Return the relative growth in one step of a variance, which is given by its logarithm."""
         variance = math.exp(log)
         by_weights = self.gain**2 * self.mean_square(variance) / variance - 1
-        # What biases and inputs add, however little, would drown in the rounding of a critical ReLU's.
+        # Even a small contribution of biases and inputs must not drown in the rounding of a critical ReLU.
         added = (self.bias_variance + self.input_variance) / variance
         return added if abs(by_weights) < _ROUNDING else by_weights + added
 
@@ -85,7 +85,7 @@ class Ensemble:
         """Return c*, the stable fixed point.
 
         The map is a power series in c whose coefficients are not negative, except for the inputs' part of the
-        constant term. It is convex on [0, 1], and crosses the diagonal there once below 1 at most.
+        constant term. It is convex on [0, 1] and crosses the diagonal there at most once below 1.
         """
         if variance == 0:
             return 1.0 if chi <= 1 + _ROUNDING else math.nan
@@ -132,7 +132,7 @@ def _deviation(variance: float) -> float:
 
 
 def _slopes_at(activation: Activation, deviation: float, z: Any) -> Any:
-    """Return φ' at `deviation` times z; 0 where it vanishes with a deviation that stands for 0."""
+    """Return φ' at `deviation` times z, or 0 where it vanishes as the deviation goes to 0."""
     found = slopes(activation, deviation * z)
     if deviation > _STILL:
         return found
@@ -141,10 +141,10 @@ def _slopes_at(activation: Activation, deviation: float, z: Any) -> Any:
 
 
 def _largest_singular_value(activation: Activation, deviation: float) -> float:
-    """Return ‖diag(φ') W‖ for g = 1, the edge of a generalised Marchenko–Pastur law.
+    """Return ‖diag(φ') W‖ for g = 1: the edge of a generalised Marchenko–Pastur law.
 
-    σ² = min over 0 < u < 1/γ² of 1/u + E φ'²/(1 − u φ'²) (Silverstein & Choi 1995, for a square W), with γ
-    the largest slope that occurs.
+    σ² = min over 0 < u < 1/γ² of 1/u + E φ'²/(1 − u φ'²) (Silverstein & Choi 1995, for a square W), where γ
+    is the largest slope that occurs.
     """
     if deviation > _STILL:
         steepest = slope_bound(activation)
@@ -163,7 +163,7 @@ def _largest_singular_value(activation: Activation, deviation: float) -> float:
     return steepest * math.sqrt(float(found.fun))
 
 
-# E ln |φ'|: where φ saturates, φ' = 1 − φ² and φ (1 − φ) lose their digits, then vanish.
+# E ln |φ'|: where φ saturates, φ' = 1 − φ² and φ (1 − φ) lose their digits and then become 0.
 
 _LOG_SLOPES: dict[str, Callable[[Any], Any]] = {
     "tanh": lambda a: math.log(4.0) - 2 * np.abs(a) - 2 * np.log1p(np.exp(-2 * np.abs(a))),
@@ -176,7 +176,7 @@ def _mean_log_slope(activation: Activation, deviation: float) -> float:
     if exact is not None:
         return mean(lambda z: exact(deviation * z))
     sizes = np.abs(_slopes_at(activation, deviation, np.linspace(-7.0, 7.0, 20001)))
-    if (sizes == 0).mean() > 1e-4:  # more than a crossing of zero
+    if (sizes == 0).mean() > 1e-4:  # more than a single crossing of zero
         fades = ((sizes > 0) & (sizes < 1e-9 * sizes.max())).any()
         return math.nan if fades else -math.inf
     least = np.finfo(np.float64).tiny
@@ -184,7 +184,7 @@ def _mean_log_slope(activation: Activation, deviation: float) -> float:
 
 
 def _only_operation(activation: Activation) -> str:
-    """Return the name of the one operation that φ consists of, or nothing."""
+    """Return the name of the primitive that φ consists of, or "" if there is not exactly one."""
     program = jax.make_jaxpr(activation)(jnp.float32(1)).jaxpr
     while len(program.eqns) == 1 and hasattr(program.eqns[0].params.get("jaxpr"), "jaxpr"):
         program = program.eqns[0].params["jaxpr"].jaxpr
@@ -194,6 +194,6 @@ def _only_operation(activation: Activation) -> str:
 
 
 def root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a function is 0 between two numbers at which its signs differ."""
+    """Return a zero of a function between two numbers at which its signs differ."""
     found: Any = brentq(function, low, high, xtol=1e-13, maxiter=500)
     return float(found)

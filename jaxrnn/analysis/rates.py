@@ -1,13 +1,13 @@
 """A rate with its error: how fast a logarithm changes with the lag.
 
-Each sequence gives one slope, by least squares over its finite points. The sequences are independent,
-the points of one sequence are not (they are sums of the same factors), so the standard error comes from
-the spread *between* sequences. With a single sequence it comes from blocks of about √n neighbouring
-increments, which is rougher, and with fewer than five points there is none: NaN.
+Each sequence gives one slope, by least squares over its finite points. The sequences are independent, but the
+points of one sequence are not (they are sums of the same factors), so the standard error comes from the
+spread *between* sequences. With a single sequence it comes from blocks of about √n neighbouring increments,
+which is less accurate, and with fewer than five points it is NaN.
 
-Student's t with the degrees of freedom given turns an error into an interval. On random walks of known slope
-95 % intervals then cover 94 to 96 % from two sequences on; from one sequence 93 to 94 %, but only 74 % where
-neighbouring increments are correlated by 0.9 and there are a hundred of them.
+Student's t with the given degrees of freedom turns an error into an interval. On random walks of known slope,
+95 % intervals then cover 94 to 96 % with two or more sequences. With one sequence they cover 93 to 94 %, but
+only 74 % if there are a hundred increments and neighbouring ones have a correlation of 0.9.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Rate:
 
     Attributes:
       value: mean slope over the sequences.
-      stderr: its standard error; NaN where it cannot be told.
-      dof: degrees of freedom of the error: a 95 % interval is Student's t with so many.
-      lag: the longest lag that the fit has seen, in steps.
+      stderr: its standard error; NaN if it cannot be estimated.
+      dof: degrees of freedom of the error, for Student's t in a 95 % interval.
+      lag: the longest lag in the fit, in steps.
     """
 
     value: Float[Array, "..."]
@@ -56,7 +56,7 @@ def rate_by_lag(lags: Num[Array, "K"], logs: Float[Array, "K *B"]) -> Rate:
 def _slope(
     lags: Float[Array, "K"], logs: Float[Array, "K"], finite: Bool[Array, "K"]
 ) -> Float[Array, ""]:
-    """Least-squares slope over the finite points; NaN with fewer than two."""
+    """Return the least-squares slope over the finite points; NaN with fewer than two."""
     weight = finite.astype(logs.dtype)
     count = weight.sum()
     centred = (lags - (lags * weight).sum() / jnp.maximum(count, 1)) * weight
@@ -64,7 +64,7 @@ def _slope(
 
 
 def _block_error(lags: Float[Array, "K"], logs: Float[Array, "K"]) -> tuple[Array, Array]:
-    """Return the standard error of one sequence's slope by blocks of increments, and its freedom."""
+    """Return the standard error of one sequence's slope, by blocks of increments, and its freedom."""
     increments = jnp.diff(logs) / jnp.diff(lags)
     blocks = int(len(increments) ** 0.5)
     if blocks < 2:

@@ -1,15 +1,15 @@
-"""The best linear readouts of a state, by least squares, and how sure they are.
+"""The best linear readouts of a state by least squares, with standard errors.
 
-A least-squares fit explains part of anything: of noise, S/(n − 1) of the variance with n samples, on
-average, which summed over thousands of targets passes for memory. It is taken out,
+A least-squares fit explains part of any target, even of noise: S/(n − 1) of its variance with n samples, on
+average. Summed over thousands of targets this looks like memory. It is corrected for,
 
     C = 1 − (1 − R²) (n − 1)/(n − 1 − S) ,
 
-so that shuffled data give 0 on average (single capacities may come out below 0) and no threshold is needed.
-Standard errors are a jackknife over pieces of the record, one left out at a time.
+so shuffled data give 0 on average (single capacities may be below 0) and no threshold is needed. Standard
+errors come from a jackknife over pieces of the record, one left out at a time.
 
-The fit is by orthogonal factorisation in float64, on the host. State directions below the rounding of the
-state's own precision count as absent, and `rank` says how many are left.
+The fit uses orthogonal factorisation in float64, on the host. State directions below the rounding of the
+state's own precision count as absent, and `rank` is the number that remain.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _PIECES = 10
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """States cut into R pieces of n steps, and where the pieces begin.
+    """States divided into R pieces of n steps, with the first step of each piece.
 
     Attributes:
       states: [R, n, S].
       starts: first step of a piece in its sequence [R].
       sequences: the piece's sequence [R].
-      precision: the rounding of the states as they came.
+      precision: the rounding error of the states in their original dtype.
     """
 
     states: Any
@@ -46,7 +46,7 @@ class Record:
 
     @classmethod
     def of(cls, trajectory: Trajectory, lags: int, washout: int) -> Record:
-        """Cut what remains of each sequence after the washout into pieces, at least ten in all."""
+        """Divide the steps of each sequence after the washout into pieces, at least ten in all."""
         checks.within("washout", washout, 0, trajectory.length - 1, ", the steps of the trajectory")
         states = trajectory.states[1:]
         precision = float(jnp.finfo(states.dtype).eps)
@@ -74,7 +74,7 @@ class Record:
         )
 
     def delayed(self, inputs: Any, lag: int) -> Any:
-        """Return the inputs [B, T, F] of `lag` steps before each state, [R, n, F]."""
+        """Return the inputs [B, T, F] from `lag` steps before each state, [R, n, F]."""
         length = self.states.shape[1]
         where = zip(self.sequences, self.starts - lag, strict=True)
         return np.stack([inputs[b, s : s + length] for b, s in where])
@@ -82,7 +82,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Capacities [N], and again with each piece left out [R, N]."""
+    """Capacities [N], and the same with each piece left out [R, N]."""
 
     capacities: Any
     left_out: Any
@@ -94,13 +94,13 @@ class Fit:
 def best_readouts(record: Record, targets: Any) -> Fit:
     """Fit targets [R, n, N] linearly to the states.
 
-    Each piece's [1 | states] is reduced to its triangular factor once; a fit to several pieces is one to
-    their factors on top of each other, and no normal equations are formed.
+    Each piece's [1 | states] is reduced to its triangular factor once. A fit to several pieces is a fit to
+    their stacked factors, and no normal equations are formed.
     """
     pieces, length, _ = record.states.shape
     centre = record.states.mean(axis=(0, 1))
     centred = record.states - centre
-    # The rounding of a state is that of its entries as they were, not of what is left after centring.
+    # The rounding of a state is that of its original entries, not of what is left after centring.
     scale = np.maximum(np.abs(record.states).max(axis=(0, 1)), np.finfo(np.float64).tiny)
     ones = np.ones((pieces, length, 1))
     factors, reduced = [], []
@@ -126,7 +126,7 @@ def best_readouts(record: Record, targets: Any) -> Fit:
 def _capacities(
     factors: Any, reduced: Any, squares: Any, samples: int, noise: float
 ) -> tuple[Any, int]:
-    """Return the capacities [N] and the rank of the states, given [1 | states] and targets turned alike."""
+    """Return the capacities [N] and the rank of the states, from [1 | states] and targets, both times Qᵀ."""
     constant = factors[:, :1] / np.linalg.norm(factors[:, 0])
     states = factors[:, 1:] - constant @ (constant.T @ factors[:, 1:])
     variances = squares - (constant.T @ reduced)[0] ** 2
