@@ -1,4 +1,4 @@
-"""The microscope: Jacobians and spectra, the BPTT product, gradient flow, exponents, fixed points, theory."""
+"""Analyses: Jacobians and spectra, the BPTT product, gradient flow, exponents, fixed points, theory."""
 
 from jaxrnn.analysis._continuation import Bifurcation, Branch, continuation
 from jaxrnn.analysis._cycles import Cycles, cycles

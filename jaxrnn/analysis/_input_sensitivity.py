@@ -1,10 +1,10 @@
-"""What the last state still knows of each input: its derivative by the input of k steps ago.
+"""Input sensitivity: the derivative of the last state with respect to the input of k steps ago.
 
     ∂s_T/∂x_{T−k} = J_T · … · J_{T−k+1} · ∂⁺s_{T−k}/∂x_{T−k} ,
 
-∂⁺ the immediate derivative, with the carry before held fixed (Pascanu, Mikolov & Bengio 2013, equation 5, for
-the input in the place of the parameters). It is taken from the graded form of the product
-(`jaxrnn.analysis.graded`), so it neither overflows nor drowns.
+where ∂⁺ is the immediate derivative, with the previous carry held fixed (Pascanu, Mikolov & Bengio 2013,
+equation 5, for the input instead of the parameters). It is computed from the graded form of the product
+(`jaxrnn.analysis.graded`), so it neither overflows nor is lost to rounding.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from jaxrnn.typing import ArrayLike, StepLike
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InputSensitivity:
-    """Singular values of ∂s_T/∂x_{T−k}, R = min(S, F) of them.
+    """The R = min(S, F) singular values of ∂s_T/∂x_{T−k}.
 
     Attributes:
-      lags: the lags k, in steps, rising; 0 is the last input [K].
-      log_singular_values: natural logarithms, falling along the last axis [K, *B, R]; −inf where an
-        input has no influence, to rounding.
+      lags: the lags k, in steps, increasing; 0 is the last input [K].
+      log_singular_values: natural logarithms, decreasing along the last axis [K, *B, R]; −inf if an input has
+        no influence, to rounding.
     """
 
     lags: Int[Array, "K"]
@@ -59,7 +59,7 @@ def input_sensitivity(
     Args:
       cell: a cell, or any function ``(carry, x) -> (carry, y)``.
       trajectory: a path of T steps, from `trace`, with inputs.
-      lags: lags k in 0 … T − 1; by default about 20 of them, spread evenly.
+      lags: lags k in 0 … T − 1; by default about 20 of them, evenly spaced.
 
     Raises:
       InputError: a lag outside 0 … T − 1, or a trajectory without inputs or not finite.
@@ -81,7 +81,7 @@ def input_sensitivity(
 def input_sensitivity_of(
     matrices: ArrayLike, inputs: ArrayLike, lags: Sequence[int] | Any = None
 ) -> InputSensitivity:
-    """Return the same for given step Jacobians [T, *B, S, S] and derivatives by the inputs [T, *B, S, F].
+    """Return the same from given step Jacobians [T, *B, S, S] and input Jacobians [T, *B, S, F].
 
     Raises:
       InputError: a lag outside 0 … T − 1, or arrays that do not fit each other or are not finite.
@@ -115,7 +115,7 @@ def input_sensitivity_of(
 @one_blas_thread
 @jax.jit
 def _triangles(inputs: Float[Array, "T *B S F"]) -> Float[Array, "T *B Q S"]:
-    """Return R of each derivative's transpose: an orthogonal factor on the left changes no singular value."""
+    """Return R of each derivative's transpose: dropping its Q on the left changes no singular value."""
     return jnp.linalg.qr(jnp.swapaxes(inputs, -1, -2), mode="r")
 
 
@@ -130,14 +130,14 @@ def _input_logs(
     count, size = triangles.shape[-2:]
 
     def of_one(matrices, triangles):
-        # The empty product, of lag 0, as one step more: the identity.
+        # Append an identity, so that the product for lag 0 is empty.
         padded = jnp.concatenate([matrices, jnp.eye(size, dtype=matrices.dtype)[None]])
         products = transposed_products(padded, tuple(k + 1 for k in lags), vectors=True)
         sources = triangles[len(triangles) - 1 - np.array(lags)]
         return jax.vmap(logs_at)(products, sources)[:, :count]
 
     def logs_at(product, triangle):
-        """Log singular values of R · Pᵀ."""
+        """Return the log singular values of R · Pᵀ."""
         square = jnp.pad(triangle, ((0, size - count), (0, 0)))
         return log_singular_values(left_multiply(square, product))
 

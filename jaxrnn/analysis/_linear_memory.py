@@ -1,11 +1,12 @@
-"""The memory curve of a linear network, in closed form: what measured capacities are held against.
+"""The memory curve of a linear network in closed form, as a reference for measured capacities.
 
     s' = W s + v u + noise ,        MC_k = (W^k v)ᵀ C⁻¹ (W^k v) ,        C = Σ_k W^k (v vᵀ + noise) W^kᵀ
 
-with C the covariance of the state (White, Lee & Sompolinsky 2004). The curve is a set of leverages, of rows
-W^k v in the matrix of all of them, so no covariance is formed, whose condition is the square of theirs.
+with C the covariance of the state (White, Lee & Sompolinsky 2004). MC_k is the leverage of the row W^k v in
+the matrix of all these rows. So C, whose condition number would be the square of that matrix's, is never
+formed.
 
-Weakness: linear, and for independent input alone.
+Weakness: it holds only for linear networks with independent input.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.annotations import checked
 from jaxrnn.typing import ArrayLike
 
-_MOST_STEPS = 100_000  # in which an impulse response must fade
+_MOST_STEPS = 100_000  # within which an impulse response must decay
 
 
 @checked
@@ -33,18 +34,18 @@ def linear_memory(
     """Return the memory curve of s' = W s + v u (+ noise) for independent u of variance 1.
 
     MC_k = (W^k v)ᵀ C⁻¹ (W^k v), where C = Σ_k W^k (v vᵀ + noise) W^kᵀ is the covariance of the state. Without
-    noise the curve sums to the number of directions that v reaches, S for almost all W and v.
+    noise the curve sums to the dimension of the subspace that v reaches, S for almost all W and v.
 
     Args:
-      kernel: W [S, S], acting from the left; a spectral radius below 1, and so far below that an impulse
-        fades to rounding within 100 000 steps: 0.9996 will do for normal matrices.
+      kernel: W [S, S], acting from the left. Its spectral radius must be far enough below 1 that an impulse
+        decays to rounding within 100 000 steps; 0.9996 is sufficient for normal matrices.
       input_kernel: v [S].
       lags: K; the lags are 0 … K − 1.
-      noise_variance: of independent noise that enters every unit at every step.
+      noise_variance: variance of the independent noise that enters every unit at every step.
 
     Raises:
-      InputError: shapes that do not fit, values that are not finite, a spectral radius of 1 or more or too
-        near to it, or a noise below 0.
+      InputError: shapes that do not fit, values that are not finite, a spectral radius that is not far enough
+        below 1, or a noise variance below 0.
 
     Example:
       >>> import numpy as np
@@ -61,13 +62,13 @@ def linear_memory(
         checks.refuse(
             "kernel", f"a spectral radius of {radius:g}", "less than 1: memory that fades"
         )
-    if not noise_variance and np.any(v):  # nothing depends on its scale then
+    if not noise_variance and np.any(v):  # without noise the scale of v does not matter
         v = v / np.abs(v).max()
     rows = _impulse_response(W, v, lags)
     if noise_variance > 0:
         covariance = solve_discrete_lyapunov(W, noise_variance * np.eye(len(v)))
         rows = np.concatenate([rows, cholesky(covariance)])
-    # vᵀ (AᵀA)⁻¹ v of a row v of A is its leverage; scaling the columns changes nothing but the conditioning.
+    # vᵀ (AᵀA)⁻¹ v is the leverage of a row v of A. Scaling the columns changes only the conditioning.
     scaled = rows / np.maximum(np.linalg.norm(rows, axis=0), np.finfo(np.float64).tiny)
     U, sigma, _ = np.linalg.svd(scaled, full_matrices=False)
     kept = U[:, sigma > max(rows.shape) * np.finfo(np.float64).eps * sigma[0]]
@@ -75,7 +76,7 @@ def linear_memory(
 
 
 def _impulse_response(W: Any, v: Any, least: int) -> Any:
-    """Return v, W v, W² v, … as rows, until nothing is left, and `least` of them at least."""
+    """Return v, W v, W² v, … as rows, at least `least` of them, until they have decayed to rounding."""
     rows, size, largest = [v], np.linalg.norm(v), np.linalg.norm(v)
     while len(rows) < least or size > np.finfo(np.float64).eps * largest:
         if len(rows) >= max(least, _MOST_STEPS):

@@ -1,13 +1,14 @@
-"""Flows as maps: a differential equation ds/dt = f(s, x), taken one Runge–Kutta step at a time.
+"""Flows as maps: a differential equation ds/dt = f(s, x), integrated one Runge–Kutta step at a time.
 
-A step of the classical fourth-order method (Kutta 1901) is a map like any other, so every analysis takes it.
-What is counted in steps elsewhere is counted in units of time here: `lyapunov` divides by `time_step`.
+A step of the classical fourth-order method (Kutta 1901) is a map like any other, so every analysis accepts
+it. Rates that are otherwise per step are per unit of time here: `lyapunov` divides by `time_step`.
 
-At a fixed point of a flow the derivative A = ∂f/∂s says in units of time what the step Jacobian, exp(A Δt) to
-the method's order, says in steps: a mode decays as exp(t Re μ) and turns with Im μ (`flow_modes`).
+At a fixed point of a flow the derivative A = ∂f/∂s corresponds in units of time to the step Jacobian in
+steps, which is exp(A Δt) to the method's order: a mode decays as exp(t Re μ) and rotates with Im μ
+(`flow_modes`).
 
-The map is not the flow. Its error falls with the fourth power of the time step, and a step that is too long
-for a stiff equation shows dynamics of its own: halve it and see that nothing changes.
+Weakness: the map is not the flow. Its error falls with the fourth power of the time step, and a step that is
+too long for a stiff equation has dynamics of its own: halve it and check that nothing changes.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class FlowModes:
 
     Attributes:
       matrices: A = ∂f/∂s [N, S, S].
-      eigenvalues: μ of A, by falling real part [N, S].
+      eigenvalues: μ of A, by decreasing real part [N, S].
     """
 
     matrices: Float[Array, "N S S"]
@@ -93,7 +94,7 @@ class FlowModes:
 
     @property
     def frequencies(self) -> Float[Array, "N S"]:
-        """Turns of a mode, Im μ / 2π in cycles a unit of time [N, S]."""
+        """Rotation of a mode, Im μ / 2π in cycles a unit of time [N, S]."""
         return jnp.imag(self.eigenvalues) / (2 * np.pi)
 
 
@@ -107,7 +108,7 @@ def flow_modes(flow: Flow, x: Any, carries: Carry) -> FlowModes:
       carries: states, leaves [N, H], such as ``fixed_points(flow, x, candidates).carries``.
 
     Raises:
-      InputError: another step than a `Flow`, or carries or derivatives that are not finite.
+      InputError: a step that is not a `Flow`, or carries or derivatives that are not finite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -138,7 +139,7 @@ def flow_modes(flow: Flow, x: Any, carries: Carry) -> FlowModes:
 
 
 def time_step_of(step: Any) -> float:
-    """Return how much time a step takes: 1 for a map."""
+    """Return the duration of a step, which is 1 for a map."""
     return step.time_step if isinstance(step, Flow) else 1.0
 
 

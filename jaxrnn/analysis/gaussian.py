@@ -1,8 +1,8 @@
-"""Expectations over normal variables, in float64 on the host, right to about 1e-12.
+"""Expectations over normal variables, in float64 on the host, accurate to about 1e-12.
 
-Gauss–Lobatto panels are halved where they have not converged, so that kinks and steps of a function are
-found. It may have any shape, but structure that is finer than a few hundredths of a standard deviation and
-flat around may be missed.
+Gauss–Lobatto panels are halved until they converge, so kinks and jumps of a function are resolved. The
+function may have any shape, but structure finer than a few hundredths of a standard deviation in an otherwise
+flat region may be missed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.polynomial import legendre
 
-_REACH = 10.0  # standard deviations, beyond which lie 1e-23 of the mass
+_REACH = 10.0  # standard deviations, beyond which the mass is 1e-23
 _ORDER = 16
-_EDGES = np.linspace(-_REACH, _REACH, 21)  # 0, where activations have their kinks, is one
+_EDGES = np.linspace(-_REACH, _REACH, 21)  # includes 0, where activations have their kinks
 _GROWTH = 50
 _FINE, _COARSE = 1e-14, 1e-12
 
@@ -29,10 +29,10 @@ def mean(function: Callable[[Any], Any], tolerance: float = _FINE) -> float:
 
 @np.errstate(over="ignore", invalid="ignore")
 def _means(function: Callable[[Any, Any], Any], count: int, size: float, tolerance: float) -> Any:
-    """Return E function(k, z) for k = 0 … count − 1, each on panels of its own.
+    """Return E function(k, z) for k = 0 … count − 1, each on its own panels.
 
-    A panel is done when its two halves together agree with it to `tolerance` of the whole, or of `size` where
-    that is more. The rounding of a function may never let them; then there is an end to the panels.
+    A panel is done when the sum of its two halves agrees with it to `tolerance` of the whole, or of `size` if
+    that is larger. Rounding of the function may prevent this, so the number of panels is limited.
     """
     nodes, weights = _lobatto()
 
@@ -52,7 +52,7 @@ def _means(function: Callable[[Any, Any], Any], count: int, size: float, toleran
     while len(k):
         middle = 0.5 * (left + right)
         first, second = panels(k, left, middle), panels(k, middle, right)
-        # NaN for a mean that is infinite, and will not get better.
+        # NaN stands for an infinite mean, which further halving cannot improve.
         off = np.abs(first + second - coarse)
         done = ~(off > allowed[k]) | (middle - left < 1e-14) | (len(k) > limit)
         total += np.bincount(k[done], (first + second)[done], count)
@@ -66,7 +66,7 @@ def _means(function: Callable[[Any, Any], Any], count: int, size: float, toleran
 
 @functools.cache
 def _lobatto() -> tuple[Any, Any]:
-    """Return the Gauss–Lobatto rule, whose nodes at the ends show a kink that stands close to them."""
+    """Return the Gauss–Lobatto rule, whose nodes at the ends detect a kink close to them."""
     last = legendre.Legendre.basis(_ORDER - 1)
     nodes = np.concatenate([[-1.0], np.sort(last.deriv().roots().real), [1.0]])
     return nodes, 2 / (_ORDER * (_ORDER - 1) * last(nodes) ** 2)
@@ -75,7 +75,7 @@ def _lobatto() -> tuple[Any, Any]:
 def pair_mean(function: Callable[[Any], Any], deviation: float, c: float) -> float:
     """Return E function(u₁) function(u₂) for normal u of this deviation and correlation c.
 
-    u = z cos θ ± w sin θ with independent z and w, which is well behaved up to c = ±1.
+    It uses u = z cos θ ± w sin θ with independent z and w, which is well conditioned up to c = ±1.
     """
     if c == 0:
         return mean(lambda z: function(deviation * z)) ** 2

@@ -1,17 +1,18 @@
 """Small factorisations on the host's cores, without the BLAS threads that slow them down.
 
-Eigenvalues, SVD and QR on a CPU are LAPACK calls. OpenBLAS splits even a 100×100 matrix over all cores
-and lets its threads spin while they wait; on a busy two-core machine one ``eigvals`` of that size went from
-1.3 to 214 milliseconds. Analysis makes thousands of small calls, so each of them gets one thread.
+Eigenvalues, SVD and QR on a CPU are LAPACK calls. OpenBLAS splits even a 100×100 matrix over all cores and
+lets its threads spin while they wait; on a busy two-core machine one ``eigvals`` of that size went from 1.3
+to 214 milliseconds. Analyses make thousands of small calls, so each call gets one thread.
 
-One factorisation at a time. A call on a batch hands its matrices to the threads of the pool on which it runs
-itself, and waits for them (jaxlib 0.10). Two such calls that do not depend on each other run side by side,
-and on two cores wait for ever. So no compiled program holds two that could, and each is waited for before
-the next is called; `tests/analysis/test_lapack.py` reads the programs. A single matrix is no batch.
+Only one factorisation runs at a time. A call on a batch hands its matrices to the thread pool on which it
+runs itself, and waits for them (jaxlib 0.10). Two such calls that do not depend on each other run
+concurrently, and deadlock on two cores. So no compiled program may contain two that could run concurrently,
+and each program is waited for before the next is called; `tests/analysis/test_lapack.py` reads the programs.
+A single matrix is not a batch.
 
-Spectra and products are taken in float64 whatever the matrices' precision: an eigenvalue of condition κ is
-off by κ ε ‖A‖, and κ is what the analysis of non-normal networks is after. A TPU has no float64 to factorise
-in, and no eigenvalues of general matrices: these it gets from the host, in float32.
+Spectra and products are computed in float64 whatever the matrices' precision: an eigenvalue of condition κ
+has the error κ ε ‖A‖, and the analysis of non-normal networks is about large κ. A TPU has no float64
+factorisations and no eigenvalues of general matrices; the eigenvalues are computed on the host, in float32.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from jaxrnn.typing import ArrayLike, at_least_float32
 
 
 def one_blas_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a function of arrays to its end with BLAS held to one thread."""
+    """Wrap a function of arrays to run to completion with BLAS limited to one thread."""
 
     @functools.wraps(function)
     def limited(*args: Any, **kwargs: Any) -> Any:
@@ -43,16 +44,16 @@ def one_blas_thread(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @functools.cache
 def _libraries() -> ThreadpoolController:
-    """Return the libraries whose threads can be limited; to look for them takes milliseconds."""
-    import scipy.linalg.cython_lapack  # noqa: F401  # XLA's LAPACK, which is to be among them
+    """Return the libraries whose threads can be limited, cached because finding them takes milliseconds."""
+    import scipy.linalg.cython_lapack  # noqa: F401  # loads XLA's LAPACK, so that it is found
 
     return ThreadpoolController()
 
 
 def in_float64(compute: Callable[..., Any], *arrays: Array) -> Any:
-    """Return compute(*arrays), computed in float64 and given back in the first array's own precision.
+    """Return compute(*arrays), computed in float64 and returned in the precision of the first array.
 
-    Half precision goes up to float32. On a TPU all of it is float32.
+    Half precision is raised to float32. On a TPU everything is computed in float32.
     """
     own = at_least_float32(arrays[0].dtype)
     if jax.default_backend() == "tpu":
@@ -63,7 +64,7 @@ def in_float64(compute: Callable[..., Any], *arrays: Array) -> Any:
 
 
 def resolution() -> float:
-    """Return the rounding, relative, of what `in_float64` computes."""
+    """Return the relative rounding error of what `in_float64` computes."""
     return float(jnp.finfo(jnp.float32 if jax.default_backend() == "tpu" else np.float64).eps)
 
 
@@ -81,9 +82,9 @@ def _like(leaf: Array, own: Any) -> Any:
 @one_blas_thread
 @jax.jit
 def eigenvalues(matrices: Inexact[Array, "*B S S"]) -> Complex[Array, "*B S"]:
-    """Return the eigenvalues of general matrices, by falling modulus.
+    """Return the eigenvalues of general matrices, by decreasing modulus.
 
-    They come from the host where the device has no solver.
+    They are computed on the host if the device has no solver.
     """
     values = jax.lax.platform_dependent(matrices, tpu=_on_the_host, default=jnp.linalg.eigvals)
     order = jnp.argsort(-jnp.abs(values), axis=-1)
@@ -103,7 +104,7 @@ def _on_the_host(matrices: Any) -> Any:
 @one_blas_thread
 @jax.jit
 def singular_values(matrices: Inexact[Array, "*B M N"]) -> Float[Array, "*B R"]:
-    """Return the singular values, falling."""
+    """Return the singular values, in decreasing order."""
     return jnp.linalg.svd(matrices, compute_uv=False)
 
 
@@ -113,15 +114,15 @@ _SOLVERS = {"cpu": "LAPACK", "tpu": f"{HOST}, float32"}
 
 
 def solver() -> str:
-    """Say whose eigenvalues `eigenvalues` returns on the default backend."""
+    """Name the solver that `eigenvalues` uses on the default backend."""
     return _SOLVERS.get(jax.default_backend(), "XLA on the GPU")
 
 
 def square_matrices(argument: str, matrices: ArrayLike, axes: int = 0) -> Array:
-    """Return finite square matrices [..., S, S] with `axes` axes or more before the last two.
+    """Return finite square matrices [..., S, S] with at least `axes` leading axes.
 
     Raises:
-      InputError: no floats, too few axes, not square, empty, or not finite.
+      InputError: not floating-point, too few axes, not square, empty, or not finite.
     """
     checks.floating(argument, matrices)
     shape = matrices.shape
@@ -131,6 +132,6 @@ def square_matrices(argument: str, matrices: ArrayLike, axes: int = 0) -> Array:
     checks.finite(argument, matrices)
     with np.errstate(over="ignore"):
         held = jnp.asarray(matrices)
-    # Where JAX holds float64 as float32, what was finite may be so no longer.
+    # If JAX stores float64 as float32, finite values may have overflowed.
     checks.finite(f"{argument} in {held.dtype}", held)
     return held

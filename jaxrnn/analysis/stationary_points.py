@@ -1,9 +1,9 @@
-"""What a search for fixed and slow points found: the points, their stability, the fate of every candidate.
+"""The record of a search for fixed and slow points: points, stability, and the outcome of every candidate.
 
-A fixed point of a map is stable where all eigenvalues of J = ∂F/∂s lie inside the unit circle, a saddle where
-some do and some do not, and marginal where rounding may have put one on its side of the circle.
+A fixed point of a map is stable if all eigenvalues of J = ∂F/∂s lie inside the unit circle, a saddle if some
+lie inside and some outside, and marginal if one is so close to the circle that rounding may decide its side.
 
-Weakness: the eigenvalues speak for a neighbourhood, and say nothing of how large it is.
+Weakness: eigenvalues describe a neighbourhood of the point, but not its size.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from jaxrnn.typing import Carry
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FixedPoints:
-    """Distinct fixed points and slow points, and what became of C candidates.
+    """Distinct fixed points and slow points, and the outcomes of C candidates.
 
-    Fixed points come before slow points, those with fewer unstable directions first, and among these the
-    ones that more candidates reached.
+    Fixed points come before slow points, then points with fewer unstable directions come first, and among
+    these the points that more candidates reached.
 
     `Outcome` is in `jaxrnn.analysis.roots`.
 
     Attributes:
       carries: the points as carries, leaves [N, H].
-      xs: the constant input under which each is a point, leaves [N, F]; None for an autonomous system.
+      xs: the constant input of each point, leaves [N, F]; None for an autonomous system.
       speeds: q at the points [N].
       jacobians: ∂F/∂s at the points [N, S, S].
-      eigenvalues: of the Jacobians, by falling modulus [N, S].
-      slow: which are slow points, not fixed points [N].
-      multiplicity: how many candidates ended in each [N].
+      eigenvalues: of the Jacobians, by decreasing modulus [N, S].
+      slow: which points are slow points rather than fixed points [N].
+      multiplicity: number of candidates that ended in each point [N].
       outcomes: how each candidate ended, values of `Outcome` [C].
-      ends_in: the point in which each candidate ended [C], −1 for none.
-      iterations: steps that each candidate took [C].
-      outliers: how many candidates ended in points too far away, which are not listed.
+      ends_in: index of the point in which each candidate ended [C], −1 for none.
+      iterations: number of steps that each candidate took [C].
+      outliers: number of candidates that ended in points too far away, which are not listed.
     """
 
     carries: Carry
@@ -83,7 +83,7 @@ class FixedPoints:
 
     @property
     def marginal(self) -> Bool[Array, "N"]:
-        """Whether an eigenvalue is so near the circle, √ε, that rounding may have put it on its side [N]."""
+        """Whether an eigenvalue is within √ε of the circle, so that rounding may decide its side [N]."""
         distance = jnp.min(jnp.abs(jnp.abs(self.eigenvalues) - 1), axis=-1)
         return distance < float(jnp.finfo(distance.dtype).eps) ** 0.5
 
@@ -94,7 +94,7 @@ class FixedPoints:
 
     @property
     def text(self) -> str:
-        """A short account: what became of the candidates, and what the points are."""
+        """A short summary of the candidates' outcomes and of the points."""
         return "\n".join([self._candidates_text, self._points_text, self._steps_text])
 
     def __str__(self) -> str:

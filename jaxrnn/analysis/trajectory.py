@@ -1,6 +1,6 @@
-"""A cell's path through state space, kept as data for everything that looks at it.
+"""A cell's trajectory through state space, stored as data for the analyses.
 
-The state s is the *whole* carry: its leaves flattened and concatenated in pytree order. An LSTM's is
+The state s is the *whole* carry: its leaves flattened and concatenated in pytree order. For an LSTM it is
 (c, h), never h alone.
 """
 
@@ -23,11 +23,11 @@ from jaxrnn.typing import Carry, Step, StepLike
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """States visited and inputs that drove them.
+    """States visited by a cell, and the inputs that drove it.
 
     Attributes:
       xs: inputs [T, *B, F], or None for an autonomous system.
-      carries: carries, leaves [T + 1, *B, H]; entry 0 is the initial one, entry t the one after step t.
+      carries: carries, leaves [T + 1, *B, H]; entry 0 is the initial carry, entry t the carry after step t.
       outputs: outputs [T, *B, Y].
       batch: the batch axes *B.
     """
@@ -49,7 +49,7 @@ class Trajectory:
 
     @property
     def before(self) -> Carry:
-        """Carries from which the steps start, leaves [T, *B, H]."""
+        """Carries before each step, leaves [T, *B, H]."""
         return jax.tree.map(lambda leaf: leaf[:-1], self.carries)
 
 
@@ -57,10 +57,10 @@ class Trajectory:
 def trace(
     cell: StepLike, xs: Any, *, carry: Carry | None = None, length: int | None = None
 ) -> Trajectory:
-    """Run a cell and keep every state.
+    """Run a cell and store every state.
 
     Args:
-      cell: a cell, ours or Flax's, or any function ``(carry, x) -> (carry, y)``.
+      cell: a cell of this package or of Flax, or any function ``(carry, x) -> (carry, y)``.
       xs: inputs [T, *B, F], or None with `length` and `carry`, for an autonomous system.
       carry: initial carry, leaves [*B, H]; by default the cell's own ``initialize_carry``.
       length: number of steps, needed only when `xs` is None.
@@ -69,8 +69,7 @@ def trace(
       A `Trajectory` of T + 1 states.
 
     Raises:
-      InputError: arguments that do not fit, or inputs, initial carry or weights that are not finite,
-        or states that became so.
+      InputError: arguments that do not fit, or an input, initial carry, weight or state that is not finite.
 
     Example:
       >>> from flax import nnx

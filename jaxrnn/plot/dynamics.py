@@ -1,4 +1,4 @@
-"""Figures of the dynamics: exponents, phase portraits, bifurcations, the gradient through training."""
+"""Figures of the dynamics: exponents, phase portraits, bifurcations, the gradient flow during training."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def lyapunov(
     theory: float | None = None,
     label: str | None = None,
 ) -> Axes:
-    """Draw the Lyapunov spectrum, with 95 % intervals; exponents of −inf are counted in a note.
+    """Draw the Lyapunov spectrum with 95 % intervals; a note counts exponents of −inf.
 
     Args:
       result: exponents of one or more sequences.
       ax: axes to draw into; by default new ones.
-      sequence: which sequence of the batch.
-      theory: a predicted largest exponent, for a line beside the measurement.
-      label: what the legend calls the spectrum.
+      sequence: index of the sequence in the batch.
+      theory: a predicted largest exponent, drawn as a line beside the measurement.
+      label: name of the spectrum in the legend.
     """
     ax = axes_or_new(ax)
     count = result.rates.shape[-1]
@@ -69,7 +69,7 @@ def lyapunov(
 def lyapunov_convergence(
     result: Lyapunov, ax: Axes | None = None, *, sequence: int = 0, leading: int = 4
 ) -> Axes:
-    """Draw the leading exponents as they stood after so many steps, with their final 95 % intervals."""
+    """Draw the running estimates of the leading exponents by step, with their final 95 % intervals."""
     ax = axes_or_new(ax)
     count = result.rates.shape[-1]
     history = np.asarray(result.history)
@@ -89,7 +89,7 @@ def lyapunov_convergence(
 
 @checked
 def flow_history(result: FlowHistory, ax: Axes | None = None) -> Axes:
-    """Draw log₁₀ ‖∂L/∂s_t‖ over time steps and training as a heat map: median over the networks."""
+    """Draw log₁₀ ‖∂L/∂s_t‖ by time step and training step as a heat map: median over the networks."""
     ax = axes_or_new(ax)
     norms = np.median(result.log_norms, axis=1) / np.log(10)
     norms = np.ma.masked_invalid(norms)
@@ -104,7 +104,7 @@ def flow_history(result: FlowHistory, ax: Axes | None = None) -> Axes:
 
 
 def _edges(steps: Any) -> Any:
-    """Return where the rows of a heat map part [E + 1]: half way between steps, and at the first and last."""
+    """Return the edges of a heat map's rows [E + 1]: the first step, the midpoints and the last step."""
     steps = np.asarray(steps, np.float64)
     if len(steps) == 1:
         return steps[0] + np.array([-0.5, 0.5])
@@ -126,11 +126,11 @@ def phase_portrait(
     """Draw trajectories and fixed points in the plane of the states' first two principal components.
 
     Args:
-      trajectory: where the network goes, from `trace`; its states span the plane.
-      points: fixed points, from `fixed_points`: stable, saddle, repelling and neutral ones, with
-        eigenvalues on the circle, by shape and colour; slow points open.
+      trajectory: the states of the network, from `trace`; they span the plane.
+      points: fixed points, from `fixed_points`. Shape and colour distinguish stable, saddle, repelling and
+        neutral points (eigenvalues on the circle); slow points are drawn with open markers.
       ax: axes to draw into; by default new ones.
-      sequences: how many sequences of the batch to draw.
+      sequences: number of sequences of the batch to draw.
     """
     ax = axes_or_new(ax)
     states = np.asarray(trajectory.states, np.float64)
@@ -167,7 +167,7 @@ def _principal_plane(states: Any) -> tuple[Any, Any, Any]:
 
 
 def _kinds(points: FixedPoints) -> Any:
-    """Return for each point its place in `_KINDS`."""
+    """Return the index in `_KINDS` of each point."""
     unstable, stable = np.asarray(points.unstable_dimension), np.asarray(points.stable)
     free = np.where(unstable < points.states.shape[-1], 1, 2)
     return np.where(stable, 0, np.where(unstable == 0, 3, free))
@@ -181,13 +181,13 @@ def bifurcation_diagram(
     coordinate: int = 0,
     label: str = "μ",
 ) -> Axes:
-    """Draw a branch of fixed points against its parameter: solid where stable, dashed where not.
+    """Draw a branch of fixed points against its parameter: solid if stable, dashed if unstable.
 
     Args:
       result: the branch, from `continuation`.
       ax: axes to draw into; by default new ones.
-      coordinate: which entry of the state to show.
-      label: the parameter's name.
+      coordinate: index of the entry of the state to show.
+      label: name of the parameter.
     """
     ax = axes_or_new(ax)
     parameters = np.asarray(result.parameters)

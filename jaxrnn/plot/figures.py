@@ -22,13 +22,13 @@ from jaxrnn.plot.style import TIME, axes_or_new, least_span, one_of
 def spectrum(
     result: Spectrum, ax: Axes | None = None, *, sequence: int = 0, steps: int = 12
 ) -> Axes:
-    """Draw the step Jacobians' eigenvalues in the complex plane, coloured by time, with the unit circle.
+    """Draw the eigenvalues of the step Jacobians in the complex plane, coloured by time, and the unit circle.
 
     Args:
       result: spectra along a trajectory.
       ax: axes to draw into; by default new ones.
-      sequence: which sequence of the batch.
-      steps: how many time steps to draw, spread evenly; all of them would hide each other.
+      sequence: index of the sequence in the batch.
+      steps: number of time steps to draw, evenly spaced; all of them would overlap.
     """
     ax = axes_or_new(ax)
     values = np.asarray(result.eigenvalues)
@@ -56,7 +56,7 @@ def pseudospectrum(
     *,
     levels: Sequence[float] = (-2, -1.5, -1, -0.5),
 ) -> Axes:
-    """Draw the ε-pseudospectra of a matrix as contours of log₁₀ ε, with eigenvalues and unit circle.
+    """Draw the ε-pseudospectra of a matrix as contours of log₁₀ ε, with the eigenvalues and the unit circle.
 
     Args:
       result: smallest singular values on a grid.
@@ -80,7 +80,7 @@ def pseudospectrum(
 
 @checked
 def lag_contributions(result: LagContributions, ax: Axes | None = None) -> Axes:
-    """Draw which part of the parameter gradient comes from lags up to k, whole and by parameter array."""
+    """Draw the share of the parameter gradient from lags up to k, in total and by parameter array."""
     ax = axes_or_new(ax)
     lags = np.asarray(result.lags)
     ax.plot(lags, np.asarray(result.cumulative), color="black", label="all parameters")
@@ -97,7 +97,7 @@ def lag_contributions(result: LagContributions, ax: Axes | None = None) -> Axes:
 def gradient_flow(
     result: GradientFlow, ax: Axes | None = None, *, label: str | None = None, **line: Any
 ) -> Axes:
-    """Draw log₁₀ ‖∂L/∂s_t‖, relative to its last one, against t: median and quartiles over sequences."""
+    """Draw log₁₀ ‖∂L/∂s_t‖, relative to its last value, against t: median and quartiles over sequences."""
     ax = axes_or_new(ax)
     logs = np.asarray(result.log_norms).reshape(result.log_norms.shape[0], -1)
     return _flow_band(logs, ax, label=label, **line)
@@ -111,20 +111,20 @@ def gradient_flows(
     label: str | None = None,
     **line: Any,
 ) -> Axes:
-    """Draw the gradient flow of N networks at once: median and quartiles over networks and sequences."""
+    """Draw the gradient flow of N networks together: median and quartiles over networks and sequences."""
     logs = np.moveaxis(np.asarray(log_norms), 1, 0).reshape(log_norms.shape[1], -1)
     return _flow_band(logs, axes_or_new(ax), label=label, **line)
 
 
 def _flow_band(logs: Any, ax: Axes, *, label: str | None, **line: Any) -> Axes:
-    """Draw median and quartiles over sequences [T, N]; a gradient of zero is −inf, and below them all."""
+    """Draw median and quartiles over sequences [T, N]; a gradient of zero is −inf and is below the rest."""
     there = np.isfinite(logs)
     if not there.any():
         checks.refuse("result", "no step at which a sequence has a gradient", "at least one")
     logs, there = logs[:, there.any(axis=0)], there[:, there.any(axis=0)]
     last = len(logs) - 1 - np.argmax(there[::-1], axis=0)
     relative = (logs - np.take_along_axis(logs, last[None], axis=0)) / np.log(10)
-    ordered = {"axis": 1, "method": "inverted_cdf"}  # between −inf and a number there is nothing
+    ordered = {"axis": 1, "method": "inverted_cdf"}  # do not interpolate between −inf and a number
     quartiles = np.percentile(relative, [25, 50, 75], **ordered)
     low, middle, high = np.where(np.isfinite(quartiles), quartiles, np.nan)
     time = np.arange(1, len(logs) + 1)
@@ -148,14 +148,14 @@ def propagator(
     fit: bool = True,
     theory: float | None = None,
 ) -> Axes:
-    """Draw singular values of ∂s_T/∂s_{T−k} against the lag k, median over sequences, with the fitted rate.
+    """Draw singular values of ∂s_T/∂s_{T−k} against the lag k, median over sequences, and the fitted rate.
 
     Args:
       result: singular values by lag.
       ax: axes to draw into; by default new ones.
-      ranks: which singular values to draw, 1 the largest.
-      fit: draw the line of the fitted rate of the largest one too.
-      theory: a predicted rate, nats a step, for a line through the first point of the largest one.
+      ranks: ranks of the singular values to draw; 1 is the largest.
+      fit: whether to draw a line with the fitted rate of the largest one.
+      theory: a predicted rate, nats a step, drawn as a line through the first point of the largest one.
     """
     ax = axes_or_new(ax)
     logs = np.asarray(result.log_singular_values) / np.log(10)
@@ -200,13 +200,13 @@ def learning_curves(
     label: str | None = None,
     **line: Any,
 ) -> Axes:
-    """Draw a validation score against the optimiser step: mean over networks, and their range.
+    """Draw a validation score against the optimiser step: mean and range over networks.
 
     Args:
       history: rows of ``metrics.jsonl``.
       metric: the score's name, as in ``valid_<metric>``.
       ax: axes to draw into; by default new ones.
-      label: what the legend calls the curve.
+      label: name of the curve in the legend.
       line: passed on to ``ax.plot``.
     """
     ax = axes_or_new(ax)
@@ -231,10 +231,10 @@ def attention(
     target: Sequence[str],
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how much of each word read went into each word written: a row for each written one.
+    """Draw the attention weights of the words read for each word written, one row for each word written.
 
     Args:
-      weights: of the attention [T, L]; rows sum to 1.
+      weights: attention weights [T, L]; rows sum to 1.
       source: the L words read.
       target: the T words written.
       ax: axes to draw into; by default new ones.

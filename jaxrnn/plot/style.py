@@ -1,4 +1,4 @@
-"""One look for all figures: colours that the colour-blind can tell apart, lines that survive print."""
+"""One style for all figures: colours that colour-blind readers can distinguish, lines that print well."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from jaxrnn import checks
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe & Ito's palette, the strongest contrasts first."""
+"""Okabe & Ito's palette, in order of decreasing contrast."""
 
 TIME = "viridis"
-"""Colour map of time and of lag: even in lightness, so it reads in grey too."""
+"""Colour map of time and of lag: uniform in lightness, so it is readable in grey."""
 
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
@@ -37,17 +37,17 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw in the house's style inside a ``with`` block."""
+    """Apply the package's figure style inside a ``with`` block."""
     with plt.rc_context(_STYLE):
         yield
         interactive = matplotlib.is_interactive()
     # In Jupyter the first figure switches the interactive mode on, and leaving the context would switch
-    # it off: later figures would not be shown.
+    # it off, so later figures would not be shown.
     matplotlib.interactive(interactive)
 
 
 def least_span(ax: Axes, span: float) -> None:
-    """Widen the vertical axis to a span, so that rounding is not drawn as if it were a result."""
+    """Widen the vertical axis to at least a span, so that rounding errors do not look like a result."""
     low, high = ax.get_ylim()
     if high - low < span:
         middle = (low + high) / 2
@@ -55,13 +55,13 @@ def least_span(ax: Axes, span: float) -> None:
 
 
 def one_of(argument: str, index: Any, values: Any, axis: int) -> Any:
-    """Return one entry of an axis of an array; refuse an index that there is not."""
+    """Return one entry of an axis of an array; refuse an index out of range."""
     checks.within(argument, index, 0, values.shape[axis] - 1, ", counted from 0")
     return np.take(values, index, axis=axis)
 
 
 def axes_or_new(ax: Axes | None) -> Axes:
-    """Return the axes given, or those of a new figure in the house's style."""
+    """Return the given axes, or those of a new figure in the package's style."""
     if ax is not None:
         return ax
     with house_style():
