@@ -1,6 +1,6 @@
-"""Weights in and out: PyTorch, Keras, Flax and Equinox by array, every module of ours by safetensors file.
+"""Import and export of weights: PyTorch, Keras, Flax and Equinox as arrays, any module as a safetensors file.
 
-Nothing here imports another framework than Flax, and no file that is read can run code.
+Of these frameworks only Flax is imported, and no file that is read can run code.
 """
 
 from jaxrnn.interop.equinox import from_equinox

@@ -1,12 +1,14 @@
-"""Equinox's `eqx.nn.LSTMCell` and `eqx.nn.GRUCell`, by their arrays.
+"""Equinox's `eqx.nn.LSTMCell` and `eqx.nn.GRUCell`, imported from their arrays.
 
     weight_ih [G·H, F]    weight_hh [G·H, H]    bias [G·H]    of a GRU bias_n [H] too
 
-Gates stand in our order (i, f, g, o and r, z, n), matrices are the transposes of ours. The GRU's `bias_n`
-stands inside the reset product, as our `recurrent_bias` does. An LSTM's state is (h, c) there, (c, h) here.
+Gates are in the same order as here (i, f, g, o and r, z, n), and matrices are the transposes of ours. The
+GRU's `bias_n` is inside the product with the reset gate, as our `recurrent_bias` is. An LSTM's state is (h,
+c) in Equinox, (c, h) here.
 
 Source: https://docs.kidger.site/equinox/api/nn/rnn. Equinox is neither needed nor imported: any object with
-these attributes will do. Weakness: it is taken at its word, a subclass that computes something else too.
+these attributes is accepted. Weakness: only the attributes are read, so a subclass that computes something
+else is not detected.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ _KINDS = {len(kind.gates): kind for kind in (GRUCell, LSTMCell)}
 
 @checked
 def from_equinox(cell: Any) -> RecurrentCell:
-    """Return our cell with the weights of a cell of Equinox.
+    """Return a cell of this package with the weights of a cell of Equinox.
 
     Args:
       cell: an ``eqx.nn.LSTMCell`` or ``eqx.nn.GRUCell``, with biases or without.
@@ -34,7 +36,7 @@ def from_equinox(cell: Any) -> RecurrentCell:
       An `LSTMCell` or a `GRUCell`; it computes in the dtype of the weights.
 
     Raises:
-      InputError: an object without these attributes, or with arrays of other shapes.
+      InputError: an object without these attributes, or with arrays of the wrong shapes.
 
     Example:
       >>> import types

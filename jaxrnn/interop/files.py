@@ -1,17 +1,17 @@
-"""Parameters in safetensors files: named arrays and a header, nothing that could run.
+"""Parameters in safetensors files, which hold named arrays and a header but nothing executable.
 
     layers.0.cell.kernel    float32[3, 32]
 
-A name is the path by which the parameter is reached in the module. The header says `format: jaxrnn` and the
-version of this naming. A file is written under another name and renamed when it is whole, so a crash leaves
-the old one.
+A name is the path of the parameter in the module. The header contains `format: jaxrnn` and the version of
+this naming. A file is written under a temporary name and renamed when it is complete, so a crash leaves the
+old file.
 
 Pickles (``.pt``, ``.pth``, ``.pkl``, ``.npy`` of objects) run code when they are opened, so no file is ever
-handed to `pickle`, whatever its name: what is not safetensors is refused, and the message says how to convert
-it.
+passed to `pickle`, whatever its name. A file that is not safetensors is refused, and the message says how to
+convert it.
 
-Format: https://huggingface.co/docs/safetensors. Weakness: a file holds parameters alone, not the module
-around them; `load` needs one of the same make.
+Format: https://huggingface.co/docs/safetensors. Weakness: a file contains only parameters, not the module
+around them; `load` needs a module of the same structure.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _Module = TypeVar("_Module", bound=nnx.Module)
 PathLike = str | os.PathLike[str]
 
 _NAMED = 5
-"""How many of a file's differences an error names."""
+"""Number of a file's differences that an error lists."""
 
 _METADATA = {"format": "jaxrnn", "version": "1"}
 _BEGINNINGS = {
@@ -55,14 +55,14 @@ _EXPECTED = (
 
 @checked
 def save(path: PathLike, module: nnx.Module | Any) -> None:
-    """Write the parameters of a module into a safetensors file, whole or not at all.
+    """Write the parameters of a module into a safetensors file, completely or not at all.
 
     Args:
-      path: the file; one that is there is replaced.
+      path: the file; an existing file is replaced.
       module: any module of arrays: a cell, a layer, a `SequenceClassifier`, a Flax module.
 
     Raises:
-      InputError: the module holds something else than arrays, or the file cannot be written.
+      InputError: the module contains something other than arrays, or the file cannot be written.
 
     Example:
       >>> import tempfile
@@ -92,16 +92,16 @@ def save(path: PathLike, module: nnx.Module | Any) -> None:
 
 @checked
 def load(path: PathLike, like: _Module) -> _Module:
-    """Return a module with the parameters of a file that `save` wrote.
+    """Return a module with the parameters from a file that `save` wrote.
 
     Args:
       path: the file.
-      like: a module of the same make; it stays as it is. ``jax.eval_shape(make)`` will do, which spends
-        nothing on initialising.
+      like: a module of the same structure, which is not changed. ``jax.eval_shape(make)`` is enough, and
+        avoids initialising one.
 
     Raises:
-      InputError: the file is no safetensors file of ours, is damaged, or holds other names, shapes or dtypes
-        than `like`; the message says which.
+      InputError: the file is not a safetensors file of this package, is damaged, or its names, shapes or
+        dtypes differ from those of `like`; the message says which.
 
     Example:
       See `save`.
@@ -116,7 +116,7 @@ def load(path: PathLike, like: _Module) -> _Module:
     wanted = _named("like", like)
     differences = [
         *(f"{name} is missing" for name in wanted if name not in arrays),
-        # Names of a file that may come from anyone: quoted, and not at any length.
+        # Names may come from an untrusted file: quote and shorten them.
         *(f"{shortened(name)} is unexpected" for name in arrays if name not in wanted),
         *(
             f"{name} is {checks.describe(arrays[name])}, not {checks.describe(leaf)}"
@@ -135,7 +135,7 @@ def read(path: PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """Return the metadata and the arrays of any safetensors file.
 
     Raises:
-      InputError: there is no such file, it is damaged, or it is of another kind, such as a pickle.
+      InputError: the file does not exist, is damaged, or is of another kind, such as a pickle.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -143,7 +143,7 @@ def read(path: PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     except OSError as error:
         checks.refuse("path", f"{path} ({error.strerror or error})", "a safetensors file")
     except (SafetensorError, AttributeError, TypeError) as error:
-        # The last two come of dtypes that NumPy lacks.
+        # The last two are raised for dtypes that NumPy lacks.
         with open(path, "rb") as file:
             start = file.read(16)
         kinds = (kind for beginning, kind in _BEGINNINGS.items() if start.startswith(beginning))
@@ -151,7 +151,7 @@ def read(path: PathLike) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 
 
 def _in_order(content: bytes) -> bytes:
-    """Sort the metadata of a safetensors file, which come in any order: equal arrays are equal bytes."""
+    """Sort the metadata of a safetensors file, whose order varies, so that equal arrays give equal bytes."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -161,13 +161,13 @@ def _in_order(content: bytes) -> bytes:
 
 
 def few(differences: Sequence[str]) -> list[str]:
-    """Return the first differences, and how many more there are."""
+    """Return the first differences, and the number of the others."""
     more = len(differences) - _NAMED
     return [*differences[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def shortened(text: str) -> str:
-    """Return a text as Python writes it, so in one line, cut after 80 characters."""
+    """Return the repr of a text, and so a single line, cut after 80 characters."""
     return repr(text if len(text) <= 80 else f"{text[:79]}…")
 
 
@@ -177,7 +177,7 @@ def _named(argument: str, module: Any) -> dict[str, Any]:
         checks.refuse(argument, type(module).__name__, "a module of Flax NNX")
     leaves = jax.tree_util.tree_leaves_with_path(module)
     named = {
-        # A parameter is a node of its own, with its value below it.
+        # A parameter is a pytree node of its own, with its value below it.
         jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value"): leaf
         for path, leaf in leaves
     }

@@ -1,11 +1,13 @@
 """Flax's own cells: NNX modules, and the parameter trees of Linen.
 
-Linen has one Dense layer a gate and side: `ii, if, ig, io` and `hi, hf, hg, ho` (LSTM), `ir, iz, in` and
-`hr, hz, hn` (GRU), `i` and `h` (Simple). NNX's LSTMCell has the same, its other cells one `dense_i` and one
-`dense_h` with the gates side by side. Gates stand in our order everywhere. An LSTM's bias is at the recurrent
-side, the others' at the inputs; Linen's GRU has one more, in `hn`, our `recurrent_bias`.
+Linen has one Dense layer for each gate and side: `ii, if, ig, io` and `hi, hf, hg, ho` (LSTM), `ir, iz, in`
+and `hr, hz, hn` (GRU), `i` and `h` (Simple). NNX's LSTMCell has the same; its other cells have one `dense_i`
+and one `dense_h` with the gates side by side. Gates are in our order everywhere. The bias is on the recurrent
+side for an LSTM and on the input side for the others. Linen's GRU has one more bias, in `hn`, which is our
+`recurrent_bias`.
 
-Weakness: `nnx.GRUCell` lacks that last bias (google/flax#5594), so not every GRU can become one; Linen's can.
+Weakness: `nnx.GRUCell` lacks that last bias (google/flax#5594), so it cannot represent every GRU; Linen's
+can.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ _SIDES: dict[Any, Any] = {nnx.LSTMCell: (("ii", "if_", "ig", "io"), ("hi", "hf",
 
 @checked
 def from_nnx(cell: Any) -> RecurrentCell:
-    """Return our cell with the weights of a cell of Flax NNX.
+    """Return a cell of this package with the weights of a cell of Flax NNX.
 
     Args:
       cell: ``nnx.SimpleCell``, ``nnx.GRUCell``, ``nnx.LSTMCell`` or ``nnx.OptimizedLSTMCell``, or an
@@ -45,7 +47,7 @@ def from_nnx(cell: Any) -> RecurrentCell:
       An `ElmanCell`, `GRUCell` or `LSTMCell`; it computes in the dtype of the weights.
 
     Raises:
-      InputError: another cell, or one with nonlinearities or a residual that ours does not have.
+      InputError: another kind of cell, or nonlinearities or a residual that our cell does not have.
 
     Example:
       >>> from flax import nnx
@@ -77,15 +79,15 @@ def from_nnx(cell: Any) -> RecurrentCell:
 
 @checked
 def to_nnx(cell: RecurrentCell, kind: Any = None) -> Any:
-    """Return the cell of Flax NNX that computes what a cell of ours computes.
+    """Return the cell of Flax NNX that computes the same as a cell of this package.
 
     Args:
       cell: an `ElmanCell`, `GRUCell` or `LSTMCell`.
-      kind: for an LSTM, ``nnx.LSTMCell`` in the place of ``nnx.OptimizedLSTMCell``.
+      kind: for an LSTM, ``nnx.LSTMCell`` instead of ``nnx.OptimizedLSTMCell``.
 
     Raises:
-      InputError: another cell, a `kind` that does not go with it, or a GRU whose `recurrent_bias` is not 0:
-        ``nnx.GRUCell`` has none (`to_linen` has).
+      InputError: another kind of cell, a `kind` that does not fit it, or a GRU whose `recurrent_bias` is not
+        0, because ``nnx.GRUCell`` has no such bias (use `to_linen`).
 
     Example:
       >>> from flax import nnx
@@ -107,7 +109,7 @@ def to_nnx(cell: RecurrentCell, kind: Any = None) -> Any:
         lambda: chosen(
             cell.in_features,
             cell.hidden_features,
-            dtype=cell.dtype,  # SimpleCell computes in float32 unless told
+            dtype=cell.dtype,  # SimpleCell computes in float32 by default
             param_dtype=cell.dtype,
             rngs=nnx.Rngs(0),
             **options,
@@ -127,15 +129,15 @@ def to_nnx(cell: RecurrentCell, kind: Any = None) -> Any:
 def from_linen(
     params: Mapping[str, Any] | Any, *, activation_fn: Callable[[Any], Any] | None = None
 ) -> RecurrentCell:
-    """Return our cell with the parameters of a cell of Flax Linen.
+    """Return a cell of this package with the parameters of a cell of Flax Linen.
 
     Args:
       params: the tree of a `SimpleCell`, `GRUCell`, `LSTMCell` or `OptimizedLSTMCell`, as ``init`` returns
-        it, with ``"params"`` around it or without.
+        it, with or without the outer ``"params"``.
       activation_fn: the `SimpleCell`'s, which the parameters do not show; tanh by default.
 
     Raises:
-      InputError: a tree of other names or shapes.
+      InputError: a tree with the wrong names or shapes.
 
     Example:
       >>> import flax.linen as nn
@@ -175,17 +177,17 @@ def from_linen(
 
 @checked
 def to_linen(cell: RecurrentCell) -> dict[str, Any]:
-    """Return the variables of the Linen cell that computes what a cell of ours computes.
+    """Return the variables of the Linen cell that computes the same as a cell of this package.
 
     Args:
       cell: an `ElmanCell`, `GRUCell` or `LSTMCell`.
 
     Returns:
-      ``{"params": ...}``, as ``apply`` takes it, of a `SimpleCell` (with the same `activation_fn`), a
-      `GRUCell` or an `LSTMCell`; those of `OptimizedLSTMCell` are the same.
+      ``{"params": ...}``, as ``apply`` takes it, for a `SimpleCell` (with the same `activation_fn`), a
+      `GRUCell` or an `LSTMCell`; `OptimizedLSTMCell` has the same variables.
 
     Raises:
-      InputError: another cell.
+      InputError: another kind of cell.
 
     Example:
       >>> import flax.linen as nn
@@ -215,11 +217,11 @@ def to_linen(cell: RecurrentCell) -> dict[str, Any]:
 
 
 _Dense = tuple[Any, Any]
-"""The kernel [N, P] and the bias [P] of a linear map; a map may lack the bias: None."""
+"""The kernel [N, P] and the bias [P] of a linear map; the bias is None if the map has none."""
 
 
 def _entry(argument: str, entry: Any) -> _Dense:
-    """Return one map of a Linen tree."""
+    """Return the kernel and bias of one map of a Linen tree."""
     if not isinstance(entry, Mapping) or not {"kernel"} <= set(entry) <= {"kernel", "bias"}:
         names = isinstance(entry, Mapping)
         got = ", ".join(sorted(map(str, entry))) if names else checks.describe(entry)
@@ -230,7 +232,7 @@ def _entry(argument: str, entry: Any) -> _Dense:
 
 
 def _joined(inputs: Sequence[_Dense], recurrents: Sequence[_Dense]) -> Weights:
-    """Put gates side by side; a bias that is not there is zero."""
+    """Join the gates side by side, with zeros for missing biases."""
     (kernel, bias), (recurrent_kernel, recurrent_bias) = map(_side, (inputs, recurrents))
     return Weights(kernel, recurrent_kernel, bias, recurrent_bias)
 

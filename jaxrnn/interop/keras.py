@@ -1,14 +1,14 @@
-"""Keras 3's `SimpleRNN`, `LSTM` and `GRU`, by the list of arrays that `layer.get_weights()` gives.
+"""Keras 3's `SimpleRNN`, `LSTM` and `GRU`, imported and exported as the arrays of `layer.get_weights()`.
 
     kernel [F, G·H]    recurrent_kernel [H, G·H]    bias [G·H]; of a GRU [2, G·H]: b and v
 
-LSTM gates stand in our order (i, f, c, o); the GRU's z and r change places. `Bidirectional` gives the forward
+LSTM gates are in our order (i, f, c, o); the GRU's z and r are exchanged. `Bidirectional` gives the forward
 layer's arrays, then the backward layer's.
 
-Layout: https://keras.io/api/layers/recurrent_layers. Weakness: a list says little. `GRU(reset_after=False)`,
-our `ResetBeforeGRUCell`, shows in its bias [3·H] alone; a GRU without biases is taken for Keras's default,
-``reset_after=True``, unless it is named. Activations and `merge_mode` do not show at all and are taken to be
-the defaults.
+Layout: https://keras.io/api/layers/recurrent_layers. Weakness: a list of arrays does not identify the layer.
+`GRU(reset_after=False)`, our `ResetBeforeGRUCell`, is recognised only by its bias [3·H]; a GRU without biases
+is assumed to have Keras's default, ``reset_after=True``, unless the argument says otherwise. Activations and
+`merge_mode` are not recognisable, and are assumed to be the defaults.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jaxrnn.layers import RNN, Bidirectional
 _KINDS = (*COMMON, ResetBeforeGRUCell)
 
 _GRU = 3
-"""The number of gates of a GRU, the one layer whose gates and bias Keras lays out otherwise."""
+"""The number of gates of a GRU, the only layer whose gates and bias Keras arranges differently."""
 
 
 @checked
@@ -45,21 +45,21 @@ def from_keras(
     activation_fn: Callable[[Any], Any] | None = None,
     reset_after: bool | None = None,
 ) -> RNN | Bidirectional:
-    """Return the layer that computes what a recurrent layer of Keras computes.
+    """Return the layer that computes the same as a recurrent layer of Keras.
 
     Args:
       weights: ``layer.get_weights()`` of a `SimpleRNN`, an `LSTM`, a `GRU`, or a `Bidirectional` of one.
       activation_fn: the `SimpleRNN`'s ``activation``, which the weights do not show; tanh by default.
-      reset_after: the `GRU`'s ``reset_after``; by default what its bias shows, and True where it has none.
+      reset_after: the `GRU`'s ``reset_after``; by default as its bias shows, and True if it has none.
 
     Returns:
       An `RNN`, with our cell in ``.cell``, or a `Bidirectional` with its outputs side by side (for another
-      ``merge_mode``, set its `merge_fn`). Several layers of Keras make
+      ``merge_mode``, set its `merge_fn`). Several layers of Keras become
       ``Stack([from_keras(w) for w in ...])``.
 
     Raises:
-      InputError: arrays that are not those of such a layer; `reset_after` for another layer than a GRU, or
-        against what its bias shows.
+      InputError: arrays that do not belong to such a layer, or a `reset_after` that contradicts the bias or
+        is given for a layer other than a GRU.
 
     Example:
       >>> import numpy as np
@@ -88,18 +88,18 @@ def from_keras(
 
 @checked
 def to_keras(layer: RNN | Bidirectional | Any) -> list[np.ndarray]:
-    """Return what ``set_weights`` of the Keras layer takes that computes what a layer of ours computes.
+    """Return the arrays for ``set_weights`` of the Keras layer that computes the same as a layer of ours.
 
     Args:
       layer: an `RNN` or a `Bidirectional` over `ElmanCell`, `GRUCell`, `ResetBeforeGRUCell` or `LSTMCell`.
 
     Returns:
       The arrays, for a layer with ``use_bias=True`` and the same activation and `merge_mode`, and with
-      ``reset_after=False`` for a `ResetBeforeGRUCell`; of a `GRUCell`'s two biases the second is zero, except
-      for the candidate. `from_keras` brings the same weights back, to the bit.
+      ``reset_after=False`` for a `ResetBeforeGRUCell`. The second of a `GRUCell`'s two biases is zero, except
+      for the candidate. `from_keras` restores the same weights exactly.
 
     Raises:
-      InputError: Keras has no such layer; the message says what it lacks.
+      InputError: Keras has no equivalent layer; the message says which part is missing.
 
     Example:
       >>> from flax import nnx
@@ -112,7 +112,7 @@ def to_keras(layer: RNN | Bidirectional | Any) -> list[np.ndarray]:
         rnns = (layer.forward_rnn, layer.backward_rnn)
         return [array for rnn in rnns for array in _arrays(cell_of_rnn("layer", rnn, _KINDS))]
     cell = cell_of_rnn("layer", layer, _KINDS)
-    if layer.reverse:  # theirs would turn the order of the outputs, too
+    if layer.reverse:  # in Keras the order of the outputs would be reversed, too
         checks.refuse("layer", "an RNN that reads in reverse", "one that reads forwards")
     return _arrays(cell)
 
@@ -158,7 +158,7 @@ def _weights(arrays: Sequence[np.ndarray], offset: int) -> Weights:
 
 
 def _biases(argument: str, bias: np.ndarray, gates: int, pull: int) -> np.ndarray:
-    """Return the bias at the inputs and the one at the recurrent product, [2, P]."""
+    """Return the input bias and the recurrent bias, [2, P]."""
     if gates != _GRU or bias.shape == (pull,):  # the second is a GRU with reset_after=False
         checks.shape(argument, bias, (pull,), "[G·H]")
         return np.stack([bias, np.zeros_like(bias)])
@@ -177,6 +177,6 @@ def _arrays(cell: Any) -> list[np.ndarray]:
 
 
 def _exchanged(array: np.ndarray) -> np.ndarray:
-    """Exchange the first two gates of three: r, z, n here is z, r, h there."""
+    """Exchange the first two of three gates: r, z, n here is z, r, h in Keras."""
     first, second, third = np.split(array, 3, axis=-1)
     return np.concatenate([second, first, third], axis=-1)

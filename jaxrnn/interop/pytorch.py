@@ -1,18 +1,18 @@
-"""PyTorch's `nn.RNN`, `nn.LSTM` and `nn.GRU` and their cells, by the names of their `state_dict`.
+"""PyTorch's `nn.RNN`, `nn.LSTM`, `nn.GRU` and their cells, imported and exported as a `state_dict`.
 
     weight_ih_l0 [G·H, F]    weight_hh_l0 [G·H, H]    bias_ih_l0, bias_hh_l0 [G·H]
 
-and the same with `_l1`, `_l2` for the layers above and `_reverse` for the other direction. An LSTM with
-`proj_size` Y has weight_hr_l0 [Y, H] too, and weight_hh_l0 [4·H, Y]: our `ProjectedLSTMCell`. Their gates
-stand in our order (i, f, g, o and r, z, n), their matrices are the transposes of ours. Several layers become
-a `Stack`, two directions a `Bidirectional`. An `nn.RNNCell`, `nn.LSTMCell` or `nn.GRUCell` has the same names
-without `_l0`.
+Higher layers have the suffixes `_l1`, `_l2`, …, and the other direction the suffix `_reverse`. An LSTM with
+`proj_size` Y also has weight_hr_l0 [Y, H], and weight_hh_l0 is [4·H, Y]: our `ProjectedLSTMCell`. PyTorch's
+gates are in the same order as ours (i, f, g, o and r, z, n), and its matrices are the transposes of ours.
+Several layers become a `Stack`, two directions a `Bidirectional`. An `nn.RNNCell`, `nn.LSTMCell` or
+`nn.GRUCell` has the same names without `_l0`.
 
-An LSTM's state is (h, c) there and (c, h) here, and PyTorch stacks the states of all layers and directions:
-`carry_from_pytorch` and `carry_to_pytorch` convert one into the other.
+An LSTM's state is (h, c) in PyTorch and (c, h) here, and PyTorch stacks the states of all layers and
+directions: `carry_from_pytorch` and `carry_to_pytorch` convert between the two.
 
 Names: https://docs.pytorch.org/docs/stable/generated/torch.nn.LSTM.html. PyTorch is neither needed nor
-imported. Weakness: the two biases of PyTorch come back as one and a zero.
+imported. Weakness: PyTorch's two biases are exported as their sum and a zero.
 """
 
 from __future__ import annotations
@@ -58,28 +58,28 @@ def from_pytorch(
     prefix: str = "",
     activation_fn: Callable[[Any], Any] | None = None,
 ) -> RNN | Bidirectional | Stack:
-    """Return the layer that computes what an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or a cell of theirs, computes.
+    """Return the layer that computes the same as an `nn.RNN`, `nn.LSTM`, `nn.GRU` or a cell of these.
 
     Args:
       state_dict: names and arrays, as from ``module.state_dict()``, or the path of a safetensors file with
         them.
-      prefix: what stands before the layer's names in a larger model, its dot included: ``"encoder.rnn."``.
-        Names without it are left alone.
+      prefix: prefix of the layer's names in a larger model, including the dot: ``"encoder.rnn."``. Other
+        names are ignored.
       activation_fn: ``jax.nn.relu`` for ``nn.RNN(nonlinearity="relu")``, which the weights do not show; tanh
         by default.
 
     Returns:
       An `RNN` for one layer or cell, with our cell in ``.cell``, a `Bidirectional` for one layer of two
-      directions, a `Stack` for several layers. It is batch first; ``time_major=True`` in its call reads as
-      PyTorch does by default. Two biases become their sum, none (``bias=False``) become zeros. Dropout
-      between layers is no weight: the layer has none.
+      directions, a `Stack` for several layers. It is batch first; ``time_major=True`` in its call gives
+      PyTorch's default layout. Two biases become their sum, and missing ones (``bias=False``) become zeros.
+      Dropout between layers is not stored in the weights, so the layer has none.
 
     Raises:
-      InputError: names are missing, unexpected, or of another shape than their layer's; a mapping that holds
-        the `state_dict` under a name; the path of a pickle.
+      InputError: names that are missing or unexpected, arrays whose shape does not fit their layer, a mapping
+        that holds the `state_dict` under a name, or the path of a pickle.
 
     Example:
-      To see where the gradients of a trained layer go takes three lines::
+      Three lines show how gradients flow through a trained layer::
 
           cell = interop.from_pytorch(module.state_dict()).cell
           diagnosis = jaxrnn.analysis.diagnose(cell, xs, loss)  # xs [T, *B, F]
@@ -122,21 +122,21 @@ def from_pytorch(
 def to_pytorch(
     layer: RNN | Bidirectional | Stack | Any, *, prefix: str = ""
 ) -> dict[str, np.ndarray]:
-    """Return the `state_dict` of the PyTorch layer that computes what a layer of ours computes.
+    """Return the `state_dict` of the PyTorch layer that computes the same as a layer of this package.
 
     Args:
       layer: an `RNN`, a `Bidirectional`, or a `Stack` of either, over `ElmanCell`, `GRUCell`, `LSTMCell` or
         `ProjectedLSTMCell`.
-      prefix: what to put before the names.
+      prefix: prefix of the names.
 
     Returns:
       Names and arrays in PyTorch's order, for a module with ``bias=True``:
       ``module.load_state_dict({name: torch.from_numpy(a) for name, a in arrays.items()})``. Our bias is
-      their ``bias_ih``; ``bias_hh`` is zero, except for the candidate of a GRU. `from_pytorch` brings the
-      same weights back, to the bit.
+      their ``bias_ih``; ``bias_hh`` is zero, except for the candidate of a GRU. `from_pytorch` restores the
+      same weights exactly.
 
     Raises:
-      InputError: PyTorch has no such layer; the message says what it lacks.
+      InputError: PyTorch has no equivalent layer; the message says which part is missing.
 
     Example:
       >>> from flax import nnx
@@ -153,29 +153,29 @@ def to_pytorch(
             each = [weights.kernel, weights.recurrent_kernel, weights.bias, weights.recurrent_bias]
             if weights.projection is not None:
                 each.append(weights.projection)
-            # Theirs are the transposes; vectors are their own.
+            # PyTorch's matrices are the transposes of ours; vectors are not affected.
             for name, array in zip(
                 _WEIGHTS + _BIASES + _PROJECTION, (a.T for a in each), strict=False
             ):
-                # In one piece: safetensors writes memory as it lies, transposed or not.
+                # Make arrays contiguous: safetensors writes memory in its order, transposed or not.
                 arrays[f"{prefix}{name}_l{k}{direction}"] = np.ascontiguousarray(array)
     return arrays
 
 
 @checked
 def carry_from_pytorch(layer: RNN | Bidirectional | Stack | RecurrentCell, state: Any) -> Carry:
-    """Return the carry of a layer for a state of the PyTorch layer with the same weights.
+    """Return the carry of a layer that corresponds to a state of the PyTorch layer with the same weights.
 
     Args:
       layer: the layer, as from `from_pytorch`, or a cell.
-      state: h, of an LSTM (h, c), as an `nn.RNN`, `nn.GRU` or `nn.LSTM` takes and returns it: arrays
+      state: h, or (h, c) for an LSTM, as an `nn.RNN`, `nn.GRU` or `nn.LSTM` takes and returns it: arrays
         [L·D, *B, H] with one row for each layer and direction. For a cell, arrays [*B, H].
 
     Returns:
-      What the layer takes as ``initial_carry``: for each layer and direction h, of an LSTM (c, h).
+      The ``initial_carry`` of the layer: for each layer and direction h, or (c, h) for an LSTM.
 
     Raises:
-      InputError: a state of another structure or size.
+      InputError: a state of the wrong structure or size.
 
     Example:
       >>> import numpy as np
@@ -211,10 +211,10 @@ def carry_from_pytorch(layer: RNN | Bidirectional | Stack | RecurrentCell, state
 def carry_to_pytorch(
     layer: RNN | Bidirectional | Stack | RecurrentCell, carry: Carry
 ) -> np.ndarray | tuple[np.ndarray, ...]:
-    """Return PyTorch's state h, of an LSTM (h, c), for a carry of a layer; see `carry_from_pytorch`.
+    """Return PyTorch's state h, or (h, c) for an LSTM, for a carry of a layer; see `carry_from_pytorch`.
 
     Raises:
-      InputError: a carry of another structure, or of other sizes.
+      InputError: a carry of the wrong structure or size.
     """
     cells = _cells_in_order(layer)
     checks.arrays("carry", carry)
@@ -240,14 +240,14 @@ def _like(cell: Any) -> Carry:
 
 
 def _cells_in_order(layer: Any) -> list[Any]:
-    """Return the cells of a layer that PyTorch could have, in the order of its states."""
+    """Return the cells of a layer that has a PyTorch equivalent, in the order of PyTorch's states."""
     if isinstance(layer, RecurrentCell):
         return [cell_of_rnn("layer", RNN(layer), _KINDS)]
     return [cell for row in _cells(layer) for cell in row]
 
 
 def _nested(layer: Any, rows: Iterator[Any]) -> Carry:
-    """Return what belongs to each cell of a layer in the structure of the layer's carry."""
+    """Arrange one value for each cell of a layer in the structure of the layer's carry."""
     if isinstance(layer, Stack):
         return tuple(_nested(each, rows) for each in layer.layers)
     if isinstance(layer, Bidirectional):
@@ -256,7 +256,7 @@ def _nested(layer: Any, rows: Iterator[Any]) -> Carry:
 
 
 def _names_below(names: Mapping[str, Any], prefix: str) -> tuple[list[list[str]], list[str]]:
-    """Return the suffixes of each layer's directions, and all names of the weights, both in order."""
+    """Return the suffixes of each layer's directions, and the names of all weights, both in order."""
     found = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     depth = sum(re.fullmatch(r"weight_ih_l\d+", name) is not None for name in found)
     cell = not depth and "weight_ih" in found
@@ -280,7 +280,7 @@ def _names_below(names: Mapping[str, Any], prefix: str) -> tuple[list[list[str]]
 
 
 def _weights(arrays: Mapping[str, np.ndarray], suffix: str, features: int) -> Weights:
-    """Return the weights of one direction of one layer with so many input features."""
+    """Return the weights of one direction of one layer that has `features` input features."""
     kernel, recurrent_kernel = (arrays[name + suffix] for name in _WEIGHTS)
     pull, hidden = recurrent_kernel.shape if recurrent_kernel.ndim == 2 else (0, 0)
     projection = arrays.get(_PROJECTION[0] + suffix)
@@ -311,7 +311,7 @@ def _layer(cells: list[RecurrentCell]) -> RNN | Bidirectional:
 
 
 def _cells(layer: Any) -> list[list[Any]]:
-    """Return the cells by layer and direction, if PyTorch can have them so."""
+    """Return the cells by layer and direction, if PyTorch has an equivalent layer."""
     if isinstance(layer, Stack) and (any(layer.residual) or jax.tree.leaves(layer.norms)):
         checks.refuse("layer", "a Stack with residual or norms", "a plain Stack, as PyTorch's are")
     layers = list(layer.layers) if isinstance(layer, Stack) else [layer]
@@ -344,7 +344,7 @@ def _directions(argument: str, layer: Any) -> list[Any]:
 
 
 def _make(argument: str, cell: Any) -> tuple[Any, ...]:
-    """Return what PyTorch wants alike in all layers."""
+    """Return the properties that must be equal in all layers of a PyTorch module."""
     activation = cell.activation_fn if isinstance(cell, ElmanCell) else None
     if activation not in (None, jnp.tanh, jax.nn.relu):
         checks.refuse(

@@ -1,13 +1,13 @@
-"""The form through which all weights pass: our gates, in our order, with both biases written out.
+"""The common form of imported and exported weights: our gates, in our order, with both biases explicit.
 
     drive = W x + b        pull = U h + v
 
-PyTorch, cuDNN and Keras's GRU give a cell a bias at the inputs, b, and one at the recurrent product, v. Where
-a cell only ever adds the two, ours has their sum: on the way in they are added, on the way out v is zero.
-The candidate of the GRU is the one place where both count, for its v stands inside the reset product.
+PyTorch, cuDNN and Keras's GRU have an input bias b and a recurrent bias v. If a cell only ever adds the two,
+our cell has their sum: on import they are added, on export v is zero. Only in the candidate of the GRU do
+both count, because v is inside the product with the reset gate.
 
-Weakness: weights do not say which nonlinearity stood around them. An Elman network's must be named; gates are
-taken to be sigmoids and candidates tanh, as every library has them unless told otherwise.
+Weakness: weights do not determine the nonlinearity. For an Elman network it must be given; gates are assumed
+to be sigmoids and candidates tanh, the defaults of every library.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from jaxrnn.cells import ElmanCell, GRUCell, LSTMCell, ProjectedLSTMCell, Recurr
 from jaxrnn.layers import RNN
 
 COMMON = (ElmanCell, GRUCell, LSTMCell)
-"""The cells that every library has."""
+"""The cells that every supported library has."""
 
 _BY_GATES = {len(kind.gates): kind for kind in COMMON}
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """The weights of one cell, in NumPy.
+    """The weights of one cell, as NumPy arrays.
 
     Attributes:
       kernel: W [F, P], gates side by side in the order of our cell.
-      recurrent_kernel: U [H, P], of a projected LSTM [Y, P].
+      recurrent_kernel: U [H, P], or [Y, P] for a projected LSTM.
       bias: b [P].
       recurrent_bias: v [P].
-      projection: of a projected LSTM [H, Y], otherwise None.
+      projection: the projection of a projected LSTM [H, Y], otherwise None.
     """
 
     kernel: Float[np.ndarray, "F P"]
@@ -52,19 +52,19 @@ class Weights:
 
 
 def count_gates(hidden: int, pull: int) -> int | None:
-    """Return the number of gates if P = G·H has the size of an Elman cell, a GRU or an LSTM."""
+    """Return the number of gates, or None if P is not G·H for an Elman cell, a GRU or an LSTM."""
     return pull // hidden if pull and pull in (gates * hidden for gates in _BY_GATES) else None
 
 
 def host_array(argument: str, value: Any) -> np.ndarray:
-    """Return weights as an array of NumPy's.
+    """Return weights as a NumPy array.
 
     Raises:
-      InputError: `value` is no array of floats, or a tensor that NumPy cannot read.
+      InputError: `value` is not an array of floats, or is a tensor that NumPy cannot read.
     """
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # what tensors of PyTorch raise
+    except (TypeError, ValueError, RuntimeError) as error:  # raised by PyTorch's tensors
         checks.refuse(
             argument,
             f"{type(value).__name__} ({error})",
@@ -75,10 +75,10 @@ def host_array(argument: str, value: Any) -> np.ndarray:
 
 
 def device_array(argument: str, array: np.ndarray) -> Shaped[Array, "..."]:
-    """Return a copy that JAX owns, in the same dtype.
+    """Return a copy owned by JAX, in the same dtype.
 
     Raises:
-      InputError: the dtype has more digits than JAX is set to keep.
+      InputError: the dtype has more digits than JAX's settings keep.
     """
     if jnp.result_type(array) != array.dtype:
         checks.refuse(
@@ -96,16 +96,16 @@ def to_cell(
     *,
     kind: type[Any] | None = None,
 ) -> RecurrentCell:
-    """Return our cell with these weights.
+    """Return a cell of this package with the given weights.
 
     Args:
-      argument: names the weights in errors.
-      weights: of the cell.
-      activation_fn: the Elman cell's, tanh unless given.
-      kind: the cell, where the number of gates does not say it.
+      argument: name of the weights in errors.
+      weights: the weights.
+      activation_fn: the nonlinearity of an Elman cell; tanh by default.
+      kind: class of the cell, if the number of gates does not determine it.
 
     Raises:
-      InputError: arrays of several dtypes, or a nonlinearity for a cell that has none to choose.
+      InputError: arrays of several dtypes, or a nonlinearity for a cell that does not accept one.
     """
     features, pull = weights.kernel.shape
     projection = weights.projection
@@ -120,10 +120,10 @@ def to_cell(
     if len(dtypes) > 1:
         checks.refuse(argument, " and ".join(dtypes), "weights of one dtype")
 
-    inside = hidden if kind is GRUCell else 0  # units whose two biases do not add
+    inside = hidden if kind is GRUCell else 0  # units whose two biases are not added
     added = slice(0, pull - inside)
     bias, second = weights.bias.copy(), weights.recurrent_bias
-    # Where the second is 0 the first stays as it is, to the bit: −0 + 0 would be +0.
+    # Where the second bias is 0, keep the first one exactly: −0 + 0 would be +0.
     np.add(bias[added], second[added], out=bias[added], where=second[added] != 0)
     params = {
         "kernel": weights.kernel,
@@ -152,7 +152,7 @@ def of_cell(argument: str, cell: Any, kinds: Sequence[type[RecurrentCell]] = COM
     """Return copies of a cell's weights.
 
     Raises:
-      InputError: the cell is not of a kind that the other library has.
+      InputError: the other library has no such kind of cell.
     """
     _known(argument, cell, kinds)
     bias = np.array(cell.bias[...])
@@ -166,11 +166,12 @@ def of_cell(argument: str, cell: Any, kinds: Sequence[type[RecurrentCell]] = COM
 
 
 def cell_of_rnn(argument: str, rnn: Any, kinds: Sequence[type[RecurrentCell]]) -> Any:
-    """Return the cell of a layer that the other library has too.
+    """Return the cell of a layer, if the other library has an equivalent layer.
 
     Raises:
-      InputError: the layer is no `RNN`, its cell is of another kind, or it does what theirs does not: it
-        starts from a learnt carry, or has zoneout, which changes its outputs in evaluation too.
+      InputError: the layer is not an `RNN`, its cell is of another kind, or the other library lacks one of
+        its
+        features: a learned initial carry, or zoneout, which changes the outputs in evaluation too.
     """
     if not isinstance(rnn, RNN):
         checks.refuse(argument, type(rnn).__name__, "an RNN")
