@@ -55,7 +55,7 @@ from jaxrnn.annotations import checked
 from jaxrnn.steps import carry_of, compiled, flat_state, step_of
 from jaxrnn.typing import Carry, Step, StepLike
 
-_NEWTON_STEPS = 10
+_NEWTON_STEPS = 10  # most iterations of one correction
 _SHORTEST = 1e-6
 """The fraction of the longest step below which the branch counts as lost."""
 

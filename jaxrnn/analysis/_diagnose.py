@@ -51,11 +51,11 @@ from jaxrnn.batching import for_batch
 from jaxrnn.steps import carry_of, flat_state, step_of
 from jaxrnn.typing import Carry, Loss, Step, StepLike, at_least_float32
 
-_FADED = math.log(100.0)
-_NOTICEABLE = math.log(10.0)
-_EXPONENTS = 8
-_CANDIDATES = 128
-_LONGEST_LAG = 200
+_FADED = math.log(100.0)  # decay to 1 %, which defines the horizon
+_NOTICEABLE = math.log(10.0)  # the factor of 10 of the verdict
+_EXPONENTS = 8  # leading Lyapunov exponents to measure
+_CANDIDATES = 128  # starts of the search for fixed points
+_LONGEST_LAG = 200  # of the parameter gradient by lag
 
 
 @dataclasses.dataclass(frozen=True)

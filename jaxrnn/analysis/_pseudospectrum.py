@@ -45,8 +45,8 @@ _CHUNK = 512  # points solved together: their vectors stay in the cache
 # Rows of a triangular system that are solved one by one; blocks of rows are coupled by matrix products.
 _ROWS = 32
 _STEPS = 120  # of Lanczos; 4 to 10 are enough at most points, long shift lines take up to a hundred
-# Convergence is tested at every step up to this one, then only at its multiples: a test costs more than a step
-# by then.
+# Convergence is tested at every step up to this one, then only at its multiples: a test costs more than a
+# step by then.
 _LOOK_EVERY = 10
 _SETTLED = 1e-6
 

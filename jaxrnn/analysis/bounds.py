@@ -48,8 +48,8 @@ _VANISHES = "vanishing for certain"
 _EXPLODES = "exploding for certain"
 _OPEN = "may explode"
 
-_FAR, _NEAR = 1e4, 1e2
-_BATCH = 2**14
+_FAR, _NEAR = 1e4, 1e2  # slopes that still grow from near to far count as unbounded
+_BATCH = 2**14  # points of one compiled evaluation
 
 
 @jax.tree_util.register_dataclass

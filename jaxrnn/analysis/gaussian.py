@@ -16,10 +16,10 @@ import numpy as np
 from numpy.polynomial import legendre
 
 _REACH = 10.0  # standard deviations, beyond which the mass is 1e-23
-_ORDER = 16
+_ORDER = 16  # nodes of a panel
 _EDGES = np.linspace(-_REACH, _REACH, 21)  # includes 0, where activations have their kinks
-_GROWTH = 50
-_FINE, _COARSE = 1e-14, 1e-12
+_GROWTH = 50  # factor by which panels may multiply before halving stops
+_FINE, _COARSE = 1e-14, 1e-12  # relative tolerances of inner and outer integrals
 
 
 def mean(function: Callable[[Any], Any], tolerance: float = _FINE) -> float:

@@ -25,7 +25,7 @@ from jaxrnn import checks
 from jaxrnn.analysis.lapack import one_blas_thread
 from jaxrnn.analysis.trajectory import Trajectory
 
-_PIECES = 10
+_PIECES = 10  # fewest pieces of the jackknife
 
 
 @dataclasses.dataclass(frozen=True)
