@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jaxrnn import checks
 from jaxrnn.files import open_regular, replace_file, writing
@@ -81,7 +84,19 @@ def _read(file: Path, expected: tuple[str, str, str]) -> Any:
 def _write(file: Path, about: tuple[str, str, str], found: Any) -> None:
     with writing("out", file, "a file that can be written"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, pickle.dumps((about, found)))
+        content = io.BytesIO()
+        _Writer(content).dump((about, found))
+        replace_file(file, content.getvalue())
+
+
+class _Writer(pickle.Pickler):
+    """Writes arrays of JAX as NumPy's, to be read by ``jnp.asarray``."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Return how an array of JAX is rebuilt; leave everything else to `pickle`."""
+        if isinstance(obj, jax.Array):
+            return jnp.asarray, (np.asarray(obj),)
+        return NotImplemented
 
 
 class _Records(pickle.Unpickler):
@@ -103,6 +118,6 @@ _ARRAYS = {
     ("numpy._core.numeric", "_frombuffer"),
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
-    ("jax._src.array", "_reconstruct_array"),
+    ("jax.numpy", "asarray"),
 }
 """What arrays of NumPy and JAX are rebuilt by."""
