@@ -1,7 +1,6 @@
 """No compiled program holds two factorisations that could run side by side: on two cores they never end."""
 
 import functools
-import importlib
 import itertools
 
 import jax
@@ -11,6 +10,9 @@ from flax import nnx
 from jax.extend.core import Var
 
 import jaxrnn
+from jaxrnn.analysis import _continuation as continuation
+from jaxrnn.analysis import _input_sensitivity as input_sensitivity
+from jaxrnn.analysis import _propagator as propagator
 from jaxrnn.analysis import benettin, covariant, lapack, least_squares, roots
 from jaxrnn.analysis._gated_mean_field import _populate
 from jaxrnn.analysis.exponents import Position
@@ -19,11 +21,6 @@ from jaxrnn.tasks import load_task
 from jaxrnn.training import FitConfig, Penalties, Placement
 from jaxrnn.training.program import Program
 from tests.analysis.examples import inputs, make
-
-continuation, input_sensitivity, propagator = (
-    importlib.import_module(f"jaxrnn.analysis.{name}")  # whose functions are of the same names
-    for name in ("continuation", "input_sensitivity", "propagator")
-)
 
 CALLS = {
     "cholesky",

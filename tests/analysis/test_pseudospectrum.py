@@ -6,7 +6,6 @@ powers of the matrix, which Kreiss's theorem bounds.
 
 from __future__ import annotations
 
-import importlib
 import re
 
 import jax.numpy as jnp
@@ -15,12 +14,9 @@ import pytest
 import scipy.linalg
 from scipy.stats import ortho_group
 
+from jaxrnn.analysis import _pseudospectrum as module
 from jaxrnn.analysis._pseudospectrum import pseudospectrum, smallest_singular_values
 from jaxrnn.checks import InputError
-
-module = importlib.import_module(
-    "jaxrnn.analysis._pseudospectrum"
-)  # its function has the same name
 
 BOX = (-1.5, 1.7, -1.2, 1.4)
 

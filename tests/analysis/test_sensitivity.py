@@ -6,7 +6,6 @@ networks; differentiation of the composed steps; mpmath.
 
 from __future__ import annotations
 
-import importlib
 import re
 import signal
 
@@ -18,6 +17,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
+from jaxrnn.analysis import _lag_contributions as module
 from jaxrnn.analysis import trace
 from jaxrnn.analysis._input_sensitivity import input_sensitivity, input_sensitivity_of
 from jaxrnn.analysis._lag_contributions import ParameterGradient, lag_contributions
@@ -417,7 +417,6 @@ def test_float32_products_are_taken_in_float64():
 def test_lags_in_pieces_are_those_of_one_call(monkeypatch):
     cell = jaxrnn.make_cell("gru", 2, 4, rngs=nnx.Rngs(0))
     xs = jax.random.normal(jax.random.key(1), (11, 3, 2))
-    module = importlib.import_module("jaxrnn.analysis._lag_contributions")
     found = []
     for piece in (2**20, 44):  # all eleven lags at once; four, four, and the rest
         monkeypatch.setattr(module, "_PIECE", piece)
