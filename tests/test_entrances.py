@@ -20,7 +20,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn import InputError, analysis, interop, models, plot, tasks
+from jaxrnn import InputError, analysis, experiments, interop, models, plot, tasks, training
 from jaxrnn.analysis._mean_field import DIVERGES_FIRST, NO_EDGE
 from jaxrnn.cells import initializers
 
@@ -30,6 +30,10 @@ ALL_CALLS = 10_000
 
 def draw(*shape: int) -> Any:
     return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def bowl(x: Any) -> Any:
+    return jnp.sum(jnp.square(x))
 
 
 @functools.cache
@@ -294,6 +298,24 @@ ENTRANCES: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "bucketed": (
         tasks.bucketed, {"inputs": [draw(3, F), draw(5, F)], "targets": [0, 1], "groups": 1}
     ),
+    "hessian_extremes": (
+        analysis.hessian_extremes,
+        {"loss": bowl, "parameters": draw(4), "key": KEY, "count": 1, "steps": 4, "tolerance": 0.01},
+    ),
+    "cuckoo_search": (
+        training.cuckoo_search,
+        {"loss": bowl, "start": draw(4), "key": KEY, "evaluations": 40, "spread": 1.0, "nests": 5}
+        | {"abandoned": 0.25},
+    ),
+    "random_search": (
+        training.random_search,
+        {"loss": bowl, "start": draw(4), "key": KEY, "evaluations": 20, "spread": 1.0},
+    ),
+    "random_settings": (
+        experiments.random_settings,
+        {"ranges": {"learning_rate": (1e-3, 0.1)}, "count": 4, "seed": 0},
+    ),
+    "JordanCell": (jaxrnn.JordanCell, EACH | WEIGHTS | {"out_features": 2, "activation_fn": jnp.tanh}),
     "plot.spectrum": (
         lambda **arguments: plot.spectrum(**arguments) and None,
         {"result": lambda: analysis.spectrum(cell(), trajectory()), "ax": None, "sequence": 0},
@@ -328,7 +350,7 @@ def arguments_of(name: str) -> dict[str, Any]:
     """The right arguments of an entrance; those that are made by a function without arguments, made."""
     return {
         key: value()
-        if getattr(value, "__module__", None) == __name__ and value is not loss
+        if getattr(value, "__module__", None) == __name__ and value not in (loss, bowl)
         else value
         for key, value in ENTRANCES[name][1].items()
     }

@@ -28,7 +28,6 @@ from jaxtyping import Float
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
-from jaxrnn.jaxprs import is_inexact
 from jaxrnn.typing import Key
 
 
@@ -93,7 +92,9 @@ def hessian_extremes(
     checks.counts(count=count, steps=steps)
     checks.positive("tolerance", tolerance)
     checks.finite("parameters", parameters)
-    if not all(is_inexact(leaf) for leaf in jax.tree.leaves(parameters)):
+    if not all(
+        jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(parameters)
+    ):
         checks.refuse("parameters", checks.describe(parameters), "a tree of floats")
     flat, restore = ravel_pytree(parameters)
     if not flat.size:

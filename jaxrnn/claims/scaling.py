@@ -16,14 +16,17 @@ from flax import nnx
 from jaxrnn.cells import GRUCell, LSTMCell
 from jaxrnn.claims.claim import Claim, Lab, Source
 from jaxrnn.claims.evidence import Check, Evidence, Line, Panel, Sample
-from jaxrnn.claims.rules import Mean, Part, Rule
-from jaxrnn.claims.timing import Run, call, seconds_by_round, training_step
+from jaxrnn.claims.rules import Exactly, Mean, Part, Rule
+from jaxrnn.claims.timing import Run, call, memory, seconds_by_round, training_step
 from jaxrnn.layers import RNN
 from jaxrnn.models import TransformerEncoder
 
 _FEATURES = 32
 
 EXPONENT = "exponent of seconds in the length"
+MEMORY_EXPONENT = "exponent of memory in the length"
+_RECURRENT = (("kind", "recurrent"),)
+_ABOVE = 1.1  # an exponent that counts as more than in proportion
 
 
 @Claim(
@@ -32,16 +35,23 @@ EXPONENT = "exponent of seconds in the length"
     statement="Recurrent networks get costly out of proportion on very long sequences.",
     said_by=(Source("Vanishing", "costly to train, especially for very long sequences"),),
     why="Every step is computed after the one before, and all of them are kept for the gradient.",
-    measured="Exponent of the seconds of a training step in the length, between 256 steps and sixteen times "
-    "as many: of an LSTM and a GRU, and beside them of self-attention.",
-    rule=Rule((Part(EXPONENT, Mean(above=1.1), where=(("kind", "recurrent"),)),)),
+    measured="Exponents of the seconds and bytes of a training step in the length, between 256 steps and "
+    "sixteen times as many: of an LSTM and a GRU, and beside them of self-attention.",
+    rule=Rule(
+        (
+            Part(EXPONENT, Mean(above=_ABOVE), where=_RECURRENT),
+            Part(MEMORY_EXPONENT, Exactly(at_least=_ABOVE), where=_RECURRENT),
+        )
+    ),
     refuted_by="Exponents not above 1.1: cost in proportion to the length.",
     lessons={
-        "refuted": "The cost of a recurrent network is in proportion to the length (exponent {lstm:.2f} for "
-        "an LSTM); it is self-attention whose cost grows faster ({attention:.2f}).",
+        "refuted": "The cost of a recurrent network is in proportion to the length (an LSTM's exponents are "
+        "{lstm:.2f} for time and {lstm_memory:.2f} for memory); it is self-attention whose cost grows faster "
+        "({attention:.2f} and {attention_memory:.2f}).",
         "confirmed": "The cost of a recurrent network grows faster than the length (exponent {lstm:.2f}).",
-        "depends": "The exponent depends on the cell; for an LSTM it is {lstm:.2f}.",
-        "undecided": "The exponent is {lstm:.2f} for an LSTM, and {attention:.2f} for self-attention.",
+        "depends": "An LSTM's exponents are {lstm:.2f} for time and {lstm_memory:.2f} for memory.",
+        "undecided": "An LSTM's exponents are {lstm:.2f} for time and {lstm_memory:.2f} for memory, "
+        "self-attention's {attention:.2f} and {attention_memory:.2f}.",
     },
     published=("attention costs T², recurrence T (Vaswani et al. 2017, Table 1)",),
 ).measured_by
@@ -53,38 +63,53 @@ def cost_in_length(lab: Lab) -> Evidence:
         "GRU": lambda r: RNN(GRUCell(_FEATURES, 32, rngs=r), time_major=True),
         "self-attention": lambda r: TransformerEncoder(_FEATURES, 32, depth=1, heads=1, rngs=r),
     }
-    samples, lines = [], []
+    samples, seconds, megabytes = [], [], []
     for name, make in makers.items():
         model = make(nnx.Rngs(0))
-        runs = {
-            f"{length}": _step_of(model, jnp.ones((int(length), 2, _FEATURES)))
-            for length in lengths
-        }
+        inputs = [jnp.ones((int(length), 2, _FEATURES)) for length in lengths]
+        steps = [training_step(model, xs) for xs in inputs]
+        pairs = zip(lengths, steps, inputs, strict=True)
+        runs = {f"{length}": call(step, model, xs) for length, step, xs in pairs}
         taken = np.array(list(seconds_by_round(lab, runs).values()))  # [lengths, rounds]
-        slopes = np.polyfit(np.log(lengths), np.log(taken), 1)[0]
+        held = np.array([memory(step) for step in steps])
         kind = "attention" if name == "self-attention" else "recurrent"
-        samples.append(Sample(EXPONENT, {"network": name, "kind": kind}, slopes))
-        middle = 1e3 * np.median(taken, axis=1)
-        lines.append(Line(name, lengths, middle, style="both"))
-    means = [float(np.mean(s.values)) for s in samples]
+        condition = {"network": name, "kind": kind}
+        samples.append(Sample(EXPONENT, condition, _exponents(lengths, taken)))
+        samples.append(Sample(MEMORY_EXPONENT, condition, _exponents(lengths, held)))
+        seconds.append(Line(name, lengths, 1e3 * np.median(taken, axis=1), style="both"))
+        megabytes.append(Line(name, lengths, held / 1e6, style="both"))
+    found = {(s.quantity, s.condition["network"]): float(np.mean(s.values)) for s in samples}
+    attention = found[EXPONENT, "self-attention"]
     return Evidence(
         samples,
         [
             Check(
                 "positive control",
-                "the exponent of self-attention is above 1.1",
-                means[2] > 1.1,
-                f"{means[2]:.2f}",
+                "the exponent of self-attention's time is above 1.1",
+                attention > _ABOVE,
+                f"{attention:.2f}",
             )
         ],
-        [Panel("Training step", "length, steps", "milliseconds", lines, "log", "log")],
-        facts={"lstm": means[0], "attention": means[2]},
+        [
+            Panel(
+                "Time of a training step", "length, steps", "milliseconds", seconds, "log", "log"
+            ),
+            Panel("Memory of a training step", "length, steps", "MB", megabytes, "log", "log"),
+        ],
+        facts={
+            "lstm": found[EXPONENT, "LSTM"],
+            "lstm_memory": found[MEMORY_EXPONENT, "LSTM"],
+            "attention": attention,
+            "attention_memory": found[MEMORY_EXPONENT, "self-attention"],
+        },
         settings={"networks": "32 units, F = 32, B = 2"},
     )
 
 
-def _step_of(model: Any, xs: Any) -> Run:
-    return call(training_step(model, xs), model, xs)
+def _exponents(lengths: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Return the slopes of the log of a cost [lengths, ...] in the log of the length."""
+    flat = np.log(cost).reshape(len(lengths), -1)
+    return np.polyfit(np.log(lengths), flat, 1)[0]
 
 
 RATE = "rate of a step, share of the machine's best matrix product"

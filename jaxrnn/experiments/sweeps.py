@@ -47,6 +47,7 @@ Axes = Mapping[str, Sequence[Any]]
 _ONE_DEVICE = Placement()
 _MOST_RUNS = 1_000
 _MOST_DRAWS = 2**16
+_MOST_TICKS = 8  # values on an axis that are each named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,9 +376,12 @@ def _figure(found: Sweep) -> Figure:
         for label, trials in _lines(found, numeric).items():
             _line(ax, name, label, trials, joined=len(numeric) == 1)
         ax.set_xlabel(name)
-        values = [float(trial.settings[name]) for trial in found.trials]
-        if min(values) > 0 and max(values) > 8 * min(values):
+        values = sorted({float(trial.settings[name]) for trial in found.trials})
+        if values[0] > 0 and values[-1] > 8 * values[0]:
             ax.set_xscale("log")
+        if len(values) <= _MOST_TICKS:
+            ax.set_xticks(values, map(_word, values))
+            ax.minorticks_off()
     axes[0][0].set_ylabel(f"test {found.metric}")
     if len(_lines(found, numeric)) > 1:
         axes[0][-1].legend()

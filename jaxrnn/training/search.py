@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from jaxrnn import checks
 from jaxrnn.annotations import checked
-from jaxrnn.typing import Key
+from jaxrnn.typing import ArrayLike, Key
 
 _LEVY = 1.5
 _LEVY_SCALE = (
@@ -38,6 +38,8 @@ _LEVY_SCALE = (
 """Mantegna's: u / |v|^(1/λ) with u of this deviation and v of 1 has a Lévy-stable tail."""
 
 _STEP = 0.01  # α, of the authors' program
+
+_MOST_EVALUATIONS = 2**26  # a random key and a value of history each: 1 GiB
 
 Loss = Callable[[Any], Any]
 
@@ -63,7 +65,7 @@ class Found:
 @checked
 def cuckoo_search(
     loss: Loss,
-    start: Float[Array, "P"],
+    start: Float[ArrayLike, "P"] | Any,
     *,
     key: Key,
     evaluations: int,
@@ -94,8 +96,8 @@ def cuckoo_search(
       >>> bool(found.value < 1e-3), found.evaluations
       (True, 3015)
     """
-    checks.counts(nests=nests, evaluations=evaluations)
-    checks.positive("spread", spread)
+    checks.counts(nests=nests)
+    start = _checked(loss, start, evaluations, spread)
     checks.rate("abandoned", abandoned)
     if evaluations < 3 * nests:
         checks.refuse(
@@ -159,7 +161,7 @@ def _mixed(key: Any, points: Any, abandoned: float) -> Any:
 @checked
 def random_search(
     loss: Loss,
-    start: Float[Array, "P"],
+    start: Float[ArrayLike, "P"] | Any,
     *,
     key: Key,
     evaluations: int,
@@ -186,11 +188,27 @@ def random_search(
       >>> bool(found.value < 0.1), found.history.shape
       (True, (500,))
     """
-    checks.counts(evaluations=evaluations)
-    checks.positive("spread", spread)
+    start = _checked(loss, start, evaluations, spread)
     return Found(
         *_random(start, jax.random.split(key, evaluations), loss, spread), evaluations=evaluations
     )
+
+
+def _checked(loss: Loss, start: Any, evaluations: int, spread: float) -> Float[Array, "P"]:
+    """Return the start as an array; refuse what cannot be searched from or for."""
+    checks.within("evaluations", evaluations, 1, _MOST_EVALUATIONS)
+    checks.positive_float32("spread", spread)
+    start = checks.as_array("start", start)
+    checks.floating("start", start)
+    if start.ndim != 1 or not start.size:
+        checks.refuse("start", checks.describe(start), "a vector of at least one number [P]")
+    checks.finite("start", start)
+    value = jax.eval_shape(loss, start)
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        checks.refuse(
+            "loss", checks.describe(value), "a function whose value is one floating number"
+        )
+    return start
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
