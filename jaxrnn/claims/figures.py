@@ -14,6 +14,7 @@ from jaxrnn.plot.style import house_style
 
 _WIDTH, _HEIGHT = 5.0, 3.7  # inches of a panel
 _ACROSS = 2  # panels side by side: three are too small to read on a page
+_MOST_TICKS = 8  # values on a logarithmic axis that are each named
 _LEVEL_LETTERS = 44  # of all names of an axis together, which still stand level side by side
 _LINES_BESIDE = 6  # entries of a legend from which it stands outside the axes
 _FORMS = {"line": ("-", ""), "points": ("", "o"), "both": ("-", "o")}
@@ -61,6 +62,12 @@ def _draw(panel: Panel, ax: Axes) -> None:
             label.set_horizontalalignment("right" if slanted else "center")
             label.set_rotation_mode("anchor" if slanted else "default")
         ax.set_xlim(-0.5, len(panel.ticks) - 0.5)
+    elif panel.x_scale == "log":
+        # Matplotlib names 3 × 10² and 4 × 10² side by side, one over the other.
+        values = sorted({x for line in panel.lines for x in line.x})
+        if len(values) <= _MOST_TICKS:
+            ax.set_xticks(values, [f"{value:,g}" for value in values])
+            ax.minorticks_off()
     named = sum(bool(line.label) for line in panel.lines)
     if named >= _LINES_BESIDE:
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
