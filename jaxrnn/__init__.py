@@ -1,9 +1,9 @@
 """jaxrnn: a laboratory for recurrent networks in JAX.
 
-Carry any cell through time (`unroll`), take its BPTT gradient apart into the step Jacobians it is made of
-(`jaxrnn.analysis`), and measure, not assert, what a recurrent network can and cannot do.
+Carry any cell through time (`unroll`), decompose its BPTT gradient into the step Jacobians that it is a
+product of (`jaxrnn.analysis`), and measure what a recurrent network can and cannot do.
 
-Every public name is imported when it is first used, so that ``import jaxrnn`` itself takes no time.
+Public names are imported on first use, so ``import jaxrnn`` itself loads nothing else.
 """
 
 import importlib as _importlib
@@ -131,7 +131,7 @@ __all__ = [
     "unroll",
 ]
 
-# Where the other public names are, in the order in which they are looked for.
+# The modules that are searched for the other public names, in this order.
 _CORE = ("jaxrnn.cells", "jaxrnn.layers", "jaxrnn.unrolling", "jaxrnn.checks")
 _PACKAGES = (
     "analysis",
@@ -149,7 +149,7 @@ _PACKAGES = (
 
 
 def __getattr__(name: str) -> _Any:
-    """Import a public name, and keep it."""
+    """Import a public name on first use."""
     if name == "__version__":
         found = _importlib.import_module("jaxrnn.versions").version_of("jaxrnn")
     elif name in _PACKAGES:

@@ -1,24 +1,25 @@
-"""Arguments are checked against the annotations of the function that takes them.
+"""Run-time checks of arguments against the annotations of the function that takes them.
 
     @checked
     def linear_memory(kernel: ArrayLike, input_kernel: ArrayLike, *, lags: int) -> ...
 
-Every public function, constructor and method of this package is decorated like this. What its annotations say
-is then enforced, and what does not fit is refused in the form of `checks.refuse`:
+Every public function, constructor and method of this package has this decorator. It enforces the annotations,
+and rejects arguments that do not fit with the error of `checks.refuse`:
 
-    int, float, bool, str       a number or text; an array without axes becomes Python's number; NaN is none
-    Float[Array, "T *B F"]      an array of JAX or NumPy with that dtype and those axes. An axis of one name
-                                has one size in all arguments
-    Sequence[int], list[str]    every entry is checked; where numbers are asked for, an array [N] will do
-    Literal["a", "b"]           one of the values; the nearest is suggested
-    a class, Callable           an instance of the class, anything that can be called
-    Annotated[X, "a text"]      as X; errors say that the text was expected
-    Any, and a union with it    not checked here: the function has its own check
+    int, float, bool, str       a number or text; a zero-dimensional array becomes a Python number; NaN is
+                                rejected
+    Float[Array, "T *B F"]      a JAX or NumPy array with that dtype and those axes. Axes with the same name
+                                must have the same size in all arguments
+    Sequence[int], list[str]    every entry is checked; for numbers an array [N] is accepted
+    Literal["a", "b"]           one of the values
+    a class, Callable           an instance of the class, anything callable
+    Annotated[X, "a text"]      as X; errors give the text as what was expected
+    Any, and a union with it    not checked here; the function has its own check
 
-Ranges, and what several arguments must be together, are checked by the function itself (`jaxrnn.checks`).
+The function itself checks ranges and conditions on several arguments (`jaxrnn.checks`).
 
-The cost is some ten microseconds an argument, in Python. Under ``jax.jit`` it is paid once, while JAX traces
-the function; shapes and dtypes are then checked, values cannot be.
+A check costs some ten microseconds per argument, in Python. Under ``jax.jit`` this cost is paid once, while
+JAX traces the function. Shapes and dtypes are then checked; values cannot be.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ from jaxrnn import checks
 _Entrance = TypeVar("_Entrance", bound=Callable[..., Any])
 
 _INTEGERS = range(-(2**31), 2**31)
-"""What an `int` may be: the integers of JAX's default dtype, more than any count of this package."""
+"""The range of an `int` argument: the integers of JAX's default dtype, enough for all counts here."""
 
 _LARGEST_FLOAT = int(sys.float_info.max)
-"""What a `float` may be, whole numbers among them."""
+"""The largest magnitude of a finite `float` argument; integers may be passed too."""
 
 _ENTRIES = {
     Float: (jnp.floating, "floats"),
@@ -71,11 +72,11 @@ _ENTRIES = {
 
 
 _Sizes = dict[str, Any]
-"""The size of each named axis that the arguments so far have; of a ``*B`` the sizes."""
+"""Sizes of the named axes in the arguments checked so far; a ``*B`` stands for a tuple of sizes."""
 
 
 class _Kind(NamedTuple):
-    """The values that an annotation admits: how to tell them, how errors name them, what becomes of them."""
+    """A kind of values: the test whether a value belongs to it, its name in errors, and a conversion."""
 
     admits: Callable[[Any, _Sizes], bool]
     expected: str
@@ -83,10 +84,10 @@ class _Kind(NamedTuple):
 
 
 def checked(function: _Entrance) -> _Entrance:
-    """Check the arguments of each call against the annotations of a function, as a decorator.
+    """Decorate a function so that each call checks its arguments against the annotations.
 
-    The decorated function raises `InputError` where an argument does not fit; the text of the module says
-    what fits. Of a class, such as a dataclass of settings, the constructor is decorated.
+    The decorated function raises `InputError` where an argument does not fit; the module's docstring says
+    what fits. For a class, such as a dataclass of settings, the constructor is decorated.
     """
     if isinstance(function, type):
         function.__init__ = _guarded(function.__init__, function)
@@ -97,14 +98,15 @@ def checked(function: _Entrance) -> _Entrance:
 def _guarded(function: Callable[..., Any], annotated: Any) -> Callable[..., Any]:
     """Return a function that first checks its arguments against the annotations of an object."""
     signature = inspect.signature(function)
-    kinds = functools.cache(lambda: _kinds(annotated))  # later: an annotation may be defined below
+    # Evaluated at the first call: an annotation may be defined further down in its module.
+    kinds = functools.cache(lambda: _kinds(annotated))
 
     @functools.wraps(function)
     def entrance(*args: Any, **kwargs: Any) -> Any:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
-            return function(*args, **kwargs)  # Python's own message names the function, too
+            return function(*args, **kwargs)  # raises Python's own error, which names the function
         sizes: _Sizes = {}
         for name, value in bound.arguments.items():
             bound.arguments[name] = _taken(name, value, kinds(), sizes)
@@ -114,7 +116,7 @@ def _guarded(function: Callable[..., Any], annotated: Any) -> Callable[..., Any]
 
 
 def _kinds(annotated: Any) -> dict[str, _Kind]:
-    """Return the kind of each argument by name, of keyword options too; of a class, of its fields."""
+    """Return the kind of each argument, including keyword options, by name; for a class, of each field."""
     kinds = {}
     for name, hint in typing.get_type_hints(annotated, include_extras=True).items():
         if typing.get_origin(hint) is Unpack:
@@ -127,7 +129,7 @@ def _kinds(annotated: Any) -> dict[str, _Kind]:
 
 
 def _taken(name: str, value: Any, kinds: Mapping[str, _Kind], sizes: _Sizes) -> Any:
-    """Return an argument as the function gets it, or refuse it."""
+    """Return an argument in the form that the function receives, or refuse it."""
     if isinstance(value, dict) and name not in kinds:  # the keyword options
         return {option: _taken(option, each, kinds, sizes) for option, each in value.items()}
     kind = kinds.get(name, _ANYTHING)
@@ -139,7 +141,7 @@ def _taken(name: str, value: Any, kinds: Mapping[str, _Kind], sizes: _Sizes) -> 
     expected = kind.expected
     if isinstance(value, Tracer):
         expected += ", known before the code is traced"
-    if kind.admits(value, {}):  # by itself
+    if kind.admits(value, {}):  # it fits by itself, but not with the sizes of the other arguments
         expected += f" with {', '.join(f'{axis} = {size}' for axis, size in sizes.items())}"
     described = checks.describe(value)
     if isinstance(value, jax.ShapeDtypeStruct):
@@ -148,9 +150,9 @@ def _taken(name: str, value: Any, kinds: Mapping[str, _Kind], sizes: _Sizes) -> 
 
 
 def _plain(value: Any) -> Any:
-    """Return the numbers of an array [] or [N] as Python's; any other value as it is."""
+    """Convert an array [] or [N] to Python numbers; return any other value unchanged."""
     if isinstance(value, jax.Array | np.ndarray | np.generic) and checks.concrete(value):
-        plain = value.ndim < 2 and isinstance(value.dtype, np.dtype)  # a key has no numbers
+        plain = value.ndim < 2 and isinstance(value.dtype, np.dtype)  # random keys have no numbers
         return value.tolist() if plain else value
     return value
 
@@ -187,7 +189,7 @@ def _either(kinds: Sequence[_Kind]) -> _Kind:
     """Return the kind of a union."""
     if _ANYTHING in kinds:
         return _ANYTHING
-    texts = dict.fromkeys(kind.expected for kind in kinds)  # arrays of JAX and of NumPy are one
+    texts = dict.fromkeys(kind.expected for kind in kinds)  # JAX and NumPy arrays share a text
 
     def convert(value: Any) -> Any:
         first = next((kind for kind in kinds if kind.admits(value, {})), _ANYTHING)
@@ -201,7 +203,7 @@ def _either(kinds: Sequence[_Kind]) -> _Kind:
 
 
 def _literal(options: tuple[Any, ...]) -> _Kind:
-    """Return the kind of a few words or numbers."""
+    """Return the kind of a fixed set of words or numbers."""
     return _Kind(
         lambda value, sizes: isinstance(value, str | int) and value in options,
         f"one of {', '.join(map(str, options))}",
@@ -209,7 +211,7 @@ def _literal(options: tuple[Any, ...]) -> _Kind:
 
 
 def _array(hint: Any) -> _Kind:
-    """Return the kind of the arrays, JAX's or NumPy's, that have a dtype and axes of jaxtyping."""
+    """Return the kind of JAX and NumPy arrays with the dtype and axes of a jaxtyping annotation."""
     axes = hint.dim_str.split()
     like, entries = _ENTRIES.get(hint.dtype, (None, "numbers"))
 
@@ -228,9 +230,9 @@ def _array(hint: Any) -> _Kind:
 
 
 def _sizes(shape: tuple[Any, ...], axes: Sequence[str]) -> _Sizes | None:
-    """Return the sizes of the named axes of an array; None if it has other axes."""
+    """Return the sizes of an array's named axes, or None if the axes do not match."""
     for i, axis in enumerate(axes):
-        if axis.startswith("*") or axis == "...":  # any number of axes, all that are left
+        if axis.startswith("*") or axis == "...":  # any number of axes: all that the others leave
             end = len(shape) - (len(axes) - i - 1)
             if end < i:
                 return None
@@ -240,7 +242,7 @@ def _sizes(shape: tuple[Any, ...], axes: Sequence[str]) -> _Sizes | None:
     named = dict(zip(axes, shape, strict=True))
     if any(axis.isdecimal() and int(axis) != size for axis, size in named.items()):
         return None
-    # Axes that broadcast ("#B") or are computed ("T+1") are left to the function.
+    # Axes that broadcast ("#B") or are computed ("T+1") are checked by the function itself.
     return {axis: size for axis, size in named.items() if axis.lstrip("*").isidentifier()}
 
 
@@ -269,7 +271,7 @@ def _collection(origin: type, inside: tuple[Any, ...]) -> _Kind:
 
 
 def _instance(cls: Any) -> _Kind:
-    """Return the kind of instances of a class, or of what can be called, as a protocol of a function says."""
+    """Return the kind of instances of a class; a protocol without run-time checks means any callable."""
     if getattr(cls, "_is_protocol", False) and not getattr(cls, "_is_runtime_protocol", False):
         return _Kind(lambda value, sizes: callable(value), "a function")
     return _Kind(lambda value, sizes: isinstance(value, cls), f"an instance of {cls.__name__}")
@@ -282,13 +284,13 @@ def _whole(value: Any, sizes: _Sizes) -> bool:
 def _real(value: Any, sizes: _Sizes) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    size = abs(value)  # whether a whole number is NaN can't be asked where no float holds it
-    # NumPy's floats compare to its own booleans.
+    size = abs(value)  # no math.isfinite here: it fails on integers that no float can hold
+    # The comparison of a NumPy float returns a NumPy boolean.
     return bool(size <= _LARGEST_FLOAT or size == math.inf)
 
 
 def _narrowed(value: int | float) -> int | float:
-    """Return a whole number that JAX has no integer for as a float, and any other number as it is."""
+    """Convert an integer outside JAX's default integer range to a float; return others unchanged."""
     return float(value) if isinstance(value, int) and value not in _INTEGERS else value
 
 

@@ -1,13 +1,14 @@
-"""A batch is what its sequences are, one by one, whatever a step was written for.
+"""Batching of steps: a batch gives the same results as its sequences one by one.
 
-A cell takes any batch axes, and so does a split step: their protocols promise it. A plain function promises
-nothing. Written for one state, as ``s[0]`` or ``W @ s``, and called with several, it computes another system,
-or fails in a matrix product. So any other step counts as a function of one sequence, and ``jax.vmap`` maps it
-over the batch. It is called with the whole batch in three cases only: if it cannot be called with one
-sequence; if it captures arrays of the batch's size, which its shapes show; and if it takes batches of any
-size and draws random numbers or has effects, since those of a batch are not those of its sequences.
+Cells and split steps accept any batch axes, by their protocols. A plain function makes no such promise.
+Written for one state, as ``s[0]`` or ``W @ s``, and called with a batch of states, it computes a different
+system, or fails in a matrix product. So every other step is treated as a function of one sequence, and mapped
+over the batch by ``jax.vmap``. It is called with the whole batch in only three cases: if it cannot be called
+with one sequence; if it captures arrays of the batch's size, which its shapes show; and if it accepts batches
+of any size and draws random numbers or has side effects, because these differ between a batch and its
+sequences one by one.
 
-Weakness: a state with several axes is taken for a batch of its rows, [*B, H]. One system with such a state
+Weakness: a state with several axes is treated as a batch of its rows, [*B, H]. One system with such a state
 has to be flattened.
 """
 
@@ -26,7 +27,7 @@ from jaxrnn.typing import Carry, Size, SplitCell, Step
 
 
 def for_batch(cell: Step, carry: Carry, x: Any, batch: tuple[Size, ...]) -> Step:
-    """Return the step that takes a batch as what its sequences are, one by one.
+    """Return a step for a batch that gives the same results as its sequences one by one.
 
     Args:
       cell: the step, written for one sequence or for a batch.
@@ -43,12 +44,12 @@ def for_batch(cell: Step, carry: Carry, x: Any, batch: tuple[Size, ...]) -> Step
 
 
 def _needs_an_axis(cell: Step, carry: Carry, x: Any) -> bool:
-    """Tell whether a step takes one sequence as a batch of one alone."""
+    """Tell whether a step accepts one sequence only as a batch of size one."""
     return _traced(cell, carry, x) is None and _traced(_of_one(cell), carry, x) is not None
 
 
 def _of_one(cell: Step) -> Step:
-    """Return a step for one sequence by means of a step for a batch."""
+    """Wrap a step for a batch as a step for one sequence."""
 
     def step(carry: Carry, x: Any) -> tuple[Carry, Any]:
         batch_of_one = jax.tree.map(lambda leaf: leaf[None], (carry, x))
@@ -59,7 +60,7 @@ def _of_one(cell: Step) -> Step:
 
 @dataclasses.dataclass(frozen=True)
 class _Axes:
-    """How to map a step over batch axes: how many there are, and trees with 0 for leaves that have them."""
+    """How to map a step over batch axes: their number, and ``jax.vmap``'s axes of arguments and results."""
 
     count: int
     taken: Any
@@ -77,7 +78,7 @@ class _Axes:
 def _axes(
     cell_of: Callable[[Any], Step], held: Any, carry: Carry, x: Any, *, batch: tuple[Size, ...]
 ) -> _Axes | None:
-    """Return how to map a step over its batch; None where it is to be called with all of it."""
+    """Return how to map a step over its batch, or None if it is to be called with the whole batch."""
 
     def step(carry: Carry, x: Any, held: Any) -> tuple[Carry, Any]:
         return cell_of(held)(carry, x)
@@ -89,7 +90,7 @@ def _axes(
         return jax.ShapeDtypeStruct(leaf.shape[len(batch) * has_batch(leaf) :], leaf.dtype)
 
     def of_more(leaf: Any) -> Any:
-        more = tuple(size + 7 for size in batch)  # any other size will do
+        more = tuple(size + 7 for size in batch)  # an arbitrary size that differs from the batch's
         return (
             jax.ShapeDtypeStruct(more + of_one(leaf).shape, leaf.dtype) if has_batch(leaf) else leaf
         )
@@ -124,11 +125,11 @@ class _Traced(NamedTuple):
 
 
 def _traced(step: Callable[..., Any], carry: Carry, x: Any, *held: Any) -> _Traced | None:
-    """Trace a step; None where it fails, or does not return a carry of the form that it was given."""
+    """Trace a step; return None if that fails or the returned carry differs from the given one in form."""
     try:
         program, results = jax.make_jaxpr(step, return_shape=True)(carry, x, *held)
         moved, _ = results
-    except Exception:  # a step that was written for other axes may fail in any way
+    except Exception:  # a step that was written for other axes may raise anything
         return None
 
     def form(carry: Carry) -> Any:

@@ -1,11 +1,11 @@
-"""Argument checks with one message form: the argument, what came, what was expected.
+"""Argument checks with one form of error message: the argument, what it got and what was expected.
 
-Every refusal of this package is an `InputError`, whose text reads
+Every invalid argument of this package raises an `InputError` with the message
 
-    <argument>: got <what came>; expected <what was expected>
+    <argument>: got <what it got>; expected <what was expected>
 
-`InputError` is a ``ValueError``, so callers need not know it; the command line catches it alone, so
-that a mistake of the user's ends in one line and a mistake of ours still shows its traceback.
+`InputError` is a ``ValueError``, so callers need not import it. The command line catches only `InputError`:
+a mistake of the user is reported in one line, and a bug of this package still shows its traceback.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from flax import nnx
 from jax.core import Tracer
 
 _NAMED = 8
-"""How many entries of a list or tuple an error names: as many as the leaves of any carry of ours."""
+"""The largest number of list entries that an error names, enough for the carries of all cells here."""
 
 _LENGTH = 200
-"""How many characters of a value an error quotes."""
+"""The largest number of characters of a value that an error quotes."""
 
 
 class InputError(ValueError):
-    """An argument, file or setting that cannot be used as given."""
+    """Raised for an argument, file or setting that cannot be used."""
 
 
 def refuse(
     argument: str, got: object, expected: str, error: type[InputError] = InputError
 ) -> NoReturn:
-    """Raise an `InputError`, or a kind of it, in the house's form."""
+    """Raise an `InputError`, or a subclass of it, with the message of this module."""
     raise error(f"{argument}: got {got}; expected {expected}")
 
 
 def describe(x: Any) -> str:
-    """Say what an argument is: dtype and shape of an array, a module's class, otherwise type and value."""
+    """Describe a value: dtype and shape of an array, class of a module, otherwise type and value."""
     if isinstance(getattr(x, "shape", None), tuple) and hasattr(x, "dtype"):
         return f"{x.dtype}{list(x.shape)}"
     if isinstance(x, list | tuple) and len(x) > _NAMED:
@@ -59,24 +59,24 @@ def describe(x: Any) -> str:
 
 
 def concrete(x: Any) -> bool:
-    """Tell whether values can be looked at now: not while JAX traces the code."""
+    """Tell whether an array's values are known, as they are unless JAX traces the code."""
     return not isinstance(x, Tracer)
 
 
 def positive(argument: str, value: Any) -> None:
-    """Refuse anything but a finite number above zero."""
+    """Require a finite number above zero."""
     if not _is_real(value) or not 0 < float(value) < math.inf:
         _refuse_number(argument, value, "a number above 0")
 
 
 def not_negative(argument: str, value: Any) -> None:
-    """Refuse anything but a finite number of zero or more."""
+    """Require a finite number of zero or more."""
     if not _is_real(value) or not 0 <= float(value) < math.inf:
         _refuse_number(argument, value, "a number of 0 or more")
 
 
 def positive_float32(argument: str, value: Any) -> None:
-    """Refuse anything but a number above zero that float32 holds without becoming 0 or infinite."""
+    """Require a number above zero that float32 represents without underflow or overflow."""
     limits = np.finfo(np.float32)
     low, high = float(limits.tiny), float(limits.max)
     if not _is_real(value) or not low <= value <= high:
@@ -85,40 +85,40 @@ def positive_float32(argument: str, value: Any) -> None:
 
 
 def not_negative_float32(argument: str, value: Any) -> None:
-    """Refuse anything but zero, or a number above it that float32 holds."""
+    """Require zero, or a number above zero that float32 represents."""
     not_negative(argument, value)
     if value:
         positive_float32(argument, value)
 
 
 def finite_float32(argument: str, value: Any) -> None:
-    """Refuse anything but a finite number that float32 holds."""
+    """Require a finite number that float32 represents without overflow."""
     if not _is_real(value) or not abs(float(value)) <= float(np.finfo(np.float32).max):
         _refuse_number(argument, value, "a finite number that float32 holds")
 
 
 def rate(argument: str, value: Any) -> None:
-    """Require a share of things to drop: 0 ≤ value < 1."""
+    """Require a dropout rate: 0 ≤ value < 1."""
     if not (_is_real(value) and 0 <= value < 1):
         _refuse_number(argument, value, "a rate from 0 up to, not including, 1")
 
 
 def _refuse_number(argument: str, value: Any, expected: str) -> NoReturn:
-    """Refuse a number, or an array, however right its value: what is compiled depends on it."""
+    """Refuse a number; refuse arrays of any value, because the number has to be static for compilation."""
     if isinstance(value, jax.Array | np.ndarray):
         refuse(argument, describe(value), f"{expected}, of Python's (float(x) makes one)")
     refuse(argument, repr(value), expected)
 
 
 def _is_real(value: Any) -> bool:
-    """Tell whether a value is a real number, Python's or NumPy's."""
+    """Tell whether a value is a real number of Python or NumPy."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def number(argument: str, value: Any) -> float:
-    """Return a finite number, which may be an array without axes, or refuse what is none."""
+    """Return a finite number as a Python float; it may be given as an array without axes."""
     scalar = isinstance(value, jax.Array | np.ndarray) and value.ndim == 0
-    numeric = scalar and isinstance(value.dtype, np.dtype)  # a key has no number
+    numeric = scalar and isinstance(value.dtype, np.dtype)  # a random key has no number
     plain = value.item() if numeric and concrete(value) else value
     if not _is_real(plain) or not math.isfinite(plain):
         refuse(argument, describe(value) if scalar else repr(value), "a finite number")
@@ -126,9 +126,9 @@ def number(argument: str, value: Any) -> float:
 
 
 def interval(argument: str, value: Any, low: float, high: float) -> tuple[float, float]:
-    """Return (least, largest), or refuse them unless low ≤ least < largest ≤ high."""
+    """Return a pair (least, largest) as floats; require low ≤ least < largest ≤ high."""
     pair = tuple(value) if isinstance(value, Sequence) else ()
-    # As Python's: a comparison of NumPy's float16 with a larger limit overflows.
+    # Converted to Python floats, because NumPy's float16 overflows where it is compared with a larger limit.
     ends = [float(end) for end in pair if _is_real(end)]
     if len(pair) != 2 or len(ends) != 2 or not low <= ends[0] < ends[1] <= high:
         expected = f"(least, largest) with {low:g} ≤ least < largest ≤ {high:.6g}"
@@ -137,32 +137,32 @@ def interval(argument: str, value: Any, low: float, high: float) -> tuple[float,
 
 
 def count(argument: str, value: Any) -> None:
-    """Refuse anything but a whole number above zero."""
+    """Require a whole number above zero."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < 1:
         refuse(argument, repr(value), "a whole number above 0")
 
 
 def function(argument: str, value: Any) -> None:
-    """Refuse what cannot be called."""
+    """Require a callable."""
     if not callable(value):
         refuse(argument, repr(value), "a function, such as jnp.tanh")
 
 
 def within(argument: str, value: Any, low: int, high: int, why: str = "") -> None:
-    """Refuse anything but a whole number from `low` to `high`; `why` says what sets the bounds."""
+    """Require a whole number from `low` to `high`; `why` says what determines the bounds."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or not low <= int(value) <= high:
         refuse(argument, repr(value), f"a whole number from {low} to {high}{why}")
 
 
 def counts(**values: Any) -> None:
-    """Refuse, among arguments given by name, anything but whole numbers above zero."""
+    """Require whole numbers above zero; the keyword names the argument."""
     for argument, value in values.items():
         count(argument, value)
 
 
 def sequences(argument: str, x: Any) -> None:
-    """Refuse what is no array with time as its first axis, such as a list."""
+    """Require an array with at least one axis, which is time; a list is refused."""
     if not is_array(x):
         refuse(argument, f"a {type(x).__name__}", "an array [T, *B] (jnp.asarray makes one)")
     if not x.shape:
@@ -170,18 +170,18 @@ def sequences(argument: str, x: Any) -> None:
 
 
 def is_array(x: Any) -> bool:
-    """Tell an array of JAX or NumPy, traced ones among them."""
+    """Tell whether a value is a JAX or NumPy array, possibly a traced one."""
     return isinstance(x, jax.Array | np.ndarray | np.generic)
 
 
 def arrays(argument: str, tree: Any) -> None:
-    """Refuse a tree in which something else than numbers and arrays of numbers or keys stands."""
+    """Require a tree whose leaves are numbers, arrays of numbers or random keys."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         try:
             plain = jnp.asarray(leaf) if isinstance(leaf, numbers.Number) else leaf
             fits = is_array(leaf) or isinstance(leaf, numbers.Number)
             fits = fits and jax.dtypes.result_type(plain) is not None
-        except (TypeError, OverflowError):  # NumPy's objects and texts, whole numbers without end
+        except (TypeError, OverflowError):  # NumPy arrays of objects or text, huge integers
             fits = False
         if not fits:
             name = argument + jax.tree_util.keystr(path)
@@ -190,14 +190,14 @@ def arrays(argument: str, tree: Any) -> None:
 
 
 def as_array(argument: str, value: Any) -> jax.Array:
-    """Return a value, such as a list of numbers, as an array, or refuse what cannot be one."""
+    """Convert a value, such as a list of numbers, to a JAX array, or refuse it."""
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
         refuse(argument, describe(value), "an array of numbers")
     if not isinstance(array.dtype, np.dtype):
         refuse(argument, describe(value), "an array of numbers")
-    # JAX cuts wider integers to the bits that it has: 2³² + 3 would become 3.
+    # JAX truncates wider integers to its own width: 2³² + 3 would become 3.
     if array.dtype.kind in "iu" and concrete(array) and not isinstance(value, jax.Array):
         wide = host_array(argument, value)
         if (wide != np.asarray(array)).any():
@@ -207,7 +207,7 @@ def as_array(argument: str, value: Any) -> jax.Array:
 
 
 def host_array(argument: str, value: Any) -> np.ndarray:
-    """Return a value, such as a list of numbers, as an array of NumPy's, or refuse what cannot be one."""
+    """Convert a value, such as a list of numbers, to a NumPy array, or refuse it."""
     try:
         return np.asarray(value)
     except (TypeError, ValueError):
@@ -215,7 +215,7 @@ def host_array(argument: str, value: Any) -> np.ndarray:
 
 
 def floating_dtype(argument: str, dtype: Any) -> None:
-    """Refuse what is no dtype of real floats."""
+    """Require a dtype of real floats."""
     try:
         fits = not is_array(dtype) and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except (TypeError, ValueError):
@@ -225,20 +225,20 @@ def floating_dtype(argument: str, dtype: Any) -> None:
 
 
 def floating(argument: str, x: Any) -> None:
-    """Refuse anything but an array of floats: integers have no gradient to analyse."""
+    """Require an array of floats, because integers have no gradient to analyse."""
     if not is_array(x):
         refuse(argument, f"a {type(x).__name__}", "a floating-point array (jnp.asarray makes one)")
     floating_entries(argument, x)
 
 
 def floating_entries(argument: str, x: Any) -> None:
-    """Refuse an array, or the shape of one, whose entries are no floats."""
+    """Require an array of floats, or a shape with a dtype of floats."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         refuse(argument, describe(x), "a floating-point array (convert it with .astype)")
 
 
 def features(argument: str, x: Any, in_features: int, dtype: Any, owner: str) -> None:
-    """Refuse anything but floats of the owner's dtype, with `in_features` of them in the last axis."""
+    """Require floats of the owner's dtype whose last axis has size `in_features`."""
     floating(argument, x)
     if jnp.ndim(x) < 1 or x.shape[-1] != in_features:
         refuse(argument, describe(x), f"{in_features} features (in_features) in the last axis")
@@ -247,7 +247,7 @@ def features(argument: str, x: Any, in_features: int, dtype: Any, owner: str) ->
 
 
 def finite(argument: str, tree: Any) -> None:
-    """Refuse NaN and infinity, and say where the first one stands; and what are no arrays of numbers."""
+    """Require a tree of numbers without NaN and infinity; the error locates the first of them."""
     arrays(argument, tree)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not concrete(leaf) or not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
@@ -262,13 +262,13 @@ def finite(argument: str, tree: Any) -> None:
 
 
 def shape(argument: str, x: Any, expected: Sequence[Any], legend: str) -> None:
-    """Refuse an array whose shape is not `expected`; `legend` names its axes, as in "[T, *B]"."""
+    """Require an array of the shape `expected`; `legend` names its axes, as in "[T, *B]"."""
     if tuple(jnp.shape(x)) != tuple(expected):
         refuse(argument, describe(x), f"shape {list(expected)}, {legend}")
 
 
 def alike(argument: str, tree: Any, model: Any, expected: str) -> None:
-    """Refuse a tree whose structure, shapes or dtypes are not those of `model`."""
+    """Require a tree with the structure, shapes and dtypes of `model`."""
 
     def form(x: Any) -> Any:
         leaves, structure = jax.tree.flatten(x)
@@ -279,7 +279,7 @@ def alike(argument: str, tree: Any, model: Any, expected: str) -> None:
 
 
 def choice(argument: str, value: str, options: Iterable[str]) -> None:
-    """Refuse a name that is not among `options`, and suggest the nearest."""
+    """Require a name from `options`; the error suggests the nearest one."""
     options = list(options)
     if value not in options:
         near = difflib.get_close_matches(value, options, n=1)

@@ -1,22 +1,24 @@
-"""Whether a step can be split: what its traced program shows of the promises of a `SplitCell`.
+"""Verification of split cells: whether a traced step has the properties that a `SplitCell` promises.
 
-The four names of a split cell (`jaxrnn.typing`) prove nothing. A subclass may put something around its parts,
-by a `step` or `__call__` of its own, and a part may break its promise. So whatever uses the parts asks here
-first. Three things are read from traced programs, whatever the weights are:
+That a cell has the four methods of a split cell (`jaxrnn.typing`) proves nothing. A subclass may add
+operations around these parts, in its own `step` or `__call__`, and a part may break its promise. Therefore
+all code that uses the parts first calls this module. It checks three properties on traced programs, which do
+not depend on the values of the weights:
 
-- *The parts make the step.* The program of the step and that of the parts, one after the other, compute the
-  same values. Values are numbered: two are the same if the same operation makes them of the same values, in
-  whatever order (Alpern, Wegman & Zadeck 1988, "Detecting equality of variables in programs").
+- *The parts make up the step.* The program of the step and that of its parts in sequence compute the same
+  values, by value numbering: two values are the same if the same operation computes them from the same
+  values, in any order (Alpern, Wegman & Zadeck 1988, "Detecting equality of variables in programs").
 - *`mix` is affine in the carry.* Every operation between carry and pull is linear in what depends on the
-  carry, or adds a constant: this is what ``jax.linear_transpose`` asks for, so JAX itself decides.
-- *`update` works unit by unit.* The axis of units is followed through its program. An operation may act on
-  each entry alone, move entries without parting units and gates, or reduce other axes.
+  carry, or adds a constant. ``jax.linear_transpose`` requires exactly this, so JAX itself decides.
+- *`update` works unit by unit.* The axis of units is tracked through the program. Each operation must be
+  elementwise, move entries without separating units from their gates, or reduce other axes.
 
-The answer is kept for each class and form of its arrays. A step that fails is not split: it takes the general
-path, which is right for any step.
+The result is cached for each class and each set of array shapes and dtypes. A step that fails a check is not
+split: it takes the general path, which is right for any step.
 
-Weakness: what is not in the lists below counts as mixing units, and a derivative rule of the user's own
-(``jax.custom_jvp``) makes two calls of one function differ. Either costs speed, never a number.
+Weakness: an operation that is not in the lists below counts as mixing units. With a custom derivative rule
+(``jax.custom_jvp``), two calls of one function count as different. Both cost speed, but never change a
+result.
 """
 
 from __future__ import annotations
@@ -40,17 +42,17 @@ _R = TypeVar("_R")
 
 
 class SplitWarning(UserWarning):
-    """A cell with the parts of a split cell breaks a promise of theirs, and takes the general path."""
+    """Warning that a part of a split cell breaks its promise, so that the cell takes the general path."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What the programs of a step show.
+    """The result of verifying a step.
 
     Attributes:
-      parts_make_step: the step is `project`, `mix`, `update` and `readout`, and nothing besides.
-      obstacle: why the step is not split, as the end of a sentence about it; "" where it is.
-      breaks_promise: it is its parts, and one of them breaks its promise.
+      parts_make_step: the step consists of `project`, `mix`, `update` and `readout` and nothing else.
+      obstacle: why the step is not split, as the end of a sentence about it; "" where it is split.
+      breaks_promise: the step consists of its parts, and one of them breaks its promise.
     """
 
     parts_make_step: bool
@@ -59,7 +61,7 @@ class Finding:
 
 
 def parts_make_step(cell: Any, carry: Carry, x: Any) -> TypeGuard[SplitCell]:
-    """Tell whether a step is its four parts, and nothing besides.
+    """Tell whether a step consists of its four parts and nothing else.
 
     Args:
       cell: any step.
@@ -70,7 +72,7 @@ def parts_make_step(cell: Any, carry: Carry, x: Any) -> TypeGuard[SplitCell]:
 
 
 def is_split(cell: Any, carry: Carry, x: Any) -> TypeGuard[SplitCell]:
-    """Tell whether a step is its four parts, and these keep what `jaxrnn.typing.SplitCell` promises.
+    """Tell whether a step consists of its four parts, and these keep the promises of `SplitCell`.
 
     Args:
       cell: any step.
@@ -78,7 +80,7 @@ def is_split(cell: Any, carry: Carry, x: Any) -> TypeGuard[SplitCell]:
       x: an input of one step, or its shapes.
 
     Warns:
-      SplitWarning: the step is its parts, and one of them breaks its promise; once for each class.
+      SplitWarning: the step consists of its parts, and one of them breaks its promise; once for each class.
     """
     if not isinstance(cell, SplitCell):
         return False
@@ -89,7 +91,7 @@ def is_split(cell: Any, carry: Carry, x: Any) -> TypeGuard[SplitCell]:
 
 
 def obstacle(cell: Any, carry: Carry, x: Any) -> str:
-    """Say why a step is not split, as the end of a sentence about it; "" where it is.
+    """Return why a step is not split, as the end of a sentence about it; "" where it is split.
 
     Args:
       cell: any step.
@@ -122,12 +124,12 @@ def _shape(leaf: Any) -> jax.ShapeDtypeStruct:
 
 
 def once_a_form(look: Callable[..., _R]) -> Callable[..., _R]:
-    """Let a function see the shapes of a step alone, and keep its result for each form of a cell of arrays.
+    """Decorate a function of a step so that it receives only shapes and is cached by them.
 
-    The function is ``look(cell_of, held, carry, x, **static)``, and is then called as ``look(cell, carry, x,
-    **static)``. It gets the arrays that the cell holds, by their shapes, and a function that makes the cell
-    of them. A form is a structure with the shapes and dtypes of its arrays. What is no tree of arrays, such
-    as a plain function, holds none, and is looked at every time.
+    The function is defined as ``look(cell_of, held, carry, x, **static)`` and called as ``look(cell, carry,
+    x, **static)``. `held` are the shapes of the arrays that the cell holds, and `cell_of` makes the cell from
+    such arrays. The result is cached for each tree structure with the shapes and dtypes of its arrays. A cell
+    that is not a pytree of arrays, such as a plain function, holds no arrays, and its results are not cached.
     """
 
     @functools.lru_cache(maxsize=1024)
@@ -149,10 +151,10 @@ def once_a_form(look: Callable[..., _R]) -> Callable[..., _R]:
 
 @once_a_form
 def _finding(cell_of: Callable[[Any], SplitCell], held: Any, carry: Carry, x: Any) -> Finding:
-    """Look at a cell that is made of the arrays that it holds, given by their shapes, as all others are."""
+    """Verify the cell ``cell_of(held)``; `held`, carry and input are given by their shapes."""
     try:
         made = _steps_alike(cell_of, held, carry, x)
-    except Exception:  # a class may use these names for something else, which fails in any way
+    except Exception:  # a class may use these names for something else, and raise anything
         made = False
     if not made:
         return Finding(False, "takes a step that is not project, mix, update and readout alone")
@@ -183,12 +185,12 @@ def _finding(cell_of: Callable[[Any], SplitCell], held: Any, carry: Carry, x: An
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Flag:
-    """A decision that is taken while JAX traces, handed out of the trace."""
+    """A boolean that is computed while JAX traces, returned from the trace as static data."""
 
     value: bool = dataclasses.field(metadata={"static": True})
 
 
-# The parts make the step.
+# Whether the parts make up the step.
 
 
 def _steps_alike(cell_of: Callable[[Any], SplitCell], held: Any, carry: Carry, x: Any) -> bool:
@@ -206,7 +208,7 @@ def _steps_alike(cell_of: Callable[[Any], SplitCell], held: Any, carry: Carry, x
     numbers, trees = [], []
     for step in (whole, parts):
         program, shapes = jax.make_jaxpr(step, return_shape=True)(held, carry, x)
-        if program.effects:  # to print, for example, is more than to compute values
+        if program.effects:  # side effects, such as printing, are not compared
             return False
         inputs = [_numbered(table, ("input", i)) for i in range(len(program.jaxpr.invars))]
         numbers.append(_numbers(table, program, inputs))
@@ -219,7 +221,7 @@ def _numbered(table: dict[Any, int], term: Any) -> int:
 
 
 def _numbers(table: dict[Any, int], closed: ClosedJaxpr, inputs: Sequence[int]) -> list[int]:
-    """Return the numbers of a program's results, given those of its inputs."""
+    """Return the value numbers of a program's results, given those of its inputs."""
     program = flattened(closed)
     known = dict(zip(program.inputs, inputs, strict=True))
     for variable, array in zip(program.constant_variables, program.constants, strict=True):
@@ -239,7 +241,7 @@ def _numbers(table: dict[Any, int], closed: ClosedJaxpr, inputs: Sequence[int]) 
 
 
 def _value(array: Any) -> tuple[Any, ...]:
-    """Return what tells a constant from others: its numbers, or itself where they cannot be looked at."""
+    """Return the key of a constant: its values if they are known on the host, otherwise its identity."""
     if isinstance(array, np.ndarray | np.generic | bool | int | float | complex):
         plain = np.asarray(array)
         return plain.dtype, plain.shape, plain.tobytes()
@@ -247,27 +249,27 @@ def _value(array: Any) -> tuple[Any, ...]:
 
 
 def _fixed(value: Any) -> Any:
-    """Return a setting of an operation as text, in which programs of the same operations are the same."""
+    """Return a parameter of an operation as text, which is equal for nested programs that are the same."""
     return str(value)
 
 
-# mix is affine.
+# Whether mix is affine.
 
 
 def _is_affine(cell: SplitCell, carry: Carry) -> bool:
-    """Tell whether JAX can transpose `mix`, and so all it does to the carry is linear, but for constants."""
+    """Tell whether JAX can transpose `mix`, which requires that it is affine in the carry."""
     pull = jax.eval_shape(cell.mix, carry)
     try:
         jax.eval_shape(jax.linear_transpose(cell.mix, carry), pull)
-    except Exception:  # JAX has no one error for an operation that is not linear
+    except Exception:  # JAX raises different errors for operations that are not linear
         return False
     return True
 
 
-# update works unit by unit.
+# Whether update works unit by unit.
 
 _RULED = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "checkpoint": "jaxpr"}
-"""Calls of programs with a derivative rule or memory of their own: the parameter that holds the program."""
+"""Calls with a custom derivative rule or rematerialization, and their parameter that holds the program."""
 
 _ENTRYWISE = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
@@ -276,15 +278,15 @@ _ENTRYWISE = """
     mul ne neg nextafter not or polygamma pow real reduce_precision rem round rsqrt select_n sign sin
     sinh sqrt square stop_gradient sub tan tanh xor
 """
-"""Names of operations that act on each entry alone."""
+"""Names of elementwise operations."""
 
 
-class _MixesUnits(Exception):  # noqa: N818  it ends a walk, and is no error
-    """An operation was met that joins entries of different units, or may."""
+class _MixesUnits(Exception):  # noqa: N818  it ends the walk through a program, and is not an error
+    """Raised at an operation that combines entries of different units, or may do so."""
 
 
 def _mixing(update: Callable[..., Any], width: int, signals: Any, held: Any) -> str:
-    """Name what in `update` may let one unit act on another; "" where nothing does."""
+    """Return the name of an operation of `update` that may mix units, or "" if there is none."""
     program, _ = flat(update, *signals, held)
     followed = len(jax.tree.leaves(signals))
     axes = [
@@ -301,11 +303,11 @@ def _mixing(update: Callable[..., Any], width: int, signals: Any, held: Any) -> 
 
 
 _Axis = int | None
-"""The axis whose entries i belong to the units i modulo H; None of what does not depend on them."""
+"""The axis whose entry i belongs to unit i modulo H; None for a variable that depends on no unit."""
 
 
 def _followed(program: Flat, axes: Sequence[_Axis], width: int) -> list[_Axis]:
-    """Return the axis of units of each result, given those of the inputs."""
+    """Return the axis of units in each result, given those in the inputs."""
     known: dict[Atom, _Axis] = dict(zip(program.inputs, axes, strict=True))
 
     def of(atom: Atom) -> _Axis:
@@ -326,7 +328,7 @@ def _followed(program: Flat, axes: Sequence[_Axis], width: int) -> list[_Axis]:
 
 
 def _moved(equation: Equation, sources: Sequence[_Axis], width: int) -> int:
-    """Return where one operation puts the axis of units."""
+    """Return the axis of units in the outputs of one operation."""
     name, settings = equation.name, equation.params
     whole, kept = equation.input_avals, equation.output_avals
     there = [axis for axis in sources if axis is not None]

@@ -1,9 +1,8 @@
-"""All cores, all devices: the batch split over them, the same numbers as one.
+"""Data parallelism over all cores or devices: the batch is split, and results equal those of one device.
 
-A recurrent step is a small product, and a small product runs on one core whatever the machine has. The
-sequences of a batch, though, know nothing of each other until the loss is averaged: each core, GPU or TPU
-takes its part of the batch through all steps, and the parts meet once, at the end (`jax.shard_map` and one
-mean).
+A recurrent step is a small product, which runs on one core however many the machine has. The sequences of a
+batch, however, are independent until the loss is averaged. So each core, GPU or TPU runs its part of the
+batch through all steps, and the parts are combined once, at the end (`jax.shard_map` and one mean).
 
     jaxrnn.devices.use_cores()                       # before JAX computes anything
     gradient = jaxrnn.devices.split_batch(jax.value_and_grad(loss), in_axes=(None, 1, 0))
@@ -25,23 +24,23 @@ from jaxrnn import checks
 _AXIS = "batch"
 
 _LAUNCHED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-"""Variables by which srun and mpirun tell each process how many they started."""
+"""Environment variables by which srun and mpirun tell each process how many processes they started."""
 
 _POD = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "TPU_PROCESS_ADDRESSES_PATH")
-"""Variables that name the hosts of a TPU pod where its metadata server does not."""
+"""Environment variables that name the hosts of a TPU pod where its metadata server does not."""
 
 
 def use_cores(count: int | None = None) -> int:
-    """Make JAX show the CPU as several devices, one a core; call it before JAX computes anything.
+    """Make JAX expose the CPU as several devices, one per core; call this before JAX computes anything.
 
     Args:
-      count: how many; by default one for each core that this process may use.
+      count: the number of devices; by default one for each core that this process may use.
 
     Returns:
       The number of devices.
 
     Raises:
-      InputError: JAX has already counted its devices.
+      InputError: JAX has already initialized its devices.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     count = (cores or 1) if count is None else count
@@ -56,18 +55,18 @@ def use_cores(count: int | None = None) -> int:
 
 
 def join_processes() -> None:
-    """Join the other processes of a job; call it before JAX computes anything.
+    """Connect this process with the other processes of a job; call this before JAX computes anything.
 
-    Processes that srun, mpirun (Open MPI 4) or a TPU pod started find each other through JAX itself.
-    Elsewhere the environment of each says where they meet: ``JAX_COORDINATOR_ADDRESS`` (host:port of the
-    first), ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``. A process that is alone stays alone.
+    Processes started by srun, mpirun (Open MPI 4) or a TPU pod find each other through JAX itself. Otherwise
+    three environment variables of each process say where they meet: ``JAX_COORDINATOR_ADDRESS`` (host:port of
+    the first process), ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``. A single process is left unchanged.
 
-    Of the GPUs that a task of Slurm or MPI sees it takes all where it is the only one on its host, or where
-    that is one GPU, its own (``--gpus-per-task``); elsewhere the one of its number on the host.
+    A task of Slurm or MPI uses all GPUs that it sees if it is the only task on its host, or if it sees a
+    single GPU (``--gpus-per-task``). Otherwise it uses the GPU with its own number on the host.
 
     Raises:
-      InputError: only some of these variables are set, or they are no numbers; or mpirun is of a kind that
-        does not say where its processes meet.
+      InputError: only some of these variables are set, or they are not numbers; or mpirun is of a version
+        that does not say where its processes meet.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = [os.environ.get(name) for name in names]
@@ -88,7 +87,7 @@ def join_processes() -> None:
 
 
 def _check_launcher() -> None:
-    """Refuse processes of Open MPI 5, which names no address."""
+    """Refuse processes of Open MPI 5, which does not give them an address to meet at."""
     slurm = "SLURM_STEP_NUM_TASKS" in os.environ
     if not slurm and "OMPI_MCA_orte_hnp_uri" not in os.environ:
         expected = "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or srun"
@@ -96,7 +95,7 @@ def _check_launcher() -> None:
 
 
 def _own_gpus() -> list[int] | None:
-    """Return this task's GPUs among those it sees; None: JAX takes the one of its number on the host."""
+    """Return the GPUs that this task uses; None lets JAX choose the GPU with the task's number."""
     seen = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # as in 8(x4), or 8,7
     alone = (
@@ -106,8 +105,8 @@ def _own_gpus() -> list[int] | None:
 
 
 def _on_a_pod() -> bool:
-    """Return whether this is a host of TPUs that knows the others (of which there may be none)."""
-    if "TPU_ML_PLATFORM" not in os.environ:  # which JAX sets on hosts of TPUs, as it is imported
+    """Tell whether this is a TPU host that can find the other hosts of its pod (there may be none)."""
+    if "TPU_ML_PLATFORM" not in os.environ:  # JAX sets it on TPU hosts when it is imported
         return False
     return "TPU_SKIP_MDS_QUERY" not in os.environ or any(name in os.environ for name in _POD)
 
@@ -119,17 +118,18 @@ def split_batch(
     out_axes: Any = None,
     mesh: Mesh | None = None,
 ) -> Callable[..., Any]:
-    """Run a function on a part of the batch on each device.
+    """Run a function on each device with a part of the batch.
 
     Args:
-      function: takes arrays or trees of arrays; sees a part of the batch, and nothing of the others.
-      in_axes: for each argument its batch axis, 0 or above, or None for what all devices share, as weights.
-        A random key that is shared draws the same numbers on each device: fold
+      function: takes arrays or trees of arrays, and receives one part of the batch.
+      in_axes: for each argument its batch axis, 0 or above, or None for arguments that all devices share,
+        such as weights. A shared random key draws the same numbers on each device: fold
         ``jax.lax.axis_index("batch")`` into it.
-      out_axes: for each result its batch axis, or None to return the mean over the devices. That is right
-        for means over the sequences of a batch and their gradients; a sum comes back divided by the number
-        of devices, and a mean over valid steps is weighted by part. A tree prefix, as in ``jax.vmap``.
-      mesh: devices, along one axis; by default all there are.
+      out_axes: for each result its batch axis, or None to return the mean over the devices; a tree prefix, as
+        in ``jax.vmap``. The mean is right for means over the sequences of a batch and their gradients. A sum
+        is returned divided by the number of devices, and in a mean over valid steps each part has the same
+        weight.
+      mesh: devices, along one axis; by default all devices.
 
     Returns:
       The function over the whole batch, compiled.
@@ -156,7 +156,7 @@ def split_batch(
     (axis,) = devices.axis_names
 
     def on_a_part(*arguments: Any) -> Any:
-        # What is shared is marked as each device's own copy, so that its gradient is that of its part.
+        # Mark shared arguments as varying over devices, so that their gradients are those of each part.
         own = [
             jax.lax.pcast(argument, (axis,), to="varying") if at is None else argument
             for argument, at in zip(arguments, in_axes, strict=True)

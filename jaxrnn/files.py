@@ -1,8 +1,8 @@
-"""Files that may come from a stranger, and files that a crash must not leave half written.
+"""Safe file access: atomic writes that follow no symbolic links, and reads of regular files only.
 
-A file is written under a name that nobody can foresee, which must be free, and is renamed when it is whole: a
-crash leaves the old file or the new one, and a symbolic link that lies in wait is not followed. Only regular
-files are read: a device or a pipe may have no end.
+A file is written under an unpredictable, unused name and renamed when it is complete. A crash therefore
+leaves either the old or the new file, and a symbolic link placed by somebody else is not followed. Only
+regular files are read, because a device or a pipe may have no end.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import BinaryIO
 from jaxrnn import checks
 
 UNFINISHED = ".unfinished"
-"""How the name of a file ends that is being written."""
+"""Suffix of the name of a file that is being written."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # the opening of a pipe would wait for a writer
-_BINARY = getattr(os, "O_BINARY", 0)  # of Windows, which has neither of the two others
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # without it, opening a pipe waits for a writer
+_BINARY = getattr(os, "O_BINARY", 0)  # only on Windows, which lacks the other two flags
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file under another name, down to the disk, and rename it to `path`.
+    """Write a file under another name, flush it to the disk, and rename it to `path`.
 
     Raises:
-      OSError: it cannot be written, or a link, a device or a folder stands at `path`; what stood there still
-        does.
+      OSError: the file cannot be written, or `path` is a link, a device or a folder; what was at `path` stays
+        unchanged.
     """
     if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
         raise FileExistsError(errno.EEXIST, "Not a regular file", str(path))
@@ -49,10 +49,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file; it is on the disk when this returns.
+    """Append a line to a file, and flush it to the disk.
 
     Raises:
-      OSError: it cannot be written, or is a symbolic link.
+      OSError: the file cannot be written, or is a symbolic link.
     """
     with open(os.open(path, _APPEND | _BINARY, 0o666), "ab") as stream:
         stream.write(line.encode() + b"\n")
@@ -61,10 +61,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file to read it.
+    """Open a regular file for reading.
 
     Raises:
-      OSError: there is none, it may not be read, or it is a device, a pipe or a folder.
+      OSError: the file does not exist, cannot be read, or is a device, a pipe or a folder.
     """
     file = os.open(path, _READ | _BINARY)
     if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -75,10 +75,10 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 @contextmanager
 def writing(argument: str, path: str | os.PathLike[str], expected: str) -> Iterator[None]:
-    """Turn a failure of the disk into a refusal of the argument that named the path.
+    """Convert an `OSError` in the block to an `InputError` for the argument that gave the path.
 
     Raises:
-      InputError: what was tried within ended in an `OSError`, or the path holds a null byte.
+      InputError: the block raised an `OSError`, or the path contains a null byte.
     """
     if "\0" in os.fspath(path):
         checks.refuse(argument, repr(os.fspath(path)), "a path without null bytes")
@@ -89,10 +89,10 @@ def writing(argument: str, path: str | os.PathLike[str], expected: str) -> Itera
 
 
 def refuse_links(argument: str, folder: str | os.PathLike[str]) -> None:
-    """Refuse a folder with a link below it, symbolic or hard, by which a write would reach outside it.
+    """Refuse a folder that contains symbolic or hard links, through which a write could leave the folder.
 
     Raises:
-      InputError: there is one; the message names it.
+      InputError: the folder contains such a link; the message names it.
     """
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):

@@ -1,10 +1,10 @@
-"""A traced function as a flat list of equations, from which one reads what depends on what.
+"""Traced functions as flat lists of equations, on which dependencies can be analysed.
 
-``jax.make_jaxpr`` nests: a function under ``jax.jit`` stays one equation with a jaxpr of its own inside.
-`flat` inlines these calls and numbers the variables, so that whoever asks what depends on what sees one list.
-Loops, branches and functions with derivatives of their own (``jax.custom_jvp``, ``jax.custom_vjp``) stay
-single equations. A split that takes a concatenation apart again is read as if neither were there: otherwise
-every piece would seem to depend on all that was concatenated.
+``jax.make_jaxpr`` nests: a function under ``jax.jit`` stays one equation with its own jaxpr inside. `flat`
+inlines these calls and numbers the variables, so that dependency analyses work on one list. Loops, branches
+and functions with custom derivatives (``jax.custom_jvp``, ``jax.custom_vjp``) stay single equations. A split
+that undoes a concatenation is removed together with it; otherwise every piece would seem to depend on
+everything that was concatenated.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jaxrnn import checks
 
 Variable = int
-"""A variable of a flat jaxpr, by number."""
+"""The number of a variable in a flat jaxpr."""
 
 Atom = Variable | Literal
-"""What an equation reads: a variable, or a number that stands in the program."""
+"""What an equation reads: a variable, or a literal of the program."""
 
 Value = Any
-"""An array of JAX's or of NumPy's, or what stands for one while JAX traces."""
+"""A JAX or NumPy array, or a tracer."""
 
 Values = dict[Variable, Value]
-"""The arrays that variables stand for."""
+"""Values by variable."""
 
 _CALLS = {
     "jit",
     "pjit",
     "closed_call",
-}  # the name of jax.jit's primitive changes with JAX's version
+}  # the name of jax.jit's primitive depends on the version of JAX
 
 
 def variables(atoms: Iterable[Atom]) -> list[Variable]:
@@ -46,22 +46,22 @@ def variables(atoms: Iterable[Atom]) -> list[Variable]:
 
 
 def value_of(atom: Atom, values: Mapping[Variable, Any]) -> Any:
-    """Return the array that an atom stands for."""
+    """Return the value of an atom."""
     return atom.val if isinstance(atom, Literal) else values[atom]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Equation:
-    """One primitive, applied.
+    """One application of a primitive.
 
     Attributes:
-      name: of the primitive.
-      params: of the primitive.
-      inputs: what it reads.
+      name: name of the primitive.
+      params: parameters of the primitive.
+      inputs: the atoms that it reads.
       outputs: the variables that it defines.
       input_avals: shape and dtype of each input.
-      output_avals: the same of each output.
-      apply: the primitive as a function of the inputs that are variables.
+      output_avals: shape and dtype of each output.
+      apply: the equation as a function of those inputs that are variables.
     """
 
     name: str
@@ -74,23 +74,23 @@ class Equation:
 
     @functools.cached_property
     def avals_read(self) -> dict[Variable, Any]:
-        """Shape and dtype of the variables that it reads."""
+        """Shape and dtype of each variable that the equation reads."""
         pairs = zip(self.inputs, self.input_avals, strict=True)
         return {atom: aval for atom, aval in pairs if not isinstance(atom, Literal)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Flat:
-    """A traced function without calls in it.
+    """A traced function whose calls are inlined.
 
     Attributes:
-      constants: the arrays that the function closes over and that may be differentiated.
-      constant_variables: their variables.
+      constants: the arrays that the function closes over, except known arrays that are not floats.
+      constant_variables: the variables of these arrays.
       inputs: variables of the arguments, leaf by leaf.
-      outputs: what it returns, leaf by leaf.
-      equations: in the order of computation.
+      outputs: atoms that the function returns, leaf by leaf.
+      equations: equations in the order of computation.
       avals: shape and dtype of every variable.
-      has_effects: whether it does anything beside computing, such as to print.
+      has_effects: whether the function has side effects, such as printing.
     """
 
     constants: list[Any]
@@ -107,17 +107,17 @@ class Flat:
 
 
 def flat(function: Callable[..., Any], *arguments: Any) -> tuple[Flat, Any]:
-    """Trace a function at its arguments.
+    """Trace a function with the given arguments.
 
     Returns:
-      The flat jaxpr, and the tree of shapes that the function returns.
+      The flat jaxpr, and the tree of the shapes of the function's results.
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     return flattened(closed), shapes
 
 
 def flattened(closed: ClosedJaxpr) -> Flat:
-    """Return a jaxpr without calls in it."""
+    """Return a jaxpr with its calls inlined."""
     found = {id(array): array for array in _constants(closed) if not _is_settled(array)}
     reader = _Reader(found)
     inputs = [reader.new(variable.aval) for variable in closed.jaxpr.invars]
@@ -134,7 +134,7 @@ def flattened(closed: ClosedJaxpr) -> Flat:
 
 
 class _Reader:
-    """Collects the equations of a jaxpr and of those that it calls."""
+    """Collects the equations of a jaxpr and of the jaxprs that it calls."""
 
     def __init__(self, constants: Mapping[int, Any]):
         self.avals: list[Any] = []
@@ -173,7 +173,10 @@ class _Reader:
         return list(map(atom, jaxpr.outvars))
 
     def _taken_apart(self, eqn: Any, read: Sequence[Atom]) -> list[Atom] | None:
-        """Return what a split gives that cuts a concatenation where its parts meet; None of another."""
+        """Return the pieces of a split of a concatenation, taken from its parts; None for other equations.
+
+        Every boundary between parts of the concatenation has to be a boundary between pieces of the split.
+        """
         if eqn.primitive.name != "split":
             return None
         made = [e for e in self.equations if e.outputs == (read[0],)]
@@ -192,7 +195,7 @@ class _Reader:
             pieces = pieces[count:]
             if count > 1 and isinstance(whole.inputs[len(sizes_of) - 1], Literal):
                 return None
-        if pieces:  # empty ones, behind the last part
+        if pieces:  # pieces of size 0 behind the last part
             return None
         pairs = zip(whole.inputs, sizes_of, strict=True)
         cut = (
@@ -201,7 +204,7 @@ class _Reader:
         return list(itertools.chain.from_iterable(cut))
 
     def _split(self, part: Atom, sizes: list[int], axis: int) -> list[Variable]:
-        """Append a split, and return its pieces."""
+        """Append a split to the equations, and return its pieces."""
         aval = self._aval(part)
         shapes = [(*aval.shape[:axis], size, *aval.shape[axis + 1 :]) for size in sizes]
         pieces = tuple(aval.update(shape=shape) for shape in shapes)
@@ -218,9 +221,10 @@ class _Reader:
 
 
 def _as_function(jaxpr: Any, eqn: Any, read: Sequence[Atom]) -> Callable[..., Sequence[Any]]:
-    """Return one equation as a function of what it reads of variables; literals are filled in.
+    """Return one equation as a function of the variables that it reads; literals are filled in.
 
-    How a primitive is bound to its parameters is internal to JAX, so a jaxpr of the one equation runs it.
+    How JAX binds a primitive to its parameters is internal to JAX, so a jaxpr with only this equation runs
+    it.
     """
     alone = jaxpr.replace(
         constvars=[],
@@ -229,7 +233,7 @@ def _as_function(jaxpr: Any, eqn: Any, read: Sequence[Atom]) -> Callable[..., Se
         eqns=[eqn],
     )
     function = jaxpr_as_fun(ClosedJaxpr(alone, ()))
-    # A variable of a called jaxpr may be a number of the jaxpr that calls it.
+    # A variable of a called jaxpr may stand for a literal of the calling jaxpr.
     own = [a for v, a in zip(eqn.invars, read, strict=True) if not isinstance(v, Literal)]
     if not any(isinstance(a, Literal) for a in own):
         return function
@@ -242,7 +246,7 @@ def _as_function(jaxpr: Any, eqn: Any, read: Sequence[Atom]) -> Callable[..., Se
 
 
 def _constants(closed: ClosedJaxpr) -> Iterator[Any]:
-    """Yield the arrays that a jaxpr, or one that it calls, closes over."""
+    """Yield the arrays that a jaxpr and the jaxprs it calls close over."""
     yield from closed.consts
     for eqn in closed.jaxpr.eqns:
         called = _called(eqn)
@@ -251,26 +255,26 @@ def _constants(closed: ClosedJaxpr) -> Iterator[Any]:
 
 
 def _called(eqn: Any) -> ClosedJaxpr | None:
-    """Return the jaxpr that an equation calls; None of an equation that is no call."""
+    """Return the jaxpr that an equation calls, or None if it is not a call."""
     if eqn.primitive.name not in _CALLS:
         return None
     return eqn.params["jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"]
 
 
 def _is_settled(array: Any) -> bool:
-    """Tell whether nothing can ask for the derivative by an array: known indices, say."""
+    """Tell whether an array cannot be differentiated with respect to, such as known indices."""
     return not is_inexact(array) and checks.concrete(array)
 
 
 def is_inexact(x: Any) -> bool:
-    """Tell whether something has a dtype of floats, real or complex, so that it can be differentiated."""
+    """Tell whether a value has a real or complex float dtype, so that it can be differentiated."""
     return jnp.issubdtype(getattr(x, "dtype", bool), jnp.inexact)
 
 
 def leading_to(
     equations: Sequence[Equation], wanted: Iterable[Atom], known: Iterable[Variable]
 ) -> list[Equation]:
-    """Return the equations that compute what is wanted from what is known, in order."""
+    """Return the equations that are needed to compute `wanted` from `known`, in order."""
     known, missing, found = set(known), set(variables(wanted)), []
     for equation in reversed(equations):
         if any(v in missing and v not in known for v in equation.outputs):
@@ -282,7 +286,7 @@ def leading_to(
 def reached_from(
     equations: Iterable[Equation], begun: Iterable[Variable], barriers: Container[str] = ()
 ) -> set[Variable]:
-    """Return the variables that depend on some, these included; not through primitives in `barriers`."""
+    """Return `begun` and all variables that depend on it, except through primitives in `barriers`."""
     reached = set(begun)
     for equation in equations:
         if equation.name not in barriers and not reached.isdisjoint(variables(equation.inputs)):

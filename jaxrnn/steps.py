@@ -1,7 +1,7 @@
-"""What can be asked of any step, ours or foreign: where it starts, what its state is, what it reads out.
+"""Properties of any step, of this package or not: where it starts, what its state is, what it outputs.
 
-Here stands the knowledge that both `unroll` and `analysis` need of a `Step`, so that neither room has
-to import the other.
+Both `unroll` and `analysis` need these functions of a `Step`. They are defined here so that neither package
+has to import the other.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from jaxrnn.typing import ArrayLike, Carry, Size, Step, prepared
 
 
 class Beginning(NamedTuple):
-    """Where steps begin, all of it checked.
+    """The checked starting point of an unrolling.
 
     Attributes:
       carry: the initial carry.
-      steps: how many steps T.
+      steps: the number of steps T.
       batch: the batch axes *B.
-      step: the step, for such a batch.
+      step: the step for such a batch.
     """
 
     carry: Carry
@@ -51,13 +51,13 @@ def begin(
 def beginning(
     cell: Step, xs: Any, carry: Carry | None = None, length: int | None = None
 ) -> Beginning:
-    """Return the initial carry, the number of steps, the batch axes and the step for such a batch, checked.
+    """Check the arguments; return initial carry, number of steps, batch axes and the step for the batch.
 
     Args:
       cell: the step.
       xs: inputs [T, *B, F], or None together with `carry` and `length`.
       carry: initial carry, or None for the cell's own.
-      length: number of steps, needed where `xs` is None.
+      length: number of steps, needed if `xs` is None.
 
     Raises:
       InputError: the arguments do not fit each other or the cell.
@@ -80,13 +80,13 @@ def beginning(
 
 
 def step_of(cell: Any) -> Step:
-    """Return the step that an analysis is to take for what it was handed.
+    """Return the step that an analysis uses for its argument `cell`.
 
-    That is the step itself; a layer's, which its `as_step` returns; and of a function of the carry alone, an
-    autonomous map, the step that takes no input and returns the new carry as its output.
+    A step is returned unchanged. For a layer it is the result of `as_step`. For a function of the carry
+    alone, an autonomous map, it is the step that takes no input and returns the new carry as its output.
 
     Raises:
-      InputError: a class, what cannot be called, or a model, which holds a step and is none.
+      InputError: `cell` is a class, is not callable, or is a model, which contains a step but is not one.
     """
     if isinstance(cell, type):
         checks.refuse("cell", f"the class {cell.__name__}", "a cell of it, or any other step")
@@ -105,7 +105,7 @@ def step_of(cell: Any) -> Step:
 
 @dataclasses.dataclass(frozen=True)
 class Autonomous:
-    """A map of the carry as a step, which has no input and returns its carry."""
+    """A map of the carry as a step, which has no input and whose output is the new carry."""
 
     function: Callable[[Any], Any]
 
@@ -119,10 +119,10 @@ class Autonomous:
 
 
 def _takes(function: Callable[..., Any], count: int) -> bool:
-    """Tell whether a function can be called with so many arguments; yes, if it does not say."""
+    """Tell whether a function can be called with `count` arguments; True if it has no signature."""
     try:
         inspect.signature(function).bind(*[None] * count)
-    except ValueError:  # some functions of C have no signature
+    except ValueError:  # some functions written in C have no signature
         return True
     except TypeError:
         return False
@@ -130,7 +130,7 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
 
 
 def _is_model(cell: Any) -> bool:
-    """Tell a module that holds layers or cells and can be called with one argument, its inputs."""
+    """Tell whether `cell` is a module that contains layers or cells and is called with its inputs alone."""
     holds = isinstance(cell, nnx.Module) and any(map(_has_start, vars(cell).values()))
     return holds and not _has_start(cell) and _takes(cell, 1)
 
@@ -140,17 +140,17 @@ def _has_start(part: Any) -> bool:
 
 
 def shapes_of_one(steps: Any) -> Any:
-    """Return the shapes and dtypes of one step, given arrays of all steps, leaves [T, …]."""
+    """Return the shapes and dtypes of one step, given arrays over all steps, leaves [T, …]."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), steps)
 
 
 def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
-    """Flatten each leaf behind its first `leading` axes and concatenate them: the state [*L, S].
+    """Return the state [*L, S]: all leaves flattened behind their first `leading` axes and concatenated.
 
-    Leaves that are no floats, such as counters and random keys, are no part of the state.
+    Leaves that are not floats, such as counters and random keys, are not part of the state.
 
     Raises:
-      InputError: leaves of floats whose leading axes are not the same, or none of them.
+      InputError: the carry has no leaf of floats, or these leaves differ in their leading axes.
     """
     leaves = list(filter(is_inexact, jax.tree.leaves(carry)))
     if not leaves:
@@ -162,9 +162,9 @@ def flat_state(carry: Carry, leading: int) -> Inexact[Array, "*L S"]:
 
 
 def carry_of(state: Inexact[Array, "*L S"], like: Carry) -> Carry:
-    """Cut a state [*L, S] into a carry with the leaves of `like`, which has the same leading axes.
+    """Split a state [*L, S] into a carry with the leaves of `like`, which has the same leading axes.
 
-    Leaves of `like` that are no floats are taken over as they are.
+    Leaves of `like` that are not floats are copied unchanged.
     """
     leaves, treedef = jax.tree.flatten(like)
     cuts, start = [], 0
@@ -181,15 +181,15 @@ def carry_of(state: Inexact[Array, "*L S"], like: Carry) -> Carry:
 def moves_state(
     cell: Step, carry: Carry, x: Any, leading: int
 ) -> Callable[[Any], tuple[Any, Carry]]:
-    """Return the map from a state [*L, S] to the next, which returns the next carry beside it.
+    """Return the function that maps a state [*L, S] to the next state and the next carry.
 
-    It is what an analysis differentiates: leaves of the carry that are no floats are held as they are.
+    Analyses differentiate this function. Leaves of the carry that are not floats are held constant.
 
     Args:
       cell: the step.
       carry: the carry whose floats the state replaces.
       x: the input.
-      leading: how many leading axes *L there are.
+      leading: the number of leading axes *L.
     """
 
     def move(state: Any) -> tuple[Any, Carry]:
@@ -200,11 +200,11 @@ def moves_state(
 
 
 def readout_of(cell: Step, carry: Carry, x: Any) -> Callable[[Carry], Any] | None:
-    """Return the map from a carry to the output that belongs to it, or None if there is none.
+    """Return the function that maps a new carry to the output of its step, or None if there is none.
 
-    A step that is its four parts says it. Any other step returns its output beside its carry; where the
-    output *is* one of the carry's leaves, as in every Flax cell, the traced program shows it, and the map is
-    to pick that leaf.
+    A step that consists of its four parts has a `readout`. For any other step, the traced program shows
+    whether the output *is* one of the leaves of the new carry, as in every Flax cell; the function then
+    selects that leaf.
     """
     if parts_make_step(cell, carry, x):
         return cell.readout
@@ -224,11 +224,11 @@ def readout_of(cell: Step, carry: Carry, x: Any) -> Callable[[Carry], Any] | Non
 
 
 class Compiled:
-    """``function(cell, *arrays, **settings)``, compiled for any kind of step; settings are static.
+    """A function ``function(cell, *arrays, **settings)`` compiled for any kind of step; settings are static.
 
-    A pytree of arrays, such as a module or a list of modules, travels as an argument, so new weights do not
-    compile again; what it holds beside its arrays counts as fixed. Anything else, such as a plain function,
-    may hold arrays that change between calls, so what is compiled for it lives as long as `bound` is held.
+    A pytree of arrays, such as a module or a list of modules, is passed as an argument, so new weights cause
+    no recompilation; everything else in it is static. Any other step, such as a plain function, may close
+    over arrays that change between calls. Code compiled for it lives only as long as the result of `bound`.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -239,24 +239,24 @@ class Compiled:
         functools.update_wrapper(self, function)
 
     def bound(self, cell: Any) -> Callable[..., Any]:
-        """Return the function of the arrays alone, for many calls with one step."""
+        """Return the compiled function of the arrays alone, for many calls with one step."""
         if not is_plain_function(cell):
             return functools.partial(self._for_pytrees, cell)
         return jax.jit(functools.partial(self.function, cell), static_argnames=self._settings)
 
     def __call__(self, cell: Any, *arrays: Any, **chosen: Any) -> Any:
-        """Call it once."""
+        """Call the function once."""
         return self.bound(cell)(*arrays, **chosen)
 
 
 def is_plain_function(cell: Any) -> bool:
-    """Tell whether a step is no pytree of arrays, such as a module is."""
+    """Tell whether a step is not a pytree of arrays; a module is one, a plain function is not."""
     leaves = jax.tree.leaves(cell)
     return not leaves or not all(isinstance(leaf, ArrayLike) for leaf in leaves)
 
 
 def compiled(function: Callable[..., Any]) -> Compiled:
-    """Compile ``function(cell, *arrays, **settings)``, as a decorator; it gets its cell `prepared`."""
+    """Decorate ``function(cell, *arrays, **settings)`` to be compiled, and to receive its cell `prepared`."""
 
     @functools.wraps(function)
     def with_prepared(cell: Any, *arrays: Any, **settings: Any) -> Any:
@@ -266,27 +266,27 @@ def compiled(function: Callable[..., Any]) -> Compiled:
 
 
 def compiled_unprepared(function: Callable[..., Any]) -> Compiled:
-    """Compile a function that looks at a cell's own parameters, and prepares it itself where it steps."""
+    """Decorate a function to be compiled that reads the cell's own parameters and calls `prepared` itself."""
     return Compiled(function)
 
 
 def is_differentiated(tree: Any) -> bool:
-    """Tell whether ``jax.grad``, ``jax.jvp`` or what rests on them differentiates an array of a tree."""
-    # The tracers of ``jax.linearize``, on which ``jax.grad`` rests, are of a class that JAX does not export.
+    """Tell whether an array of a tree is being differentiated, by ``jax.grad``, ``jax.jvp`` or the like."""
+    # ``jax.grad`` is built on ``jax.linearize``, and JAX does not export the class of the latter's tracers.
     return any(hasattr(_unmapped(leaf), "tangent") for leaf in jax.tree.leaves(tree))
 
 
 def _unmapped(leaf: Any) -> Any:
-    while hasattr(leaf, "batch_dim"):  # the tracers of vmap, whose class JAX does not export
+    while hasattr(leaf, "batch_dim"):  # a tracer of vmap, whose class JAX does not export
         leaf = leaf.val
     return leaf
 
 
 def varying_alike(*trees: Any) -> tuple[Any, ...]:
-    """Give all arrays the mesh axes along which one of them differs from device to device.
+    """Mark all arrays as varying over every mesh axis over which at least one of them varies.
 
-    Inside ``jax.shard_map`` a zero carry, or weights that all devices share, are of another type than a part
-    of the batch, and a loop wants its state to keep its type. Elsewhere nothing changes.
+    Inside ``jax.shard_map`` a zero carry, or weights that all devices share, differ in type from a part of
+    the batch, but the carry of a loop must keep its type. Outside ``jax.shard_map`` nothing changes.
     """
     axes = frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves(trees)))
 
@@ -298,7 +298,7 @@ def varying_alike(*trees: Any) -> tuple[Any, ...]:
 
 
 def is_varying(tree: Any) -> bool:
-    """Tell whether an array of a tree differs from device to device inside ``jax.shard_map``."""
+    """Tell whether an array of a tree varies over the devices inside ``jax.shard_map``."""
     return any(_varying(leaf) for leaf in jax.tree.leaves(tree))
 
 
@@ -332,7 +332,7 @@ def own_carry(cell: Step, xs: Any, argument: str) -> Carry:
     """Return the carry of the cell's ``initialize_carry``, for inputs [T, *B, F].
 
     Raises:
-      InputError: it cannot be asked for; `argument` names what must be given then.
+      InputError: the cell or `xs` does not allow it; `argument` names the argument to be given instead.
     """
     if not hasattr(cell, "initialize_carry"):
         checks.refuse(
@@ -340,14 +340,14 @@ def own_carry(cell: Step, xs: Any, argument: str) -> Carry:
         )
     if not hasattr(xs, "shape"):
         checks.refuse(argument, "None", "an initial carry, where xs is not one array [T, *B, F]")
-    # Flax's own cells insist on a random stream even where the carry is zeros.
+    # Flax's own cells require a random stream even if the carry is zeros.
     return cell.initialize_carry(xs.shape[1:], rngs=nnx.Rngs(0))  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def batch_axes(cell: Step, xs: Any, carry: Carry) -> tuple[Size, ...]:
-    """Return *B: a cell says how many axes of its input are features, otherwise the carry shows it.
+    """Return *B, from the input if the cell declares its number of feature axes, otherwise from the carry.
 
-    Of several leaves the first that has batch axes counts: others may be shared by all sequences.
+    Of several leaves the first one with batch axes counts, because others may be shared by all sequences.
     """
     leaves = jax.tree.leaves(xs)
     if not leaves or not hasattr(cell, "num_feature_axes"):
@@ -359,7 +359,7 @@ def batch_axes(cell: Step, xs: Any, carry: Carry) -> tuple[Size, ...]:
 
 
 def _check_step(cell: Step, carry: Carry, x: Any) -> None:
-    """Refuse a step that does not return the kind of carry it was given."""
+    """Require a step that returns a carry of the same structure, shapes and dtypes as it was given."""
     result = jax.eval_shape(cell, carry, x)
     if not isinstance(result, tuple) or len(result) != 2:
         checks.refuse("cell", f"a step that returns {checks.describe(result)}", "(carry, y)")

@@ -1,8 +1,8 @@
-"""The words of the house: axes, array aliases and the two contracts.
+"""Shared types of the package: names of axes, array aliases, and the protocols of steps and cells.
 
-Axis legend, used in every shape of this package:
+Names of axes, used in every shape of this package:
 
-    T  time steps             B  batch (``*B``: any number of leading axes, none included)
+    T  time steps             B  batch (``*B``: any number of leading axes, possibly none)
     F  input features         H  hidden features (units)
     S  state size: the whole carry, its leaves flattened and concatenated in pytree order
     G  gates of a cell        P  pull size, G·H
@@ -10,33 +10,34 @@ Axis legend, used in every shape of this package:
     V  tokens of a vocabulary L  steps of a source that a decoder attends to
     C  classes
 
-Two contracts, and a small third, hold the house together.
+The package is built on two protocols, and a third, smaller one.
 
-**Step.** Anything that maps ``(carry, x) -> (carry, y)``: a cell of ours, a Flax NNX cell, a Linen
+**Step.** Anything that maps ``(carry, x) -> (carry, y)``: a cell of this package, a Flax NNX cell, a Linen
 cell bound to its weights, a plain function. Every tool of this package takes a `Step`.
 
-**SplitCell.** How a cell of ours is made inside. One step is four parts,
+**SplitCell.** The structure of most cells of this package. One step consists of four parts,
 
-    drive = project(x)                    all that needs no carry: input weights and biases
+    drive = project(x)                    everything that needs no carry: input weights and biases
     pull  = mix(carry)                    all recurrent weights, affine in the carry
-    carry = update(carry, drive, pull)    weight-free arithmetic, each unit for itself
+    carry = update(carry, drive, pull)    arithmetic without weights, separately for each unit
     y     = readout(carry)
 
-and each part promises something. `project` may be applied to all steps in one product. `mix` is
-affine, so its derivative is one constant matrix M; where that is a weight, `multiplies_by` says so. `update`
-works *unit by unit*: entry j of the new carry depends on entry j of each carry leaf and of each of the G
-gates, so its derivatives are diagonals. From these promises follow the fast gradient and the O(S²) step
+and each part has a property that other code relies on. `project` may be applied to all steps in one product.
+`mix` is affine, so its derivative is one constant matrix M; where M is a weight, `multiplies_by` names it.
+`update` works *unit by unit*: entry j of the new carry depends only on entry j of each carry leaf and of each
+of the G gates, so its derivatives are diagonal. These properties allow the fast gradient and the O(S²) step
 Jacobian,
 
     ∂carry'/∂carry = ∂update/∂carry + ∂update/∂pull · M .
 
-The names alone promise nothing: `jaxrnn.contract` reads from traced programs whether a step is its parts, and
-whether these keep their promises. A step that does not is a plain `Step`, whatever its class. It takes the
-general path in every analysis; `unroll` finds by its traced program what of it can leave the loop.
+The method names alone guarantee nothing: `jaxrnn.contract` verifies on traced programs that a step consists
+of its parts and that these have the properties. A step that fails is treated as a plain `Step`, whatever its
+class, and takes the general path in every analysis. `unroll` does not depend on the split: it finds from the
+traced program what can be computed outside the loop.
 
-A weight that is itself computed from parameters, as an orthogonal matrix is from a skew-symmetric one, is
-a **DerivedWeight** of its cell: `unroll` and the analyses compute it once for all steps
-(`prepared`), a loop around the cell itself, ``nnx.RNN``'s too, at every step.
+A weight that is computed from parameters, such as an orthogonal matrix from a skew-symmetric one, is a
+**DerivedWeight** of its cell. `unroll` and the analyses compute it once for all steps (`prepared`). A loop
+around the cell itself, such as that of ``nnx.RNN``, computes it at every step.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ from flax import nnx
 from jaxtyping import Array, Int, PRNGKeyArray, Shaped
 
 ArrayLike = jax.Array | np.ndarray
-"""An array of JAX's or of NumPy's."""
+"""A JAX or NumPy array."""
 
 Carry = Any
-"""A pytree of arrays [*B, H]: what a cell hands to its next step."""
+"""A pytree of arrays [*B, H]: what a cell passes to its next step."""
 
 Size = Any
-"""A size of an array: a whole number, or an expression where ``jax.export`` leaves it open."""
+"""A size of an array: an integer, or a symbolic expression under ``jax.export``."""
 
 Step = Annotated[
     Callable[[Any, Any], tuple[Any, Any]], "a cell, or a function (carry, x) -> (carry, y)"
@@ -65,7 +66,7 @@ Step = Annotated[
 """``(carry, x) -> (carry, y)``."""
 
 StepLike = Annotated[Callable[..., Any], "a cell, or a function (carry, x) -> (carry, y)"]
-"""A step, or what stands for one in an analysis: a layer, or a function of the carry alone."""
+"""A step, or an object that analyses convert to one: a layer, or a function of the carry alone."""
 
 Key = Annotated[PRNGKeyArray, "a random key, such as jax.random.key(0)"]
 """A typed random key, as made by ``jax.random.key``."""
@@ -84,18 +85,18 @@ Initializer = Annotated[
 
 @runtime_checkable
 class SplitCell(Protocol):
-    """A cell whose step is split into project, mix, update and readout (see the module's text)."""
+    """A cell whose step is split into project, mix, update and readout (see the module's docstring)."""
 
     def project(self, x: Any) -> Any:
         """Map inputs [*B, F] to the drive [*B, P]."""
         ...
 
     def mix(self, carry: Any) -> Any:
-        """Map the carry, leaves [*B, H], to the pull [*B, P]; affine."""
+        """Map the carry, leaves [*B, H], to the pull [*B, P]; affine in the carry."""
         ...
 
     def update(self, carry: Any, drive: Any, pull: Any) -> Any:
-        """Return the next carry; unit by unit, free of weights."""
+        """Return the next carry, computed unit by unit and without weights."""
         ...
 
     def readout(self, carry: Any) -> Any:
@@ -108,10 +109,11 @@ class SplitCell(Protocol):
 
 
 def multiplies_by(weight: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Note on a `mix` that it multiplies h, the last leaf of the carry, by a weight, plus a constant at most.
+    """Decorate a `mix` that only multiplies h, the last leaf of the carry, by a weight and adds a constant.
 
-    To find M by differentiation is to multiply the weight by the identity. The note names the function that
-    it is on: another `mix` is not taken for it, though it be wrapped around this one.
+    The decorator declares which weight is M. To find M by differentiation would multiply the weight by the
+    identity. The declaration contains the decorated function, so another function that wraps this `mix` and
+    copies its attributes does not inherit it.
 
     Args:
       weight: name of the attribute that holds the weight [H, P].
@@ -125,7 +127,7 @@ def multiplies_by(weight: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
 
 def weight_of_mix(cell: SplitCell) -> jax.Array | None:
-    """Return the weight [H, P] that a cell's `mix` is noted to multiply h by; None where it has no note."""
+    """Return the weight [H, P] that a cell's `mix` declares by `multiplies_by`, or None."""
     function = getattr(cell.mix, "__func__", None)
     noted, weight = getattr(function, "note", (None, ""))
     return None if function is None or noted is not function else getattr(cell, weight)[...]
@@ -133,7 +135,7 @@ def weight_of_mix(cell: SplitCell) -> jax.Array | None:
 
 @runtime_checkable
 class DerivedWeight(Protocol):
-    """A module in the place of a weight, which is computed from its parameters."""
+    """A module used as a weight, which is computed from the module's parameters."""
 
     def derive(self) -> Any:
         """Return the weight."""
@@ -145,9 +147,10 @@ class DerivedWeight(Protocol):
 
 
 def prepared(cell: Any) -> Any:
-    """Return a step with every derived weight computed, or a list of such steps.
+    """Return a step, or a list of steps, with every derived weight computed.
 
-    What `jaxrnn.steps.compiled` compiles gets its cell like this, so no loop computes a weight at every step.
+    Functions decorated with `jaxrnn.steps.compiled` receive their cell in this form, so that no loop computes
+    a weight at every step.
     """
     if isinstance(cell, list):
         return [prepared(each) for each in cell]
@@ -164,5 +167,5 @@ def prepared(cell: Any) -> Any:
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """Return the dtype in which to factorise and to take logarithms: half precision can do neither."""
+    """Return the dtype for factorisations and logarithms, for which half precision does not suffice."""
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)

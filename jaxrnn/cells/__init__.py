@@ -1,4 +1,4 @@
-"""Recurrent cells, one family a file, each opening with its equations, paper and weakness."""
+"""Recurrent cells, one family per file; each file begins with equations, paper and weakness."""
 
 from jaxrnn.cells import initializers
 from jaxrnn.cells.antisymmetric import AntisymmetricCell

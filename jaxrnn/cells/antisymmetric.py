@@ -1,17 +1,17 @@
-"""AntisymmetricRNN: an Euler step of an equation whose linear part neither grows nor decays.
+"""AntisymmetricRNN: an Euler step of a differential equation whose linear part neither grows nor decays.
 
     dh/dt = tanh((A − γ I) h + W x + b),        A = −Aᵀ
     h' = h + ε tanh((A − γ I) h + W x + b)
     y  = h'
 
 Chang, Chen, Haber & Chi, "AntisymmetricRNN: A Dynamical System View on Recurrent Neural Networks", ICLR
-2019. The equation's Jacobian is diag(φ')(A − γ I); without diffusion (γ = 0) it is similar to a
-skew-symmetric matrix, and every eigenvalue is imaginary, whatever the weights. The step's Jacobian I + ε
-diag(φ') A then has eigenvalues 1 + iεω, just outside the unit circle, which is what the diffusion γ is for:
-it moves the real parts to between −γ max φ' and −γ min φ'.
+2019. The equation's Jacobian is diag(φ')(A − γ I). Without diffusion (γ = 0) it is similar to a
+skew-symmetric matrix, so every eigenvalue is imaginary for any weights. The step's Jacobian I + ε diag(φ') A
+then has eigenvalues 1 + iεω, just outside the unit circle. The diffusion γ compensates for this: it moves the
+real parts to between −γ max φ' and −γ min φ'.
 
-Weakness: imaginary eigenvalues at every step say nothing of products of different steps; and ε bounds how
-much one step can write.
+Weakness: imaginary eigenvalues at every step imply nothing about products of different steps, and ε limits
+how much one step can write.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class AntisymmetricCell(InputWeights, SplitStep):
       in_features: size F of the input.
       hidden_features: number H of units.
       step_size: ε.
-      diffusion: γ, 0 for none.
+      diffusion: γ; 0 for no diffusion.
       recurrent_kernel_init: initialiser of the entries of A above the diagonal.
       options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
 

@@ -1,19 +1,21 @@
-"""What every cell of ours is: a Param-only module with Flax's protocol outside.
+"""Base classes of the cells: modules that hold only parameters and implement Flax's cell protocol.
 
-A cell holds `nnx.Param`s and nothing else that changes: no random state, no Python-side mutation. Such
-a module is a plain pytree, so ``jax.grad``, ``jit``, ``vmap`` and optax take it as it is:
-``jax.grad(loss)(cell)`` is a cell of gradients, ``jax.vmap(make)(keys)`` an ensemble of cells.
+A cell holds `nnx.Param`s and no other mutable data: no random state, no Python-side mutation. Such a module
+is a plain pytree, so it can be passed to ``jax.grad``, ``jit``, ``vmap`` and optax directly:
+``jax.grad(loss)(cell)`` is a cell of gradients, and ``jax.vmap(make)(keys)`` an ensemble of cells.
 
-Two questions decide what a new cell subclasses.
+Two questions decide which classes a new cell inherits from.
 
-*Which weights has it?* `InputWeights`: a kernel and a bias a gate, and W x + b out of them. `DenseWeights`:
-a full recurrent matrix a gate beside them. `RecurrentCell`: its own.
+*Which weights does it have?* `InputWeights`: a kernel and a bias per gate, from which it computes W x + b.
+`DenseWeights`: in addition a full recurrent matrix per gate. `RecurrentCell`: weights that the cell defines
+itself.
 
-*Does its step split?* `SplitStep`: into `project`, `mix`, `update` and `readout` (what each promises:
-`jaxrnn.typing`), with the fast gradient and the cheap Jacobian that follow. Where two products depend on each
-other, as in LEM, it does not, and the cell writes `step` as a whole.
+*Does its step split?* If it does, `SplitStep`: the parts are `project`, `mix`, `update` and `readout`, whose
+properties (`jaxrnn.typing`) give a fast gradient and a cheap Jacobian. If one product depends on another, as
+in LEM, the step does not split, and the cell defines `step` as a whole.
 
-`DenseCell` is the common case, both at once: a gated cell then is its gates' names and `update`.
+`DenseCell` is the common case and combines both: a gated cell then defines only its gates' names and
+`update`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from jaxrnn.typing import Carry, Initializer, Size, multiplies_by
 
 
 class InputOptions(TypedDict, total=False):
-    """Keyword arguments of every cell with input weights; `InputWeights` says what they mean."""
+    """Keyword arguments of every cell with input weights, documented in `InputWeights`."""
 
     kernel_init: Initializer
     bias_init: Initializer
@@ -45,7 +47,7 @@ class InputOptions(TypedDict, total=False):
 
 
 class CellOptions(InputOptions, total=False):
-    """Keyword arguments of every cell with dense weights; `DenseWeights` says what they mean."""
+    """Keyword arguments of every cell with dense weights, documented in `DenseWeights`."""
 
     recurrent_kernel_init: Initializer
 
@@ -61,18 +63,19 @@ def product(x: Float[Array, "*B N"], kernel: Float[Array, "N P"]) -> Float[Array
     """Return x · kernel."""
     if kernel.shape[0] > 1:
         return x @ kernel
-    # One feature is no matrix product: XLA's CPU backend takes its gradient many times slower as one.
+    # With one feature, multiply elementwise: XLA's CPU backend computes the gradient of a matrix product with
+    # one row many times more slowly.
     shape = (*x.shape[:-1], kernel.shape[1])
     return jnp.broadcast_to(x, shape) * jnp.broadcast_to(kernel[0], shape)
 
 
 def everywhere(vector: Inexact[Array, "P"], like: Inexact[Array, "*B N"]) -> Inexact[Array, "*B P"]:
-    """Return a vector at every place of a batch."""
+    """Broadcast a vector to the batch axes of `like`."""
     return jnp.broadcast_to(vector, (*like.shape[:-1], vector.shape[-1]))
 
 
 def free_leaves(cell: Any, carry: Carry) -> list[int]:
-    """Return the places of the carry's leaves that others may set; all, if the cell says nothing."""
+    """Return the indices of the carry's leaves that callers may set: all but the cell's `own_carry`."""
     own = getattr(cell, "own_carry", ())
     if not own:
         return list(range(len(jax.tree.leaves(carry))))
@@ -81,27 +84,27 @@ def free_leaves(cell: Any, carry: Carry) -> list[int]:
 
 @dataclasses.dataclass(frozen=True)
 class _Name:
-    """Where a function is found."""
+    """The module and the name under which a function can be imported."""
 
     module: str
     name: str
 
     @classmethod
     def of(cls, function: Any) -> _Name | None:
-        """Return the name of a function, or None where it is not found by it."""
+        """Return the name of a function, or None if it cannot be imported by that name."""
         name = cls(getattr(function, "__module__", None) or "", getattr(function, "__name__", ""))
         return name if name.module in sys.modules and name.find() is function else None
 
     def find(self) -> Any:
-        """Return what has this name."""
+        """Import and return the object with this name."""
         return getattr(importlib.import_module(self.module), self.name, None)
 
 
 class PickledByName(nnx.Module):
-    """A module that is pickled with its functions by name: ``jnp.tanh`` is no plain function."""
+    """A module that pickles its functions by name, because ``jnp.tanh`` is not a plain Python function."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the attributes, with names for functions."""
+        """Return the attributes, with functions replaced by their names."""
         attributes = super().__getstate__().items()
         return {
             key: (_Name.of(value) or value) if callable(value) else value
@@ -109,7 +112,7 @@ class PickledByName(nnx.Module):
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the attributes back."""
+        """Restore the attributes, with functions imported by their names."""
         super().__setstate__(
             {
                 key: value.find() if isinstance(value, _Name) else value
@@ -119,7 +122,7 @@ class PickledByName(nnx.Module):
 
 
 class RecurrentCell(PickledByName, abc.ABC):
-    """The protocol common to all cells.
+    """Base class of all cells, which defines their common protocol.
 
     Args:
       in_features: size F of the input.
@@ -131,8 +134,8 @@ class RecurrentCell(PickledByName, abc.ABC):
     """Names of the carry's leaves, in pytree order."""
 
     own_carry: ClassVar[tuple[str, ...]] = ()
-    """Names of the leaves that mean nothing but what the cell itself wrote: clocks, normalisers and what they
-    normalise. A start that is learnt or handed over leaves them as `initialize_carry` has them."""
+    """Names of the leaves whose values have a meaning only to the cell itself: clocks, normalisers and what
+    they normalise. A learned or transferred initial carry keeps their values from `initialize_carry`."""
 
     @checked
     def __init__(self, in_features: int, hidden_features: int, *, rngs: nnx.Rngs):
@@ -145,7 +148,7 @@ class RecurrentCell(PickledByName, abc.ABC):
 
     @abc.abstractmethod
     def step(self, carry: Carry, x: Float[Array, "*B F"]) -> tuple[Carry, Float[Array, "*B Y"]]:
-        """Take one step, arguments unchecked."""
+        """Take one step without checking the arguments."""
 
     @final
     def __call__(
@@ -165,7 +168,7 @@ class RecurrentCell(PickledByName, abc.ABC):
         self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> Carry:
         """Return the zero carry, leaves [*B, H], for inputs of shape [*B, F]; `rngs` is not used."""
-        del rngs  # Flax's protocol has it; a zero carry draws nothing
+        del rngs  # required by Flax's protocol; a zero carry draws nothing
         zeros = jnp.zeros((*input_shape[:-1], self.hidden_features), self.dtype)
         return zeros if len(self.carry_names) == 1 else (zeros,) * len(self.carry_names)
 
@@ -200,13 +203,13 @@ class RecurrentCell(PickledByName, abc.ABC):
 
 
 class InputWeights(RecurrentCell):
-    """Input weights and biases, a block for each gate.
+    """A cell with input weights and biases, one block for each gate.
 
     Args:
       in_features: size F of the input.
       hidden_features: number H of units.
       kernel_init: initialiser of each gate's input block [F, H].
-      bias_init: initialiser of the biases, called with the shape (G, H), one row a gate; by default
+      bias_init: initialiser of the biases, called with the shape (G, H), one row per gate; by default
         the cell's own, `default_bias_init`.
       param_dtype: dtype of the parameters, the carry and the arithmetic.
       rngs: ``nnx.Rngs`` whose ``params`` stream draws the weights.
@@ -219,10 +222,10 @@ class InputWeights(RecurrentCell):
     gates: ClassVar[tuple[str, ...]]
     """Names of the gates in the order in which the kernels hold them."""
 
-    # A class method: `nnx.tabulate` replaces plain functions of a class, static ones too, by methods.
+    # A class method, because `nnx.tabulate` replaces plain and static functions of a class by methods.
     @classmethod
     def default_bias_init(cls) -> Initializer:
-        """Return the initialiser of the biases where none is given: zeros."""
+        """Return the default initialiser of the biases: zeros."""
         return jax.nn.initializers.zeros
 
     @checked
@@ -252,7 +255,7 @@ class InputWeights(RecurrentCell):
 
 
 class DenseWeights(InputWeights):
-    """Input weights, biases and full recurrent matrices, a block for each gate.
+    """A cell with input weights, biases and full recurrent matrices, one block for each gate.
 
     Args:
       in_features: size F of the input.
@@ -266,7 +269,7 @@ class DenseWeights(InputWeights):
 
     @classmethod
     def default_recurrent_kernel_init(cls) -> Initializer:
-        """Return the initialiser of a recurrent block where none is given: `orthogonal`."""
+        """Return the default initialiser of a recurrent block: `orthogonal`."""
         return initializers.orthogonal()
 
     @checked
@@ -287,11 +290,11 @@ class DenseWeights(InputWeights):
 
 
 class SplitStep(RecurrentCell):
-    """A step made of four parts; `jaxrnn.typing` says what each promises."""
+    """A cell whose step consists of four parts, with the properties given in `jaxrnn.typing`."""
 
     @abc.abstractmethod
     def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B D"]:
-        """Map the input to the drive: all that needs no carry."""
+        """Map the input to the drive: everything that needs no carry."""
 
     @abc.abstractmethod
     def mix(self, carry: Carry) -> Float[Array, "*B P"]:
@@ -308,7 +311,7 @@ class SplitStep(RecurrentCell):
         return jax.tree.leaves(carry)[-1]
 
     def step(self, carry: Carry, x: Float[Array, "*B F"]) -> tuple[Carry, Float[Array, "*B Y"]]:
-        """Take one step, part by part."""
+        """Take one step, composed of the four parts."""
         carry = self.update(carry, self.project(x), self.mix(carry))
         return carry, self.readout(carry)
 

@@ -1,15 +1,16 @@
-"""The Clockwork RNN: groups of units that tick at periods of their own.
+"""The Clockwork RNN: groups of units, each of which is updated with its own period.
 
     h'_g = tanh(W_g x + Σ_{k ≥ g} U_gk h_k + b_g)     where t mod T_g = 0, otherwise h'_g = h_g
     y    = h'
 
-Koutník, Greff, Gomez & Schmidhuber, "A Clockwork RNN", ICML 2014. Groups are ordered by period; a group hears
-itself and the slower ones. A slow group holds its state between ticks, so over a lag of T its gradient passes
-T / T_g Jacobians rather than T. The periods are fixed beforehand, and whatever falls between the ticks of a
-slow group it never sees.
+Koutník, Greff, Gomez & Schmidhuber, "A Clockwork RNN", ICML 2014. Groups are ordered by period, and a group
+reads itself and the slower groups. A slow group holds its state between updates, so over a lag of T its
+gradient is a product of T / T_g Jacobians instead of T. The periods are fixed in advance, and a slow group
+does not read inputs between its updates.
 
-Time is part of the state: each unit's clock counts the steps to its next tick. All tick at the first step.
-The clock cannot be influenced and has no derivative: its rows and columns of a step Jacobian are zero.
+Time is part of the state: each unit's clock counts the steps to its next update. All units are updated at the
+first step. The clock depends on nothing else and has no derivative: its rows and columns of a step Jacobian
+are zero.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ class ClockworkCell(InputWeights, SplitStep):
 
     Args:
       in_features: size F of the input.
-      hidden_features: number H of units, dealt to the groups as evenly as it goes.
-      periods: T_g in steps, rising; with fewer units than periods the slowest go without.
-      recurrent_kernel_init: initialiser of the recurrent matrix [H, H], of which the blocks that a slower
-        group would read from a faster one are left out.
+      hidden_features: number H of units, divided among the groups as evenly as possible.
+      periods: T_g in steps, increasing; with fewer units than periods the slowest groups are empty.
+      recurrent_kernel_init: initialiser of the recurrent matrix [H, H]; the blocks by which a slower group
+        would read a faster one are not used.
       options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`.
 
     Attributes:
@@ -99,7 +100,7 @@ class ClockworkCell(InputWeights, SplitStep):
     def update(
         self, carry: ClockworkCarry, drive: Float[Array, "*B H"], pull: Float[Array, "*B H"]
     ) -> ClockworkCarry:
-        """Return the clocks one step on, and h' where they have run down."""
+        """Return the clocks after one step, and h' with the units updated whose clock is at 0."""
         clock, h = carry
         clock = jax.lax.stop_gradient(clock)
         ticks = clock < 0.5

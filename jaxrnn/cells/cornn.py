@@ -5,15 +5,16 @@
     y' = y + Δt z'                                                positions, and the output
 
 Rusch & Mishra, "Coupled Oscillatory Recurrent Neural Network", ICLR 2021. Every unit is a damped oscillator
-under a force within ±1, so the state is bounded whatever inputs and weights are, if γ Δt² + 2 ε Δt < 4: for
-small Δt and γ > ε²/4, |y| ≤ coth(π ε / 4ω) / γ, ω² = γ − ε²/4. The step Jacobian differs from I by at most C
-Δt, C from the norms of the weights, so that over T steps the gradient stays between e^(−C T Δt) and e^(C T
-Δt), about, however small the steps are (the paper's Propositions 2 and 3 are bounds of this kind). Over long
-T Δt it may vanish or explode exponentially, as anywhere: det J = (1 − ε Δt)^H where V = 0, so on the mean it
-is lost at the rate ε/2. Frequencies √γ apply to all units: the memory is in how they are coupled.
+under a force within ±1. The state is therefore bounded for all inputs and weights if γ Δt² + 2 ε Δt < 4: for
+small Δt and γ > ε²/4, |y| ≤ coth(π ε / 4ω) / γ, ω² = γ − ε²/4. The step Jacobian differs from I by at most
+C Δt, where C depends on the norms of the weights. Over T steps the gradient thus stays approximately between
+e^(−C T Δt) and e^(C T Δt), however small the steps are (the paper's Propositions 2 and 3 are bounds of this
+kind). Over long T Δt it may vanish or explode exponentially, as in other cells: det J = (1 − ε Δt)^H where
+V = 0, so on average it decays at the rate ε/2. All units have the same frequency √γ; the memory is in their
+coupling.
 
-In their code as here the damping takes the old velocity (explicit), one of the two forms that the paper
-allows.
+The damping uses the old velocity (explicit), as in the authors' code; this is one of the two forms that the
+paper allows.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The continuous-time network: a leaky integrator of what an Elman network would do.
+"""The continuous-time network: a leaky integrator of the update of an Elman network.
 
     τ dh/dt = −h + φ(W x + U h + b)
     h' = (1 − α) h + α φ(W x + U h + b),        α = Δt / τ
     y  = h'
 
 Funahashi & Nakamura, "Approximation of dynamical systems by continuous time recurrent neural networks",
-1993, by Euler's method, in the form of rates (Wilson & Cowan 1972); the form of currents, with φ inside the
-recurrent sum, is the same system in other coordinates (Miller & Fumarola 2012). A unit left alone forgets
-with its time constant τ, so the step Jacobian is (1 − α) I + α diag(φ') U: it starts near the identity, and
-a small α keeps it there. What α slows it slows for good, the reading of inputs too.
+1993, by Euler's method, in the form of rates (Wilson & Cowan 1972). The form of currents, with φ inside the
+recurrent sum, is the same system in other coordinates (Miller & Fumarola 2012). Without input a unit decays
+with the time constant τ. The step Jacobian is (1 − α) I + α diag(φ') U: it starts near the identity, and a
+small α keeps it there. A small α slows every change of the state, including its response to inputs.
 """
 
 from __future__ import annotations

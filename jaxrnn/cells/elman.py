@@ -3,10 +3,10 @@
     h' = φ(W x + U h + b)          φ = tanh, ReLU or sigmoid
     y  = h'
 
-Elman, "Finding structure in time", Cognitive Science 1990. Its step Jacobian is diag(φ') U: every
-lag multiplies the gradient by one more of these, so with tanh (φ' ≤ 1) it shrinks whenever ‖U‖ < 1,
-and with sigmoid (φ' ≤ ¼) whenever ‖U‖ < 4. With ReLU, φ' is 0 or 1 and nothing bounds the state:
-U = I, with W ~ N(0, 0.001²) and b = 0 at the start, is the IRNN of Le, Jaitly & Hinton 2015.
+Elman, "Finding structure in time", Cognitive Science 1990. Its step Jacobian is diag(φ') U. Each step of a
+lag multiplies the gradient by one more such matrix, so with tanh (φ' ≤ 1) the gradient shrinks if ‖U‖ < 1,
+and with sigmoid (φ' ≤ ¼) if ‖U‖ < 4. With ReLU, φ' is 0 or 1 and the state is unbounded; U = I,
+W ~ N(0, 0.001²) and b = 0 at the start give the IRNN of Le, Jaitly & Hinton 2015.
 """
 
 from __future__ import annotations

@@ -6,15 +6,15 @@
     h' = z h + (1 − z) n
     y  = h'
 
-Cho et al. 2014, in the form of cuDNN, PyTorch and Keras (``reset_after``): the reset gate acts *after*
-the recurrent product, so all three products are one, and the hidden bias v stands inside it. Where z ≈ 1
-the gradient passes as through an identity; a unit held at z keeps its state for about 1/(1 − z) steps.
-Unlike the LSTM it cannot keep and admit independently: the two gates share one budget.
+Cho et al. 2014, in the form of cuDNN, PyTorch and Keras (``reset_after``): the reset gate acts *after* the
+recurrent product, so all three products are computed as one, and the hidden bias v is inside it. Where z ≈ 1
+the gradient passes almost unchanged, and a unit with constant z keeps its state for about 1/(1 − z) steps.
+Unlike the LSTM, the GRU cannot keep and admit independently, because z and 1 − z share one gate.
 
-`ResetBeforeGRUCell` is the paper's own order, n = tanh(W_n x + U_n (r h) + b_n). `OGRUCell` lets the reset
-gate filter what the update gate hears, z = σ(W_z x + U_z (r h) + b_z): our reading of the abstract of Wang et
-al. 2019, by which the update gate is to be spared the interference of what is being
-forgotten. In both the second product waits for the first, so the step does not split.
+`ResetBeforeGRUCell` uses the paper's order, n = tanh(W_n x + U_n (r h) + b_n). In `OGRUCell` the reset gate
+also filters the input of the update gate, z = σ(W_z x + U_z (r h) + b_z). This is our reading of the abstract
+of Wang et al. 2019, according to which forgotten content should not disturb the update gate. In both cells
+the second product depends on the first, so the step does not split.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class GRUCell(DenseCell):
 
     Attributes:
       recurrent_bias: v [H], the candidate's bias inside the reset product; starts at 0. Flax's
-        ``nnx.GRUCell`` lacks it (it is ours with v = 0).
+        ``nnx.GRUCell`` has no such bias, and equals this cell with v = 0.
 
     Example:
       >>> from flax import nnx
@@ -59,7 +59,7 @@ class GRUCell(DenseCell):
     @classmethod
     @checked
     def chrono(cls, max_lag: float) -> Initializer:
-        """Update-gate biases log U(1, max_lag − 1) (Tallec & Ollivier 2018), the others 0."""
+        """Return an initialiser: update biases log U(1, max_lag − 1), others 0 (Tallec & Ollivier 2018)."""
         return initializers.chrono(max_lag, signs=(0.0, 1.0, 0.0))
 
     @checked

@@ -1,14 +1,14 @@
-"""IndRNN: every unit hears of the past from itself alone.
+"""IndRNN: every unit receives recurrent input only from itself.
 
-    h' = φ(W x + u h + b)          u a vector, one number a unit
+    h' = φ(W x + u h + b)          u a vector, one number per unit
     y  = h'
 
-Li, Li, Cook, Zhu & Gao, "Independently Recurrent Neural Network", CVPR 2018. The step Jacobian is the
-diagonal φ' u, so with ReLU the gradient over T steps of a unit that stays active is exactly u to the power T:
-at most 2 where |u| ≤ 2^(1/T), a bound that can be read off and held. Units meet only in the layer above, so
-it takes two layers to do what one Elman layer does.
+Li, Li, Cook, Zhu & Gao, "Independently Recurrent Neural Network", CVPR 2018. The step Jacobian is diagonal,
+φ' u. With ReLU the gradient over T steps of a unit that stays active is therefore exactly u to the power T.
+It is at most 2 where |u| ≤ 2^(1/T), a bound on the weights that is easy to enforce. Units are combined only
+in the layer above, so two layers are needed for what one Elman layer does.
 
-Chosen: u starts uniform in (0, 1), the paper's draw where all lags matter.
+Choices: u starts uniform in (0, 1), the paper's initialisation for tasks in which all lags matter.
 """
 
 from __future__ import annotations

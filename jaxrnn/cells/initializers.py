@@ -1,18 +1,18 @@
-"""How the weights of a recurrent network start.
+"""Initialisers of the weights of a recurrent network.
 
-At initialisation the step Jacobian is diag(φ') W, so the spectrum of W *is* the first answer to
-whether gradients survive. Each function here returns an initialiser ``(key, shape, dtype) -> Array``
-as ``jax.nn.initializers`` does, and those can be passed in its place.
+At initialisation the step Jacobian is diag(φ') W, so the spectrum of W gives a first answer to whether
+gradients vanish or explode. Each function here returns an initialiser ``(key, shape, dtype) -> Array`` as in
+``jax.nn.initializers``, whose initialisers can be used instead.
 
 - `glorot`: variance 2/(fan in + fan out), Glorot & Bengio 2010. Circular law of radius ≈ 1.
-- `orthogonal`: every singular value equals `scale`, Saxe et al. 2014; all directions are kept.
+- `orthogonal`: every singular value equals `scale`, Saxe et al. 2014; no direction is lost.
 - `identity`: W = scale·I, the IRNN of Le, Jaitly & Hinton 2015.
 - `spectral_radius`: Gaussian entries rescaled so that max |λ| is exactly `rho`, as in echo state
   networks (Jaeger 2001). Non-normal: ‖W‖ ≈ 2ρ, so it grows first even when ρ < 1.
 - `chrono`: gate biases whose time constants spread over 1 … max_lag, Tallec & Ollivier 2018.
 
-A gated cell's recurrent kernel [H, G·H] holds G square blocks; `per_gate` draws each by itself, for
-an orthogonal [H, G·H] matrix would not have orthogonal blocks.
+A gated cell's recurrent kernel [H, G·H] consists of G square blocks. `per_gate` draws each block separately,
+because an orthogonal [H, G·H] matrix would not have orthogonal blocks.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from jaxrnn.typing import Initializer, Key, at_least_float32
 
 
 def glorot() -> Initializer:
-    """Uniform with variance 2/(fan_in + fan_out) (Glorot & Bengio 2010)."""
+    """Return an initialiser with uniform entries of variance 2/(fan_in + fan_out) (Glorot & Bengio 2010)."""
     return jax.nn.initializers.glorot_uniform()
 
 
 @checked
 def orthogonal(scale: float = 1.0) -> Initializer:
-    """Orthogonal matrix times `scale`, uniform over the group (Saxe et al. 2014).
+    """Return an initialiser of orthogonal matrices times `scale`, uniform over the group (Saxe et al. 2014).
 
-    Under ``jax.vmap``, as for an ensemble, the matrices are drawn one after another: two batches of
-    factorisations in one program, such as those of two gates, may wait for each other for ever on a CPU
-    (jaxlib 0.10; `jaxrnn.analysis.lapack` says how).
+    Under ``jax.vmap``, as for an ensemble, the matrices are drawn one after another. Two batches of
+    factorisations in one program, such as those of two gates, may deadlock on a CPU (jaxlib 0.10;
+    `jaxrnn.analysis.lapack` explains how).
     """
     draw = jax.nn.initializers.orthogonal(scale)
 
@@ -58,7 +58,7 @@ def orthogonal(scale: float = 1.0) -> Initializer:
 
 @checked
 def identity(scale: float = 1.0) -> Initializer:
-    """Identity matrix times `scale` (Le, Jaitly & Hinton 2015)."""
+    """Return an initialiser with the identity matrix times `scale` (Le, Jaitly & Hinton 2015)."""
 
     def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "H H"]:
         del key  # nothing is drawn
@@ -70,10 +70,10 @@ def identity(scale: float = 1.0) -> Initializer:
 
 @checked
 def spectral_radius(rho: float) -> Initializer:
-    """Gaussian matrix rescaled so that its largest |eigenvalue| is `rho` (Jaeger 2001).
+    """Return an initialiser of Gaussian matrices rescaled to the largest |eigenvalue| `rho` (Jaeger 2001).
 
-    The radius comes from matrix products alone, so this runs on every backend and under every
-    transformation; eigenvalue routines are missing on TPU.
+    The spectral radius is computed by matrix products alone, so this runs on every backend, also on TPU,
+    which has no eigenvalue routines, and under every transformation.
     """
     checks.positive("rho", rho)
 
@@ -86,7 +86,7 @@ def spectral_radius(rho: float) -> Initializer:
 
 
 def constant_per_gate(values: Sequence[float]) -> Initializer:
-    """Biases [G, H] with one constant a gate."""
+    """Return an initialiser of biases [G, H] with one constant per gate."""
 
     def init(key: Key, shape: Sequence[int], dtype=jnp.float32) -> Float[Array, "G H"]:
         del key  # nothing is drawn
@@ -97,11 +97,11 @@ def constant_per_gate(values: Sequence[float]) -> Initializer:
 
 @checked
 def chrono(max_lag: float, signs: Sequence[float]) -> Initializer:
-    """Biases [G, H] that spread the units' memory over 1 … `max_lag` steps (Tallec & Ollivier 2018).
+    """Return an initialiser of biases that spread memory over 1 … `max_lag` steps (Tallec & Ollivier 2018).
 
-    One b ~ log U(1, max_lag − 1) is drawn per unit; gate g gets ``signs[g]·b``: +1 for the gate that
-    keeps, −1 for the one that admits, 0 for the rest. A gate held at σ(b) keeps a unit for about
-    1 + e^b steps.
+    One b ~ log U(1, max_lag − 1) is drawn per unit, and gate g gets the bias ``signs[g]·b`` in the result
+    [G, H]: the sign is +1 for the forget gate, −1 for the input gate, 0 for all others. A gate with the
+    constant value σ(b) keeps a unit for about 1 + e^b steps.
     """
     checks.positive("max_lag", max_lag)
     if max_lag <= 2:
@@ -117,7 +117,7 @@ def chrono(max_lag: float, signs: Sequence[float]) -> Initializer:
 def per_gate(
     init: Initializer, key: Key, shape: Sequence[int], gates: int, dtype
 ) -> Float[Array, "N P"] | Any:
-    """Draw `gates` blocks of `shape` [N, H], each with a key of its own, side by side: [N, G·H]."""
+    """Draw `gates` blocks of `shape` [N, H], each with its own key, and concatenate them to [N, G·H]."""
     blocks = [init(k, tuple(shape), dtype) for k in jax.random.split(key, gates)]
     return on_drawn(lambda *blocks: jnp.concatenate(blocks, axis=-1), *blocks)
 
@@ -125,9 +125,9 @@ def per_gate(
 def on_drawn(function: Callable[..., Array], *drawn: Any) -> Any:
     """Apply a function to arrays that an initialiser drew.
 
-    ``nnx.with_partitioning`` and ``nnx.with_metadata`` make initialisers that return an array with metadata.
-    The result has the metadata of the first; where it has fewer axes than the sharding names, the last of
-    these names are its own, and where it has more, its first axes are not sharded.
+    Initialisers made by ``nnx.with_partitioning`` and ``nnx.with_metadata`` return arrays with metadata. The
+    result gets the metadata of the first array. If it has fewer axes than there are sharding names, it keeps
+    the last names; if it has more, its first axes are not sharded.
     """
     first = drawn[0]
     if not isinstance(first, nnx.VariableMetadata):

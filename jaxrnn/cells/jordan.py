@@ -1,16 +1,16 @@
-"""The Jordan network: what is fed back is the output, not the hidden layer.
+"""The Jordan network: the output is fed back, not the hidden layer.
 
     h' = tanh(W x + U y + b)
     y' = φ(V h' + d)
 
-Jordan 1986, "Serial order: a parallel distributed processing approach", with the output of the step before
-as the whole context. His state units also decay by themselves, s' = α s + y; this is left out here, as it is
-in most textbooks. The carry is the output y [*B, Y]: the network remembers its last answer, and nothing else.
-With as many outputs as units it is an Elman network over y whose recurrent map has a hidden layer.
+Jordan 1986, "Serial order: a parallel distributed processing approach", with the output of the preceding step
+as the only context. In the paper the state units also decay, s' = α s + y; this is left out here, as in most
+textbooks. The carry is the output y [*B, Y]: the network remembers its last output and nothing else. With as
+many outputs as units it is an Elman network over y whose recurrent map has a hidden layer.
 
-Weakness: what is not part of the answer cannot be kept. A state that takes more than Y numbers, or another
-form than the targets have, is out of reach however large H is. Its Jacobian,
-∂y'/∂y = diag(φ') V diag(1 − h'²) U, has two matrices a step.
+Weakness: the network cannot keep anything that is not part of its output. It cannot represent a state that
+needs more than Y numbers, or that differs in form from the targets, however large H is. Its Jacobian,
+∂y'/∂y = diag(φ') V diag(1 − h'²) U, has two matrices per step.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class JordanCell(InputWeights):
 
     Attributes:
       recurrent_kernel: U, from the last output to the hidden units [Y, H].
-      output_kernel: V, from the hidden units to the output [H, Y]; starts as Glorot & Bengio have it.
+      output_kernel: V, from the hidden units to the output [H, Y]; initialised as in Glorot & Bengio 2010.
       output_bias: d [Y]; starts at 0.
 
     Example:

@@ -1,16 +1,16 @@
-"""LEM: long expressive memory, two states with time steps of their own that the input sets.
+"""LEM, long expressive memory: two states, each with its own time step that depends on the input.
 
     Δ  = Δt σ(W₁ x + U₁ y + b₁)
     Δ̄  = Δt σ(W₂ x + U₂ y + b₂)
     z' = (1 − Δ) z + Δ tanh(W_z x + U_z y + b_z)
     y' = (1 − Δ̄) y + Δ̄ tanh(W_y x + U_y z' + b_y)
 
-Rusch, Mishra, Erichson & Mahoney, "Long Expressive Memory for Sequence Modeling", ICLR 2022: an explicit
-step of a pair of equations with many time scales. States stay within ±1 for Δt ≤ 1 (their Proposition 1),
-and the step Jacobian differs from I by at most C Δt, C from the norms of the weights: over T steps the
-gradient grows no faster than e^(C T Δt), and small Δt keep it (Proposition 2 is of this kind). It is an
-LSTM in other clothes, with the weight on forgetting moved to the step size. U_y waits for z', so the step
-does not split.
+Rusch, Mishra, Erichson & Mahoney, "Long Expressive Memory for Sequence Modeling", ICLR 2022: an explicit step
+of a pair of equations with many time scales. States stay within ±1 for Δt ≤ 1 (their Proposition 1). The step
+Jacobian differs from I by at most C Δt, where C depends on the norms of the weights: over T steps the
+gradient grows no faster than e^(C T Δt), and small Δt preserve it (Proposition 2 is of this kind). The cell
+resembles an LSTM in which the step sizes take the role of the forget gates. The product with U_y depends on
+z', so the step does not split.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Lipschitz RNN: an Euler step of a linear part and a nonlinear one, both with spectra under control.
+"""Lipschitz RNN: an Euler step of a linear and a nonlinear part, both with constrained spectra.
 
     dh/dt = A h + tanh(U h + W x + b)
     h' = h + ε (A h + tanh(U h + W x + b))
-    A, U = (1 − β)(M + Mᵀ) + β(M − Mᵀ) − γ I          each with an M of its own
+    A, U = (1 − β)(M + Mᵀ) + β(M − Mᵀ) − γ I          each with its own M
     y  = h'
 
-Erichson, Azencot, Queiruga, Hodgkinson & Mahoney, "Lipschitz Recurrent Neural Networks", ICLR 2021. β
-blends symmetric with skew-symmetric, γ moves every eigenvalue to the left; where A is negative definite
-enough beside the slope of tanh U h, the equation is stable whatever the input. As with every Euler method
-the step is stable only for small ε, and a small ε writes little.
+Erichson, Azencot, Queiruga, Hodgkinson & Mahoney, "Lipschitz Recurrent Neural Networks", ICLR 2021. β blends
+a symmetric with a skew-symmetric matrix, and γ moves every eigenvalue to the left. Where A is sufficiently
+negative definite compared with the slope of tanh U h, the equation is stable for any input. As with every
+Euler method the step is stable only for small ε, and with a small ε a step writes little.
 """
 
 from __future__ import annotations

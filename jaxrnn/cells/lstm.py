@@ -1,20 +1,20 @@
-"""The LSTM: a cell state c that is added to, not multiplied through a matrix.
+"""The LSTM: the cell state c is updated by addition, and not multiplied by a matrix.
 
     i, f, g, o = W x + U h + b
     c' = σ(f) c + σ(i) tanh(g)
     h' = σ(o) tanh(c')
     y  = h'
 
-Hochreiter & Schmidhuber, Neural Computation 1997, with the forget gate of Gers et al. 2000. Along c
-the gradient is multiplied by σ(f) alone: it is kept as long as the forget gate stays open and fades
-as ∏ σ(f) otherwise, so the bias of f decides the first memory of a fresh network. It starts at 1
-(Jozefowicz et al. 2015); `LSTMCell.chrono` spreads it over a range of lags. The carry is (c, h), as in
-Flax, and both are state: a Jacobian over h alone misses the memory.
+Hochreiter & Schmidhuber, Neural Computation 1997, with the forget gate of Gers et al. 2000. Along c the
+gradient is multiplied by σ(f) alone: it is preserved as long as the forget gate stays open, and decays as
+∏ σ(f) otherwise. The bias of f therefore determines the initial memory of the network. It starts at 1
+(Jozefowicz et al. 2015); `LSTMCell.chrono` spreads it over a range of lags. The carry is (c, h), as in Flax,
+and both are state: a Jacobian over h alone misses the memory.
 
-`PeepholeLSTMCell` lets the gates look at the cell state, each unit at its own (Gers & Schmidhuber 2000):
-input and forget gate at c, the output gate at c'. `ProjectedLSTMCell` hands on a shorter h = P (σ(o)
-tanh(c')), so that many cells can share few recurrent weights (Sak, Senior & Beaufays 2014, whose cells have
-peepholes too; these have none, as in PyTorch).
+In `PeepholeLSTMCell` the gates also read the cell state, each unit its own entry (Gers & Schmidhuber 2000):
+the input and forget gates read c, the output gate reads c'. `ProjectedLSTMCell` has a shorter
+h = P (σ(o) tanh(c')), so that many cells need few recurrent weights (Sak, Senior & Beaufays 2014, whose cells
+also have peepholes; these have none, as in PyTorch).
 """
 
 from __future__ import annotations
@@ -64,13 +64,16 @@ class LSTMCell(DenseCell):
 
     @classmethod
     def forget_bias(cls, value: float) -> Initializer:
-        """Biases with `value` for the forget gate and 0 for the others."""
+        """Return an initialiser of biases: `value` for the forget gate and 0 for the others."""
         return initializers.constant_per_gate((0.0, value, 0.0, 0.0))
 
     @classmethod
     @checked
     def chrono(cls, max_lag: float) -> Initializer:
-        """Forget biases log U(1, max_lag − 1), input biases their negative (Tallec & Ollivier 2018)."""
+        """Return an initialiser: forget biases log U(1, max_lag − 1), input biases their negative, others 0.
+
+        Tallec & Ollivier 2018.
+        """
         return initializers.chrono(max_lag, signs=(-1.0, 1.0, 0.0, 0.0))
 
     def update(
@@ -84,7 +87,7 @@ class LSTMCell(DenseCell):
 
 
 class PeepholeLSTMCell(DenseCell):
-    """LSTM cell whose gates see the cell state; carry (c, h), each [*B, H], output h.
+    """LSTM cell whose gates read the cell state; carry (c, h), each [*B, H], output h.
 
     Args:
       in_features: size F of the input.
@@ -119,7 +122,7 @@ class PeepholeLSTMCell(DenseCell):
         self.peepholes = nnx.Param(jnp.zeros((3 * hidden_features,), self.dtype))
 
     def mix(self, carry: LSTMCarry) -> Float[Array, "*B P"]:
-        """Return U h with what input and forget gate see of c, and the output gate's peepholes beside it."""
+        """Return U h plus the peephole terms of input and forget gate, and the output gate's peepholes."""
         c, h = carry
         p_i, p_f, p_o = (everywhere(p, c) for p in jnp.split(self.peepholes[...], 3))
         seen = jnp.concatenate([p_i * c, p_f * c, jnp.zeros_like(c), jnp.zeros_like(c)], axis=-1)

@@ -6,8 +6,9 @@
     y  = h'
 
 Zhou, Wu, Zhang & Zhou, "Minimal Gated Unit for Recurrent Neural Networks", 2016: a GRU whose reset and update
-gate are one, two thirds of its weights. What a unit does not overwrite it cannot look at either, for where
-f ≈ 0 the candidate sees no past. The second product waits for the first, so the step does not split.
+gates are the same, with two thirds of its weights. A unit that is not overwritten is not read either: where
+f ≈ 0 the candidate does not depend on the past. The second product depends on the first, so the step does not
+split.
 """
 
 from __future__ import annotations

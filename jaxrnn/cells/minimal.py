@@ -1,19 +1,19 @@
-"""minGRU and minLSTM: gates that see the input alone, so that the step is linear in its state.
+"""minGRU and minLSTM: the gates read only the input, so that the step is linear in its state.
 
     minGRU     h' = (1 − z) h + z n,    z = σ(W_z x + b_z)
     minLSTM    h' = (f h + i n) / (f + i),    f = σ(W_f x + b_f),  i = σ(W_i x + b_i)
 
     n = W_n x + b_n,   y = h'
 
-Feng, Tung, Ahmed, Bengio & Hajimirsadegh, "Were RNNs All We Needed?", 2024. Without h in the gates all
-steps can be taken at once (`jaxrnn.Associative`), and the state is a weighted mean of its start and of
-candidates, so it cannot leave their range. The step Jacobian is the diagonal 1 − z or f / (f + i), at most
-1: the gradient of a unit over a lag is the product of its gates and nothing else, it may vanish and never
+Feng, Tung, Ahmed, Bengio & Hajimirsadegh, "Were RNNs All We Needed?", 2024. As the gates do not depend on h,
+all steps can be computed at once (`jaxrnn.Associative`). The state is a weighted mean of the initial state
+and of candidates, so it cannot leave their range. The step Jacobian is the diagonal 1 − z or f / (f + i), at
+most 1. The gradient of a unit over a lag is only the product of its gates, so it may vanish but never
 explodes.
 
-What is given up is any computation on the state within a layer: such a cell cannot count modulo two,
-however wide (Merrill, Petty & Sabharwal 2024, "The Illusion of State in State-Space Models"), unless its
-gates turn negative.
+In return the cell cannot compute on its state within a layer: it cannot count modulo two, however wide it is
+(Merrill, Petty & Sabharwal 2024, "The Illusion of State in State-Space Models"), unless its gates can be
+negative.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from jaxrnn.cells.base import InputWeights, SplitStep, affine
 class InputGatedCell(InputWeights, SplitStep):
     """A split cell without recurrent weights, linear in its state: h' = a(x) h + b(x).
 
-    What its gates know, they know from the input, so all of a and b is drive: it is made for all steps at
-    once.
+    The gates depend on the input alone, so a and b are the drive, which is computed for all steps at once.
     """
 
     def mix(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B 0"]:
@@ -41,7 +40,7 @@ class InputGatedCell(InputWeights, SplitStep):
     def update(
         self, carry: Float[Array, "*B H"], drive: Float[Array, "*B D"], pull: Float[Array, "*B 0"]
     ) -> Float[Array, "*B H"]:
-        """Return a h + b, from the drive (a, b)."""
+        """Return a h + b, where (a, b) is the drive."""
         del pull
         decay, gained = jnp.split(drive, 2, axis=-1)
         return decay * carry + gained
@@ -99,6 +98,6 @@ class MinLSTMCell(InputGatedCell):
     def project(self, x: Float[Array, "*B F"]) -> Float[Array, "*B D"]:
         """Return f / (f + i) and i n / (f + i)."""
         f, i, n = self.gate_inputs(x)
-        # From the logarithms: both gates may be far below what a float holds.
+        # Computed from the logarithms, because both gates may be far below the smallest float.
         excess = log_sigmoid(f) - log_sigmoid(i)
         return jnp.concatenate([sigmoid(excess), sigmoid(-excess) * n], axis=-1)

@@ -1,17 +1,17 @@
-"""A recurrent matrix that is orthogonal by construction: what goes in stays in.
+"""The orthogonal cell: its recurrent matrix is orthogonal by construction, and preserves norms.
 
     h' = modReLU(exp(A) h + W x, b)          A = −Aᵀ
     y  = h'
 
 Lezcano-Casado & Martínez-Rubio, "Cheap Orthogonal Constraints in Neural Networks", ICML 2019 (expRNN). The
-exponential of a skew-symmetric matrix is orthogonal whatever its entries are, so plain gradient descent
-over them never leaves the orthogonal matrices. A fresh cell has b = 0, where modReLU is the identity
-(`modrelu`): it is a linear network, every singular value of its propagator is 1 at every lag. With b > 0
-that remains so, since the slope of a real modReLU is 1 but for its jump at zero; with b < 0 some units are
-dead at some steps, and what they held is lost. No gradient ever grows.
+exponential of a skew-symmetric matrix is orthogonal for any entries, so plain gradient descent on these never
+leaves the orthogonal matrices. At the start b = 0, where modReLU is the identity (`modrelu`): the network is
+linear, and every singular value of its propagator is 1 at every lag. The same holds for b > 0, since the
+slope of a real modReLU is 1 except for its jump at zero. With b < 0 some units are dead at some steps, and
+their content is lost. Gradients never grow.
 
-Weakness: exp(A) has determinant 1, so reflections are out of reach; and what is never forgotten fills up: on
-noisy inputs a state of constant norm has no room for what is new.
+Weakness: exp(A) has determinant 1, so reflections cannot be represented. A state that never forgets fills up:
+with noisy inputs, a state of constant norm has no room for new content.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class OrthogonalCell(SplitStep):
         return product(x, self.kernel[...])
 
     def mix(self, carry: Float[Array, "*B H"]) -> Float[Array, "*B P"]:
-        """Return exp(A) h, and b beside it."""
+        """Return exp(A) h and b, concatenated."""
         turned = carry @ self.recurrent_kernel[...]
         return jnp.concatenate([turned, everywhere(self.threshold[...], carry)], axis=-1)
 

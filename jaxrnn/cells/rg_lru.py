@@ -1,4 +1,4 @@
-"""RG-LRU: a linear recurrence whose decay the input sets, step by step.
+"""RG-LRU: a linear recurrence whose decay depends on the input at every step.
 
     r  = σ(W_r x + b_r)                     how much of the decay to apply
     i  = σ(W_i x + b_i)
@@ -7,12 +7,12 @@
     y  = h'
 
 De et al., "Griffin: Mixing Gated Linear Recurrences with Local Attention", 2024. Where r is near 0 the unit
-neither forgets nor admits, since √(1 − a²) goes with it; the norm of the state is that of its inputs. The
-step is linear in h, so all steps can be taken at once (`jaxrnn.Associative`), and its Jacobian is the
-diagonal a, at most 1. In bfloat16 an a above 0.998 rounds to 1: such a unit adds up what it hears.
+neither forgets nor admits, since √(1 − a²) is then small too; the state has the norm of its inputs. The step
+is linear in h, so all steps can be computed at once (`jaxrnn.Associative`), and its Jacobian is the diagonal
+a, at most 1. In bfloat16 an a above 0.998 rounds to 1, and such a unit sums up its inputs.
 
-Chosen: the gates read the cell's input, as in the paper, where the linear map W stands before the cell and
-keeps the size; here it is the cell's own, so that F need not be H.
+Choices: the gates read the cell's input, as in the paper. There the linear map W is applied before the cell
+and keeps the number of features; here W is part of the cell, so that F may differ from H.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class RGLRUCell(InputGatedCell):
         """Return a and √(1 − a²) i (W x + b)."""
         r, i, new = self.gate_inputs(x)
         log_a = _SHARPNESS * sigmoid(r) * everywhere(jax.nn.log_sigmoid(self.log_odds[...]), r)
-        # Where a rounds to 1 the root has no slope; what it would be multiplied with is zero there.
+        # Where log a rounds to 0 the square root has no finite derivative. The factor of that derivative is
+        # zero there, so the root is replaced by 0.
         fades = log_a < 0
         gain = jnp.where(fades, jnp.sqrt(-jnp.expm1(2 * jnp.where(fades, log_a, -1))), 0)
         return jnp.concatenate([jnp.exp(log_a), gain * sigmoid(i) * new], axis=-1)

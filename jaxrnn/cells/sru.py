@@ -1,4 +1,4 @@
-"""SRU: a recurrence light enough to be elementwise, and a highway past it.
+"""SRU: an elementwise recurrence with a highway connection around it.
 
     f  = σ(W_f x + v_f c + b_f)
     c' = f c + (1 − f)(W x + b)
@@ -7,12 +7,13 @@
     y  = h'
 
 Lei, Zhang, Wang, Dai & Artzi, "Simple Recurrent Units for Highly Parallelizable Recurrence", EMNLP 2018. All
-products read the input, so they are one for the whole sequence; what is left in the loop is a unit at a time.
-The peepholes v_f, v_r keep the step nonlinear in c: with them it is light but not parallel in time.
+products read the input, so they are computed as one product for the whole sequence, and the operations left
+in the loop are elementwise. The peepholes v_f, v_r make the step nonlinear in c, so it is cheap but not
+parallel in time.
 
-Chosen: the highway takes W_s x where the paper takes x, as its code does where sizes differ, and without the
-paper's constant α, which W_s may hold; candidate and highway have biases too, which start at 0.
-The carry is (c, h), h for the readout alone: no gate sees it.
+Choices: the highway uses W_s x where the paper uses x, as the authors' code does where sizes differ. The
+paper's constant α is omitted, since W_s can contain it. Candidate and highway have biases too, which start at
+0. The carry is (c, h), where h is only read out: no gate reads it.
 """
 
 from __future__ import annotations

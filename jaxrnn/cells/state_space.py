@@ -1,4 +1,4 @@
-"""Diagonal linear state spaces: rotating, decaying units that do nothing but remember. LRU and S5.
+"""Diagonal linear state-space cells, whose complex units rotate and decay independently: LRU and S5.
 
     s' = λ s + γ B x          s, λ, B complex, λ and γ a number for each unit
     y  = (Re s', Im s')
@@ -6,15 +6,16 @@
 `LRUCell`: λ = exp(−e^ν + i θ) and γ = √(1 − |λ|²) at the start. Orvieto et al., "Resurrecting Recurrent
 Neural Networks for Long Sequences", ICML 2023.
 
-`S5Cell`: the equation ds/dt = Λ s + B x, held over a step of Δ: λ = exp(Λ Δ), γ = (λ − 1) / Λ, with Λ from
-the HiPPO-N matrix at the start and a learnt Δ for each unit. Smith, Warrington & Linderman, "Simplified
-State Space Layers for Sequence Modeling", ICLR 2023; conjugate pairs are kept as one of the two.
+`S5Cell`: the equation ds/dt = Λ s + B x with x held constant over a step Δ: λ = exp(Λ Δ), γ = (λ − 1) / Λ,
+with Λ from the HiPPO-N matrix at the start and a learned Δ for each unit. Smith, Warrington & Linderman,
+"Simplified State Space Layers for Sequence Modeling", ICLR 2023. Of each conjugate pair only one number is
+stored.
 
-The eigenvalues are the parameters themselves, and |λ| < 1 for any value of them: λ is shortened by one
-rounding of its precision, which in bfloat16 makes 128 steps the longest memory. The step Jacobian is
-constant, and all steps can be taken at once (`jaxrnn.Associative`). The real readout Re(C s) + D x of the
-papers, C and D weights, is a linear layer on y and x, and the nonlinearity stands between layers: a single
-such cell is a linear filter, and nothing more.
+The eigenvalues are parametrised directly, with |λ| < 1 for all values of the parameters: λ is shortened by
+one rounding unit of its dtype, which in bfloat16 limits the memory to 128 steps. The step Jacobian is
+constant, and all steps can be computed at once (`jaxrnn.Associative`). The papers' real readout
+Re(C s) + D x, with weights C and D, is a linear layer on y and x, and their nonlinearity is between layers. A
+single cell of this kind is only a linear filter.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _times(factor: Complex, parts: Any) -> Float[Array, "*B P"]:
     return jnp.concatenate([a * re - b * im, b * re + a * im], axis=-1)
 
 
-_PHASES = (1e-30, 1e30)  # a millionth of it, and it itself, are numbers of float32
+_PHASES = (1e-30, 1e30)  # float32 represents these numbers, and a millionth of them
 
 
 class LRUCell(StateSpaceCell):
@@ -197,7 +198,7 @@ class S5Cell(StateSpaceCell):
             rngs.params(), (h,), jnp.float32, np.log(least), np.log(largest)
         )
         self.log_step = nnx.Param(log_steps.astype(param_dtype))
-        # B is drawn real in the coordinates of HiPPO-N, and seen from its eigenvectors.
+        # B is drawn real in the coordinates of HiPPO-N, and transformed to those of its eigenvectors.
         drawn = jax.random.normal(rngs.params(), (in_features, 2 * h), jnp.float32)
         parts = [drawn @ jnp.asarray(part, jnp.float32) for part in (vectors.real, -vectors.imag)]
         kernel = jnp.concatenate(parts, axis=-1) * in_features**-0.5
@@ -212,7 +213,7 @@ class S5Cell(StateSpaceCell):
         """Return (λ − 1) / Λ, real and imaginary part, each [H]."""
         re, im = -jnp.exp(self.log_decay[...]), self.frequency[...]
         step = jnp.exp(self.log_step[...])
-        # λ − 1 as e^a cos b − 1 = (e^a − 1) − 2 e^a sin²(b/2): small steps lose no digits.
+        # λ − 1 by e^a cos b − 1 = (e^a − 1) − 2 e^a sin²(b/2), without loss of digits at small steps.
         a, b = re * step, im * step
         grown_re = jnp.expm1(a) - 2 * jnp.exp(a) * jnp.sin(b / 2) ** 2
         grown_im = jnp.exp(a) * jnp.sin(b)
@@ -221,7 +222,7 @@ class S5Cell(StateSpaceCell):
 
 
 def _polar(log_size: Float[Array, "H"], angle: Float[Array, "H"]) -> Complex:
-    """Return e^(log_size + i angle), shortened by one rounding: its two parts, rounded, are not beyond 1."""
+    """Return e^(log_size + i angle), shortened by one rounding unit so that it does not round beyond 1."""
     dtype = log_size.dtype
     wide = at_least_float32(dtype)
     size = (1 - float(jnp.finfo(dtype).eps)) * jnp.exp(log_size.astype(wide))
@@ -236,10 +237,10 @@ def _complex_normal(rngs: nnx.Rngs, features: int, units: int, dtype: Any) -> An
 
 
 def _hippo_modes(units: int) -> tuple[Any, Any]:
-    """Return the eigenvalues of HiPPO-N [2·H, 2·H] above the real axis [H], and their vectors [2·H, H]."""
+    """Return the eigenvalues of HiPPO-N [2·H, 2·H] above the real axis [H], and eigenvectors [2·H, H]."""
     root = np.sqrt(2 * np.arange(2 * units) + 1)
     product = np.tril(root[:, None] * root[None, :], -1)
-    skew = 0.5 * (product.T - product)  # HiPPO-N is −I/2 and this
+    skew = 0.5 * (product.T - product)  # HiPPO-N is −I/2 plus this matrix
     frequencies, vectors = np.linalg.eigh(-1j * skew)
     above = frequencies > 0
     return -0.5 + 1j * frequencies[above], vectors[:, above]

@@ -1,7 +1,7 @@
-"""The table of cells: one row a cell, read by the command line, the documentation and the tests.
+"""The table of cells: one row per cell, used by the command line, the documentation and the tests.
 
-A row says how to make the cell and what is known of it on paper; what can be computed (parameters, state
-size, cost) is computed from the cell itself, and the test of the table holds the two together.
+A row says how to make the cell and what its paper states. Properties that can be computed (parameters, state
+size, cost) are computed from the cell itself, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ Count = Callable[[int, int], int]
 
 @dataclasses.dataclass(frozen=True)
 class CellEntry:
-    """What is known of one cell.
+    """A row of the table: the properties of one cell.
 
     Attributes:
-      name: how the command line calls it.
+      name: the cell's name on the command line.
       make: ``make(in_features, hidden_features, rngs=...)`` returns the cell.
       equations: the step in one line.
       parameters: the paper's count as a function of F and H.
-      paper: where it comes from.
+      paper: the reference.
       jacobian: what the step Jacobian ∂s'/∂s depends on: nothing, the input, or the state too.
-      parallel: whether `jaxrnn.Associative` can take all steps at once.
+      parallel: whether `jaxrnn.Associative` can compute all steps at once.
       outputs: size Y of the output as a function of H.
     """
 
@@ -87,10 +87,11 @@ class CellCost:
     """The sizes of a cell.
 
     Attributes:
-      state: S, numbers in the whole carry.
-      parameters: numbers in the weights.
-      flops: floating-point operations of one step of one sequence, as XLA counts them in the program it is
-        given; transcendental functions are not among them, nor what derived weights cost, once for all steps.
+      state: S, the number of entries in the whole carry.
+      parameters: the number of entries in the weights.
+      flops: floating-point operations of one step of one sequence, as XLA counts them in the program before
+        compilation. They exclude transcendental functions, and the cost of derived weights, which are
+        computed once for all steps.
     """
 
     state: int
@@ -99,12 +100,12 @@ class CellCost:
 
 
 def _dense(gates: int, extra: int = 0) -> Count:
-    """Parameters of `gates` maps from F + H + 1 to H, and `extra` vectors of H."""
+    """Return the parameter count of `gates` maps from F + H + 1 to H, and `extra` vectors of size H."""
     return lambda f, h: gates * h * (f + h + 1) + extra * h
 
 
 def _from_input(gates: int, extra: int = 0) -> Count:
-    """Parameters of `gates` maps from F + 1 to H, and `extra` vectors of H."""
+    """Return the parameter count of `gates` maps from F + 1 to H, and `extra` vectors of size H."""
     return lambda f, h: gates * h * (f + 1) + extra * h
 
 
@@ -114,7 +115,7 @@ def _projected(f: int, h: int) -> int:
 
 
 def _clockwork(f: int, h: int) -> int:
-    """Count one map from F + 1 to H, and the entries from units of the same or a slower group."""
+    """Count one map from F + 1 to H, and the recurrent weights from units of the same or a slower group."""
     groups = [h // 4 + (g < h % 4) for g in range(4)]
     return h * (f + 1) + sum(groups[g] * sum(groups[g:]) for g in range(4))
 
@@ -348,10 +349,10 @@ CELLS: dict[str, CellEntry] = {
 def make_cell(
     name: str, in_features: int, hidden_features: int, *, rngs: nnx.Rngs, **options
 ) -> Any:
-    """Make a cell of the table by its name.
+    """Make the cell with a given name in the table.
 
     Raises:
-      InputError: no such cell; the message lists the names and suggests the nearest.
+      InputError: there is no such cell; the message lists the names and suggests the nearest.
 
     Example:
       >>> from flax import nnx

@@ -1,19 +1,21 @@
-"""The unitary evolution network: a complex state, turned by a product of matrices that are cheap and unitary.
+"""The unitary evolution network: a complex state, multiplied by a product of cheap unitary matrices.
 
     h' = modReLU(D₃ R₂ F⁻¹ D₂ Π R₁ F D₁ h + V x, b)          h complex
     y  = (Re h', Im h')
 
 Arjovsky, Shah & Bengio, "Unitary Evolution Recurrent Neural Networks", ICML 2016. D are diagonals of
-phases, R reflections, F the Fourier transform and Π a fixed permutation: seven vectors of H numbers, O(H
-log H) a step, and unitary whatever the numbers are. The state is kept as two real leaves, so its S = 2H
-real coordinates are what every analysis sees. A fresh cell's b is 0 here, where modReLU is the identity
-(the paper draws it near 0): then every singular value of the propagator is 1. With b ≠ 0 only the recurrent
-matrix keeps that: across the direction of a number the gradient is multiplied by 1 + b/|z| (`modrelu`).
+phases, R reflections, F the Fourier transform and Π a fixed permutation. These are seven vectors of H numbers
+and O(H log H) operations per step, and the product is unitary for any values. The state is stored as two real
+leaves, so analyses use its S = 2H real coordinates. At the start b is 0, where modReLU is the identity (the
+paper draws it near 0), so every singular value of the propagator is 1. With b ≠ 0 this holds for the
+recurrent matrix alone: modReLU multiplies the gradient across the direction of a number by 1 + b/|z|
+(`modrelu`).
 
-Chosen where the paper leaves it open: the permutation is one fixed draw for each H, and the first state is
-zero rather than learnt (`jaxrnn.RNN` learns one on request).
+Choices that the paper leaves open: the permutation is one fixed draw for each H, and the initial state is
+zero and not learned (`jaxrnn.RNN` can learn one).
 
-Weakness: seven vectors reach few of the unitary matrices, and what is never forgotten leaves no room.
+Weakness: seven vectors parametrise only few of the unitary matrices, and a state that is never forgotten
+leaves no room for new inputs.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ ComplexCarry = tuple[Float[Array, "*B H"], Float[Array, "*B H"]]
 
 
 class UnitaryCell(SplitStep):
-    """Unitary cell; carry (re, im), each [*B, H], output both side by side [*B, 2·H].
+    """Unitary cell; carry (re, im), each [*B, H], output both concatenated [*B, 2·H].
 
     Args:
       in_features: size F of the input.
@@ -96,7 +98,7 @@ class UnitaryCell(SplitStep):
         return product(x, self.kernel[...])
 
     def mix(self, carry: ComplexCarry) -> Float[Array, "*B P"]:
-        """Return the turned state, real and imaginary part, and b beside them."""
+        """Return real and imaginary part of the state times the unitary matrix, and b, concatenated."""
         dtype = at_least_float32(self.dtype)
         h = jax.lax.complex(*(part.astype(dtype) for part in carry))
         d1, d2, d3 = (jax.lax.complex(re, im) for re, im in self.phases[...])
@@ -135,8 +137,8 @@ def _reflected(h: Any, normal: Any) -> Any:
 def _permuted(h: Any) -> Any:
     """Return Π h.
 
-    The solution x of Π⁻¹ x = h, which JAX turns back by solving once more. Left to JAX the derivative would
-    scatter, number by number.
+    It is written as the solution x of Π⁻¹ x = h, whose transpose is another permutation. JAX's own derivative
+    would be a scatter, number by number.
     """
     order = permutation(h.shape[-1])
     there, back = (
@@ -150,5 +152,5 @@ def _permuted(h: Any) -> Any:
 
 def permutation(size: int) -> Any:
     """Return the fixed permutation Π [H]."""
-    # RandomState's stream is frozen, so a network that was saved stays the network it was.
+    # NumPy guarantees the stream of RandomState, so a saved network keeps its permutation.
     return np.random.RandomState(0).permutation(size)

@@ -1,4 +1,4 @@
-"""Recurrent weights computed from parameters, so that training cannot take their properties away.
+"""Recurrent weights computed from parameters, so that training preserves their properties.
 
     SkewSymmetric      A = T − Tᵀ, T strictly upper triangular     every eigenvalue imaginary
     Orthogonal         exp(A), A skew-symmetric                    every singular value 1
@@ -7,9 +7,9 @@
     Phases             cos θ + i sin θ                             every number of size 1
     Directions         v / ‖v‖                                     every vector of norm 1
 
-Each takes the place of a parameter in a cell (`jaxrnn.typing.DerivedWeight`) and is computed once for all
-steps. Cells multiply from the left, h W; a property of W holds for the Wᵀ of the papers' W h as well, but
-for the triangle, which is turned here.
+Each replaces a parameter of a cell (`jaxrnn.typing.DerivedWeight`) and is computed once for all steps. Cells
+compute h W where the papers compute W h, so W here is the papers' Wᵀ. All these properties hold for both,
+except that the triangle is transposed here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxrnn.typing import Initializer, Key, at_least_float32
 
 
 class _Derived(nnx.Module, abc.ABC):
-    """A weight computed from parameters."""
+    """Base class of weights that are computed from parameters."""
 
     @abc.abstractmethod
     def derive(self) -> Float[Array, "..."]:
@@ -52,13 +52,13 @@ class _Derived(nnx.Module, abc.ABC):
 
 
 class SkewSymmetric(_Derived):
-    """A = T − Tᵀ.
+    """A skew-symmetric matrix, A = T − Tᵀ.
 
     Args:
       size: H.
-      init: initialiser of a matrix [H, H], of which the entries above the diagonal are taken.
+      init: initialiser of a matrix [H, H], of which only the entries above the diagonal are used.
       param_dtype: dtype of the parameters.
-      key: draws them.
+      key: draws the parameters.
 
     Attributes:
       upper: the entries of T above the diagonal, row by row [H (H − 1) / 2].
@@ -79,10 +79,10 @@ class SkewSymmetric(_Derived):
 
 
 class Orthogonal(_Derived):
-    """exp(A), A skew-symmetric: orthogonal to 1 + ‖A‖ roundings, of determinant 1.
+    """An orthogonal matrix exp(A), A skew-symmetric, up to 1 + ‖A‖ rounding errors; its determinant is 1.
 
-    Lezcano-Casado & Martínez-Rubio 2019. In an ensemble, networks with several of these train one after
-    another (`jaxrnn.training.program`).
+    Lezcano-Casado & Martínez-Rubio 2019. In an ensemble, networks with several such weights are trained one
+    after another (`jaxrnn.training.program`).
 
     Args:
       size: H.
@@ -113,15 +113,15 @@ def _rotations(key: Key, shape: Sequence[int], dtype: Any) -> Float[Array, "H H"
 
 
 class Blended(_Derived):
-    """(1 − β)(M + Mᵀ) + β(M − Mᵀ) − γ I (Erichson et al. 2021).
+    """A matrix (1 − β)(M + Mᵀ) + β(M − Mᵀ) − γ I (Erichson et al. 2021).
 
     Args:
       size: H.
-      blend: β, 1 for skew-symmetric.
+      blend: β; with 1 and γ = 0 the matrix is skew-symmetric.
       damping: γ.
       init: initialiser of M [H, H].
       param_dtype: dtype of the parameters.
-      key: draws them.
+      key: draws the parameters.
 
     Attributes:
       free: M [H, H].
@@ -151,16 +151,16 @@ class Blended(_Derived):
 
 
 class BlockTriangular(_Derived):
-    """A matrix [H, H] whose unit i is read by unit j only if `group[i]` ≥ `group[j]`.
+    """A block-triangular matrix [H, H]: unit j reads unit i only if `group[i]` ≥ `group[j]`.
 
     Args:
       group: the group of each unit, ascending.
       init: initialiser of the full matrix.
       param_dtype: dtype of the parameters.
-      key: draws them.
+      key: draws the parameters.
 
     Attributes:
-      entries: those that are not zero by construction, row by row.
+      entries: the entries that are not zero by construction, row by row.
     """
 
     @checked
@@ -182,11 +182,11 @@ class BlockTriangular(_Derived):
 
 
 class Phases(_Derived):
-    """Numbers cos θ + i sin θ.
+    """Complex numbers of size 1, cos θ + i sin θ.
 
     Args:
-      shape: of the angles [*N, H].
-      param_dtype: dtype of the parameters. The numbers are float32 at least: rounded to half precision their
+      shape: shape of the angles [*N, H].
+      param_dtype: dtype of the parameters. The numbers are at least float32: rounded to half precision, their
         size would not stay 1.
       key: draws the angles, uniform in (−π, π).
 
@@ -199,17 +199,17 @@ class Phases(_Derived):
         self.angles = nnx.Param(jax.random.uniform(key, shape, param_dtype, -np.pi, np.pi))
 
     def derive(self) -> Float[Array, "*N 2 H"]:
-        """Return the numbers, real and imaginary parts."""
+        """Return the real and imaginary parts of the numbers."""
         angles = self.angles[...].astype(at_least_float32(self.angles.dtype))
         return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-2)
 
 
 class Directions(_Derived):
-    """Vectors v / ‖v‖.
+    """Vectors of norm 1, v / ‖v‖.
 
     Args:
-      shape: of the vectors [*N, H].
-      param_dtype: dtype of the parameters. The vectors are float32 at least: rounded to half precision their
+      shape: shape of the vectors [*N, H].
+      param_dtype: dtype of the parameters. The vectors are at least float32: rounded to half precision, their
         norm would not stay 1.
       key: draws the vectors, uniform in (−1, 1).
 

@@ -1,25 +1,26 @@
-"""xLSTM: gates that are exponentials, and a memory that may be a matrix.
+"""xLSTM: cells with exponential gates; the memory of the mLSTM is a matrix.
 
-sLSTM, with a normaliser n beside the cell state c:
+sLSTM, with a normaliser n in addition to the cell state c:
 
     z = tanh(z̃),  i = exp(ĩ),  f = σ(f̃),  o = σ(õ),        (z̃, ĩ, f̃, õ) = W x + R h + b
     c' = f c + i z,   n' = f n + i
     h' = o c' / n'
 
-mLSTM, without recurrent weights, a matrix C that stores values v under keys k:
+mLSTM, without recurrent weights, with a matrix C that stores values v under keys k:
 
     C' = f C + i v kᵀ,   n' = f n + i k,        i = exp(ĩ),  f = σ(f̃)   one number each
     q = W_q x + b_q,   k = (W_k x + b_k) / √H,   v = W_v x + b_v,   õ = W_o x + b_o
     y  = σ(õ) · C' q / max(|n'ᵀ q|, 1)
 
-Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024. An exponential input gate can outweigh all that
-was stored before, so memory can be revised; c, n and C are kept divided by e^m, where m follows the largest
-exponent, so nothing overflows. That m cancels from every output.
+Beck et al., "xLSTM: Extended Long Short-Term Memory", 2024. An exponential input gate can outweigh everything
+stored before, so the memory can be revised. The carry holds c, n and C divided by e^m, where m follows the
+largest exponent, so that nothing overflows. m cancels from every output.
 
-Chosen: the forget gate is σ, one of the two that the paper allows; the sLSTM's R is block-diagonal in `heads`
-blocks, the mLSTM has one head, and √H divides its keys' bias too, which the paper adds after; up- and
-down-projections and norms belong to the blocks around the cells.
-Weakness: the state of the mLSTM grows with H², and with it the cost of every analysis of it.
+Choices: the forget gate is σ, one of the two that the paper allows. The sLSTM's R is block-diagonal with
+`heads` blocks. The mLSTM has one head, and √H divides its keys' bias too, which the paper adds afterwards.
+Projections and norms are not part of the cells but of the blocks around them.
+
+Weakness: the state of the mLSTM grows with H², and with it the cost of every analysis.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class SLSTMCell(InputWeights, SplitStep):
     Args:
       in_features: size F of the input.
       hidden_features: number H of units.
-      heads: N blocks of units that hear only each other.
+      heads: number N of blocks of units; a unit receives recurrent input only from its own block.
       recurrent_kernel_init: initialiser of each head's and gate's block [H/N, H/N].
       options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`; by default the bias
         is 1 for the forget gate and 0 elsewhere.
@@ -120,7 +121,7 @@ class SLSTMCell(InputWeights, SplitStep):
         c, n, m, _ = carry
         z, log_i, f, o = jnp.split(drive + pull, 4, axis=-1)
         log_f = log_sigmoid(f)
-        # Where nothing is stored yet, m = −∞: the first input gate sets the scale, however small it is.
+        # Where nothing is stored yet, m = −∞, so that the first input gate sets the scale, however small.
         m = jnp.where(n == 0, jnp.finfo(m.dtype).min, m)
         new_m = jnp.maximum(log_f + m, log_i)
         i, f = jnp.exp(log_i - new_m), jnp.exp(log_f + m - new_m)
@@ -135,8 +136,8 @@ class MLSTMCell(InputWeights):
     Args:
       in_features: size F of the input.
       hidden_features: size H of keys, values and queries.
-      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`; `bias_init` is not
-        that of the two gates.
+      options: initialisers, ``param_dtype`` and ``rngs``, as in `InputWeights`; `bias_init` does not
+        apply to the input and forget gates.
 
     Attributes:
       kernel: weights of query, key, value and output gate [F, 4·H].
@@ -190,7 +191,7 @@ class MLSTMCell(InputWeights):
         n = f * n + i * k
         found = jnp.einsum("...ij,...j->...i", memory, q)
         weight = jnp.abs(jnp.sum(n * q, axis=-1, keepdims=True))
-        # The quotient of C' q e^m and max(|n' q| e^m, 1), by a factor that lets no exponent be positive.
+        # C' q e^m / max(|n' q| e^m, 1), both scaled by the same factor so that no exponent is positive.
         scale, one = jnp.exp(jnp.minimum(new_m, 0)), jnp.exp(-jnp.maximum(new_m, 0))
         least = jnp.maximum(one, jnp.finfo(one.dtype).tiny)
         y = sigmoid(o) * found * scale / jnp.maximum(weight * scale, least)

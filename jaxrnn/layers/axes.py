@@ -1,4 +1,4 @@
-"""Where time stands: layers take it after the batch axes or first, `unroll` takes it first."""
+"""Conversion of time axes: layers take time after the batch axes or first, `unroll` takes it first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxrnn import checks
 
 
 def time_axis(inputs: Any, time_major: bool, feature_axes: int = 1) -> int:
-    """Return the axis of time of inputs [*B, T, F], or [T, *B, F] if `time_major`; refuse what has none."""
+    """Return the time axis of inputs [*B, T, F], or [T, *B, F] if `time_major`; require at least one step."""
     if not checks.is_array(inputs) or inputs.ndim < feature_axes + 1:
         checks.refuse("inputs", checks.describe(inputs), "sequences [*B, T, F]")
     axis = 0 if time_major else jnp.ndim(inputs) - feature_axes - 1
@@ -21,7 +21,7 @@ def time_axis(inputs: Any, time_major: bool, feature_axes: int = 1) -> int:
 
 
 def time_first(name: str, flags: Any, inputs: Any, axis: int, feature_axes: int = 1) -> Any:
-    """Return flags over the steps of `inputs`, laid out as these, with time first; None for None."""
+    """Move time to the front of flags that have the batch and time axes of `inputs`; return None for None."""
     if flags is None:
         return None
     flags = checks.as_array(name, flags)

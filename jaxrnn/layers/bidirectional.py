@@ -1,4 +1,4 @@
-"""Two readings of a sequence, joined:  merge(forward y_t, backward y_t), the second from x_T down to x_1."""
+"""A bidirectional layer:  merge(forward y_t, backward y_t), where the backward RNN reads from x_T to x_1."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Bidirectional(PickledByName):
 
     Args:
       forward_rnn: reads from the first step to the last.
-      backward_rnn: reads from the last valid step to the first; another layer, with weights of its own.
-      merge_fn: joins the two outputs [*B, T, H] of a step; by default one beside the other.
+      backward_rnn: reads from the last valid step to the first; a separate layer with its own weights.
+      merge_fn: combines the two outputs [*B, T, H]; by default concatenates them.
       time_major: inputs and outputs have time first.
       return_carry: return ``((forward carry, backward carry), outputs)``.
 
@@ -72,7 +72,7 @@ class Bidirectional(PickledByName):
         dropout_key: Key | Any = None,
         **options: Any,
     ) -> Any:
-        """Read the inputs from both ends; `options` (lengths, mask, resets) are those of `RNN`.
+        """Run both RNNs over the inputs; `options` (lengths, mask, resets) are those of `RNN`.
 
         `initial_carry` and `reset_carry` are pairs, the forward carry first.
         """
@@ -101,7 +101,7 @@ class Bidirectional(PickledByName):
         return ((first, last), outputs) if wanted else outputs
 
     def as_step(self) -> NoReturn:
-        """Refuse to be one step: the directions go through time apart.
+        """Raise an error: a bidirectional layer is not one step, as its directions run separately.
 
         Raises:
           InputError: always.
@@ -117,14 +117,14 @@ class Bidirectional(PickledByName):
     def initialize_carry(
         self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> tuple[Carry, Carry]:
-        """Return where both directions start, for inputs of one step [*B, F]; as `RNN.initialize_carry`."""
+        """Return the initial carries of both directions, for inputs of one step [*B, F], as in `RNN`."""
         both = (self.forward_rnn, self.backward_rnn)
         ahead, back = (rnn.initialize_carry(input_shape, rngs) for rnn in both)
         return ahead, back
 
 
 def _pair(argument: str, carries: Any) -> tuple[Carry, Carry]:
-    """Return a pair of carries, or of None for None."""
+    """Return a pair of carries, or a pair of None if `carries` is None."""
     if carries is None:
         return None, None
     if not isinstance(carries, tuple | list) or len(carries) != 2:
@@ -134,5 +134,5 @@ def _pair(argument: str, carries: Any) -> tuple[Carry, Carry]:
 
 
 def side_by_side(ahead: Any, back: Any) -> Any:
-    """Return both outputs [*B, T, 2·H], the forward one first."""
+    """Concatenate both outputs to [*B, T, 2·H], the forward one first."""
     return jnp.concatenate([ahead, back], axis=-1)

@@ -1,14 +1,15 @@
-"""Dropout and zoneout, drawn from an explicit key.
+"""Dropout and zoneout, with masks drawn from an explicit key.
 
-    variational   one mask a sequence, the same at every step      `Dropped`; Gal & Ghahramani 2016
+    variational   one mask per sequence, the same at every step    `Dropped`; Gal & Ghahramani 2016
     each step     a new mask at every step                         `DroppedEachStep`; Zaremba et al. 2014 for
-                  inputs; for the recurrent weights the naive way, whose masks wipe the memory out
+                  inputs; for the recurrent weights the naive method, whose masks erase the memory
     zoneout       some units keep their state for a step           `Zoned`; Krueger et al. 2017
 
-What dropout keeps is divided by the share that is kept, so expectations stay; zoneout at evaluation takes the
-expected state, s_t = z s_t−1 + (1 − z) step(s_t−1, x_t) with rate z.
+Values that dropout keeps are divided by the share that is kept, so expectations do not change. In evaluation,
+zoneout uses the expected state, s_t = z s_t−1 + (1 − z) step(s_t−1, x_t) with rate z.
 
-Weakness: masks of every step are as large as the states of every step, and are kept for the gradient.
+Weakness: one mask per step takes as much memory as the states of all steps, and is kept for the backward
+pass.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from jaxrnn.typing import ArrayLike, Carry, Key, Size
 
 
 def keys(key: Key | Any, count: int) -> Sequence[Key | None]:
-    """Return one key a layer; without a key, none has one.
+    """Split a key into `count` keys, one per layer; return `count` times None if there is no key.
 
     Raises:
-      InputError: not a random key, but an ``nnx.Rngs`` for instance.
+      InputError: `key` is not a random key, but for instance an ``nnx.Rngs``.
     """
     if key is None:
         return [None] * count
@@ -44,7 +45,7 @@ def keys(key: Key | Any, count: int) -> Sequence[Key | None]:
 
 
 def _is_one_key(key: Any) -> bool:
-    """Tell one key of ``jax.random.key``, or of the older ``jax.random.PRNGKey``."""
+    """Tell whether an array is a single key of ``jax.random.key`` or of the older ``jax.random.PRNGKey``."""
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key.ndim == 0
     older = jax.eval_shape(jax.random.PRNGKey, 0)
@@ -52,9 +53,9 @@ def _is_one_key(key: Any) -> bool:
 
 
 def warn_without_key(module: nnx.Module, key: Key | None, rate: float) -> None:
-    """Warn where a module's weights are differentiated, as in training, and nothing is dropped without a key.
+    """Warn if a module's weights are differentiated, as in training, but nothing is dropped without a key.
 
-    Unseen where a ``jax.jit`` lies between the derivative and the module.
+    This is not detected if a ``jax.jit`` lies between the derivative and the module.
     """
     if rate and key is None and is_differentiated(module):
         warnings.warn(
@@ -65,13 +66,13 @@ def warn_without_key(module: nnx.Module, key: Key | None, rate: float) -> None:
 
 
 def dropped(key: Key | None, rate: float, xs: Any, like: Any = None) -> Any:
-    """Return an array with a share `rate` of it dropped; as it is without a key.
+    """Apply dropout to an array, or return it unchanged without a key.
 
     Args:
       key: draws the mask.
-      rate: the share.
+      rate: the share of entries to drop.
       xs: the array.
-      like: an array of the mask's shape, which is spread over `xs`; by default `xs` itself.
+      like: an array with the shape of the mask, which is broadcast to `xs`; by default `xs` itself.
     """
     if key is None or not rate:
         return xs
@@ -79,7 +80,7 @@ def dropped(key: Key | None, rate: float, xs: Any, like: Any = None) -> Any:
 
 
 def sequence_mask(key: Key, rate: float, like: Any) -> Any:
-    """Return what to multiply an array with: 0 for a share `rate` of it, 1 / (1 − rate) for the rest."""
+    """Return a dropout mask: 0 for a share `rate` of the entries, 1 / (1 − rate) for the others."""
     kept = jax.random.bernoulli(key, 1 - rate, like.shape)
     return kept.astype(like.dtype) / (1 - rate)
 
@@ -99,7 +100,7 @@ def units_mask(key: Key, rate: float, carry: Carry) -> Carry:
 
 
 class _Wrapped(nnx.Module):
-    """A cell with something around it; it takes a batch as the cell does."""
+    """Base class of wrappers around a cell; it accepts the same batch axes as the cell."""
 
     def __init__(self, cell: Any):
         self.cell = cell
@@ -111,10 +112,10 @@ class _Wrapped(nnx.Module):
 
 
 class Dropped(_Wrapped):
-    """A cell whose recurrent weights see some units as zero.
+    """A cell whose recurrent weights read some units as zero, the same units at every step.
 
-    The masks are a part of the carry that does not change, so they belong to their sequence, whatever a
-    method does with time and batch.
+    The masks are a constant part of the carry. So each mask stays with its sequence, however a method handles
+    time and batch.
     """
 
     def __call__(self, carry: Any, x: Any) -> tuple[Any, Any]:
@@ -125,7 +126,7 @@ class Dropped(_Wrapped):
 
 
 class DroppedEachStep(_Wrapped):
-    """A cell whose recurrent weights see other units as zero at every step.
+    """A cell whose recurrent weights read some units as zero, different units at every step.
 
     Its inputs are pairs of an input and a mask of the carry.
     """
@@ -137,14 +138,14 @@ class DroppedEachStep(_Wrapped):
 
 
 def _step_with_masks(cell: Any, masks: Carry, carry: Carry, x: Any) -> tuple[Carry, Any]:
-    """Take a cell's own step, whatever its class makes of it, with a `mix` that sees a masked carry."""
+    """Take a cell's own step with a `mix` that reads a masked carry; subclasses may override the step."""
     asked = []
 
     def mix(carry: Carry) -> Any:
         asked.append(carry)
         return cell.mix(jax.tree.map(jnp.multiply, carry, masks))
 
-    # A module is copied leaf by leaf: one from outside a trace may not be written to within.
+    # A module is copied leaf by leaf, because Flax forbids writing inside a trace to a module from outside.
     is_module = isinstance(cell, nnx.Module)
     masked = jax.tree.map(lambda leaf: leaf, cell) if is_module else copy.copy(cell)
     masked.mix = mix
@@ -156,14 +157,14 @@ def _step_with_masks(cell: Any, masks: Carry, carry: Carry, x: Any) -> tuple[Car
 
 
 class Zoned(_Wrapped):
-    """A cell some of whose units stay as they are: s_t = z_t s_t−1 + (1 − z_t) step(s_t−1, x_t).
+    """A cell with zoneout: units may keep their state, s_t = z_t s_t−1 + (1 − z_t) step(s_t−1, x_t).
 
-    Its inputs are pairs of an input and of z_t for every leaf of the carry: 1 or 0 in training, the rate in
-    evaluation.
+    Its inputs are pairs of an input and z_t, given for every leaf of the carry: 1 or 0 in training, the rate
+    in evaluation.
     """
 
     def __call__(self, carry: Any, inputs: Any) -> tuple[Any, Any]:
-        """Take one step; the output is read from the state that was kept in part."""
+        """Take one step; the output is computed from the state after zoneout."""
         x, stays = inputs
         readout = readout_of(self.cell, carry, x)
         if readout is None:
@@ -188,7 +189,7 @@ class Expected(_Wrapped):
 
 
 def staying(key: Key | None, rate: float, carry: Carry, steps: Size) -> Carry:
-    """Return which units stay at each step [T, …], 1 or 0; without a key the rate, for all."""
+    """Return zoneout masks [T, …], 1 where a unit keeps its state and 0 elsewhere; the rate without a key."""
     leaves, structure = jax.tree.flatten(carry)
     if key is None:
         stays = [jnp.full((steps, *leaf.shape), rate, leaf.dtype) for leaf in leaves]

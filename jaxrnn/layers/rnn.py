@@ -1,4 +1,4 @@
-"""A cell over the time of a batch of sequences:  y_1 … y_T  over  x_1 … x_T."""
+"""A layer that runs a cell over a batch of sequences:  x_1 … x_T  to  y_1 … y_T."""
 
 from __future__ import annotations
 
@@ -31,23 +31,24 @@ from jaxrnn.unrolling import Method, Unrolled, unroll
 
 
 class RNN(nnx.Module):
-    """A cell over time, batch first.
+    """A layer that runs a cell over time, batch first.
 
     Args:
-      cell: a cell of ours, or Flax's.
+      cell: a cell of this package or of Flax.
       time_major: inputs and outputs are [T, *B, F] rather than [*B, T, F].
       return_carry: return ``(carry, outputs)`` rather than the outputs.
       reverse: read from the last step to the first; outputs stay in the order of the inputs.
-      method: how to go through time; by default what `unroll` finds best.
-      carry_init: initialiser of a learnable initial carry, one vector [H] a leaf for all sequences, but not
-        for leaves that are the cell's own (`own_carry`); by default the cell's carry (zeros), not learnt.
+      method: the method of `unroll`; by default the one that `unroll` chooses.
+      carry_init: initialiser of a learnable initial carry, one vector [H] per leaf for all sequences, except
+        for leaves that belong to the cell itself (`own_carry`); by default the cell's carry (zeros), which is
+        not learned.
       dropout: share of input features to drop.
-      recurrent_dropout: share of units that the recurrent weights do not see; for split cells.
-      variational: one dropout mask a sequence; False draws a new one at every step.
-      zoneout: share of units of a split cell that stay as they are at each step; without a `dropout_key`, as
-        in evaluation, the state is the expected one. Not together with `recurrent_dropout`, and not for cells
-        that keep clocks or normalisers in their carry (`own_carry`).
-      rngs: draws the learnable carry; needed with `carry_init` alone.
+      recurrent_dropout: share of units that the recurrent weights read as zero; for split cells.
+      variational: draw one dropout mask per sequence; False draws a new mask at every step.
+      zoneout: share of units of a split cell that keep their state at each step; without a `dropout_key`, as
+        in evaluation, the expected state is used. It excludes `recurrent_dropout`, and cells with clocks or
+        normalisers in their carry (`own_carry`).
+      rngs: draws the learnable carry; needed only with `carry_init`.
 
     Attributes:
       cell: the cell.
@@ -124,19 +125,19 @@ class RNN(nnx.Module):
         reverse: bool | None = None,
         dropout_key: Key | Any = None,
     ) -> Any:
-        """Carry the cell over the inputs.
+        """Run the cell over the inputs.
 
         Args:
           inputs: sequences [*B, T, F].
-          initial_carry: where to start, leaves [*B, H]; by default `initialize_carry`.
+          initial_carry: the first carry, leaves [*B, H]; by default `initialize_carry`.
           seq_lengths: valid steps of each sequence [*B].
           mask: False where a step is padding [*B, T].
           resets: True where a new episode begins [*B, T].
-          reset_carry: where a reset goes back to, leaves [*B, H]; by default `initialize_carry`, also where
-            `initial_carry` is given.
-          return_carry: in place of the layer's own setting; so `time_major` and `reverse`.
+          reset_carry: the carry that a reset goes back to, leaves [*B, H]; by default `initialize_carry`,
+            even if `initial_carry` is given.
+          return_carry: overrides the layer's setting, as do `time_major` and `reverse`.
           time_major: inputs, outputs, mask and resets have time first.
-          reverse: read backwards.
+          reverse: read from the last step to the first.
           dropout_key: draws the dropout masks; None drops nothing, as in evaluation.
 
         Returns:
@@ -169,7 +170,7 @@ class RNN(nnx.Module):
         dropout_key: Key | Any = None,
         **options: Any,
     ) -> Unrolled:
-        """Return all that `unroll` returns, every carry included; `xs` [T, *B, F], time first."""
+        """Return the full result of `unroll`, with all carries; `xs` [T, *B, F] has time first."""
         start = self.initialize_carry(xs.shape[1:])
         initial_carry = start if initial_carry is None else initial_carry
         if reset_carry is None and options.get("resets") is not None:
@@ -196,12 +197,13 @@ class RNN(nnx.Module):
         return dataclasses.replace(done, carry=done.carry[0], carries=done.carries[0])
 
     def as_step(self) -> Step:
-        """Return the step that analyses take the layer for: its cell, or with zoneout the expected step.
+        """Return the step that analyses use for the layer: its cell, or with zoneout the expected step.
 
-        Analyses go forward, time first [T, *B, F], and start from the layer's `initialize_carry`.
+        Analyses run forward in time, with time first [T, *B, F], and start from the layer's
+        `initialize_carry`.
 
         Raises:
-          InputError: a layer that reads backwards.
+          InputError: the layer reads backwards.
         """
         if self.reverse:
             expected = "its .cell, with inputs in the order of reading"
@@ -216,9 +218,9 @@ class RNN(nnx.Module):
     def initialize_carry(
         self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> Carry:
-        """Return where sequences start, leaves [*B, H], for inputs of one step [*B, F].
+        """Return the initial carry, leaves [*B, H], for inputs of one step [*B, F].
 
-        That is the learnt carry, and in leaves that have none the cell's own; `rngs` is the cell's.
+        It is the learned carry, or the cell's own in leaves without one; `rngs` is passed to the cell.
         """
         start = self.cell.initialize_carry(input_shape, rngs=rngs or nnx.Rngs(0))
         if not len(self.carry):
@@ -230,7 +232,7 @@ class RNN(nnx.Module):
 
 
 def _has_recurrent_weights(cell: Any) -> bool:
-    """Tell whether a split cell multiplies its past by weights; one that does not say its features may."""
+    """Tell whether a split cell has recurrent weights; a cell without `in_features` is assumed to."""
     if not hasattr(cell, "in_features"):
         return True
     carry = cell.initialize_carry((cell.in_features,), rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""Depth in space:  x^(l+1) = RNN_l(norm_l(x^(l))) [+ x^(l)], with norms and residuals layer by layer."""
+"""A stack of layers:  x^(l+1) = RNN_l(norm_l(x^(l))) [+ x^(l)], with an optional norm and residual each."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from jaxrnn.unrolling.record import seen
 
 
 class Stack(nnx.Module):
-    """Layers one above the other, each reading the outputs of the one below.
+    """A stack of layers, each of which reads the outputs of the layer below.
 
     Args:
       layers: `RNN`s or `Bidirectional`s, from the bottom to the top.
-      residual: add a layer's inputs to its outputs: in all layers, in none, or one answer a layer. Such a
-        layer must have as many input as output features.
-      norms: one module a layer (``nnx.LayerNorm``, ``nnx.RMSNorm``), applied to the layer's inputs, or None
-        for a layer without.
+      residual: whether to add a layer's inputs to its outputs, one value for all layers or one per layer. A
+        layer with a residual must have as many input as output features.
+      norms: one module per layer (``nnx.LayerNorm``, ``nnx.RMSNorm``), applied to the layer's inputs, or None
+        for a layer without a norm.
       time_major: inputs and outputs have time first.
       return_carry: return ``(a tuple of the layers' carries, outputs)``.
 
@@ -88,14 +88,14 @@ class Stack(nnx.Module):
         time_major: bool | None = None,
         dropout_key: Key | Any = None,
     ) -> Any:
-        """Carry the inputs up through the layers.
+        """Run the inputs through all layers.
 
-        Arguments as in `RNN`, but for `initial_carry` and `reset_carry`: one carry for each layer.
+        Arguments are those of `RNN`, except that `initial_carry` and `reset_carry` have one carry per layer.
         """
         time_major = self.time_major if time_major is None else time_major
         options = {"mask": mask, "resets": resets, "time_major": time_major}
         valid = _valid(inputs, seq_lengths, mask, time_major, self.num_feature_axes)
-        # What stands in the padding goes no further: a norm of NaN would spoil the norm's gradient.
+        # Replace the padding by zeros first: a norm of NaN would make the norm's gradient NaN.
         xs, carries = seen(inputs, valid), []
         each = zip(
             self.layers,
@@ -129,7 +129,7 @@ class Stack(nnx.Module):
     def initialize_carry(
         self, input_shape: tuple[Size, ...], rngs: nnx.Rngs | nnx.RngStream | None = None
     ) -> tuple[Carry, ...]:
-        """Return where each layer starts, for inputs of one step [*B, F]; as `RNN.initialize_carry`."""
+        """Return the initial carry of each layer, for inputs of one step [*B, F], as in `RNN`."""
         starts = []
         below = jax.ShapeDtypeStruct((1, *input_shape), jax.tree.leaves(self)[0].dtype)
         for layer in self.layers:
@@ -139,10 +139,10 @@ class Stack(nnx.Module):
         return tuple(starts)
 
     def as_step(self) -> Step:
-        """Return the step that analyses take the stack for: all layers at one time step, one carry a layer.
+        """Return the step that analyses use for the stack: all layers at one time step, one carry per layer.
 
         Raises:
-          InputError: a layer that reads backwards.
+          InputError: a layer reads backwards.
         """
         return _StackStep(self)
 
@@ -152,7 +152,7 @@ class Stack(nnx.Module):
         return self.layers[0].num_feature_axes
 
     def _by_layer(self, argument: str, carries: Any) -> Sequence[Carry | None]:
-        """Return one carry for each layer, or one None."""
+        """Return one carry for each layer, or None for each layer."""
         if carries is None:
             return [None] * len(self.layers)
         if not isinstance(carries, Sequence) or len(carries) != len(self.layers):
@@ -185,7 +185,7 @@ def _normed(norm: Callable[[Any], Any] | None, xs: Any) -> Any:
 
 
 def _valid(inputs: Any, seq_lengths: Any, mask: Any, time_major: bool, features: int) -> Any:
-    """Return the validity of each step in the layout of the inputs, [*B, T] or [T, *B]; None if all are."""
+    """Return False at padded steps, in the layout of the inputs [*B, T] or [T, *B]; None without padding."""
     axis = time_axis(inputs, time_major, features)
     steps, *batch = jnp.moveaxis(inputs, axis, 0).shape[: jnp.ndim(inputs) - features]
     mask = time_first("mask", mask, inputs, axis, features)

@@ -1,4 +1,4 @@
-"""`unroll` and its methods, one a file."""
+"""`unroll` and its methods, one per file."""
 
 from jaxrnn.unrolling.associative import Associative
 from jaxrnn.unrolling.blocked import Blocked

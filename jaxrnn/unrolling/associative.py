@@ -1,19 +1,19 @@
-"""Linear recurrences in logarithmic depth.
+"""Linear recurrences in logarithmic depth, by an associative scan.
 
-Where the next carry is an affine map of the carry, each unit for itself,
+The method applies where the next carry is an affine map of the carry, separately for each unit:
 
-    carry_t = A_t carry_t−1 + b_t ,        A_t: L × L for each unit, L leaves of the carry,
+    carry_t = A_t carry_t−1 + b_t ,        A_t: L × L for each unit, L leaves of the carry.
 
-two steps are again one such map, (A₂ A₁, A₂ b₁ + b₂), so all prefixes come out of 2 ⌊log₂ T⌋ rounds of an
-associative scan (Blelloch 1990; Martin & Cundy 2018, "Parallelizing Linear Recurrent Neural Nets Over
-Sequence Length"). Mostly A is one decay a leaf; leaves that feed each other, as the real and the imaginary
-part of a rotating state, are taken together. A_t and b_t are read off the step itself: b_t is its value at
-the zero carry, A_t its derivative there. Whether the step is such a map its traced program shows, operation
-by operation.
+Two steps compose to one map of the same form, (A₂ A₁, A₂ b₁ + b₂), so an associative scan computes all
+prefixes in 2 ⌊log₂ T⌋ rounds (Blelloch 1990; Martin & Cundy 2018, "Parallelizing Linear Recurrent Neural Nets
+Over Sequence Length"). In most cells A is diagonal, one decay per leaf. Leaves that depend on each other,
+such as the real and the imaginary part of a rotating state, are treated as one group. b_t is the step's value
+at the zero carry, and A_t its derivative there. Whether the step is affine is decided from its traced
+program, operation by operation.
 
-Weakness: about twice the arithmetic of the loop and log T passes over memory. It wins where the rounds run
-in parallel, and loses on a CPU. Products of decays above 1 may overflow where the loop does not, and an
-overflow is not forgotten at a reset.
+Weakness: about twice the arithmetic of the loop and log T passes over memory. The method is faster where the
+rounds run in parallel, and slower on a CPU. Products of decays above 1 may overflow where the loop does not,
+and a reset does not remove such an overflow.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jaxrnn.unrolling.record import Convergence, Frames, Method, Unrolled, resta
 
 @dataclasses.dataclass(frozen=True)
 class Associative(Method):
-    """An associative scan over a step that is affine and diagonal in its carry."""
+    """An associative scan over the steps, for a step that is affine in its carry, unit by unit."""
 
     def __call__(
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
@@ -64,20 +64,20 @@ class Associative(Method):
         return Unrolled(seen(outputs, frames.valid), last, carries, method=self)
 
     def rounds(self, length: int, convergence: Convergence | None) -> int:
-        """Return the dependent combinations of the associative scan."""
+        """Return the number of sequentially dependent combinations in the associative scan."""
         del convergence
         return combinations(length)
 
 
 class _Maps(NamedTuple):
-    """Affine maps of L leaves, one a step and unit: matrices [L][L] and gains [L] of arrays [T, *B, H]."""
+    """Affine maps of L leaves, one per step and unit: matrix [L][L] and gain [L] of arrays [T, *B, H]."""
 
     matrix: list[list[Any]]
     gain: list[Any]
 
 
 def _maps_of(cell: Step, carry: Carry, xs: Any, length: int, group: list[int]) -> _Maps:
-    """Return the maps of the leaves `group`, which no other leaf feeds."""
+    """Return the maps of the leaves in `group`, which depend on no other leaf."""
     leaves, tree = jax.tree.flatten(carry)
     zeros = [jnp.zeros_like(leaf) for leaf in leaves]
 
@@ -102,7 +102,7 @@ def _maps_of(cell: Step, carry: Carry, xs: Any, length: int, group: list[int]) -
 
 
 def _with_frames(maps: _Maps, anew: list[Any], frames: Frames) -> _Maps:
-    """Return maps that go back to `anew` at resets, and stand still where steps are padding."""
+    """Return the maps with resets, which start from `anew`, and with the identity at padded steps."""
     matrix, gain = maps
     zero = jnp.zeros_like(gain[0])
     if frames.reset is not None:
@@ -117,7 +117,7 @@ def _with_frames(maps: _Maps, anew: list[Any], frames: Frames) -> _Maps:
 
 
 def _recurrence(maps: _Maps, first: list[Any]) -> list[Any]:
-    """Return all states [L] of arrays [T, *B, H] that the maps lead to from `first`."""
+    """Return all states, L arrays [T, *B, H], that follow from `first` under the maps."""
 
     def then(early, late):
         (a1, b1), (a2, b2) = early, late
@@ -139,9 +139,10 @@ def _plus(a: list[Any], b: list[Any]) -> list[Any]:
 
 
 def combinations(length: int) -> int:
-    """Return how many combinations of `jax.lax.associative_scan` wait for one another.
+    """Return the number of sequentially dependent combinations in `jax.lax.associative_scan`.
 
-    It halves `length` elements ⌊log₂ T⌋ times: one combination on the way up, and one on the way down.
+    The scan halves `length` elements ⌊log₂ T⌋ times, with one combination on the way up and one on the way
+    down each time.
     """
     return 2 * (length.bit_length() - 1)
 
@@ -151,18 +152,18 @@ def diagonal_recurrence(decay: Any, gain: Any, first: Any) -> Any:
     return _recurrence(_Maps([[decay]], [gain]), [first])[0]
 
 
-# Is a step affine, unit by unit? What its traced program does with the carry shows it. A variable is followed
-# in blocks of H along its last axis, since cells put their gates side by side and cut them apart again.
+# Decide from the traced program whether a step is affine, unit by unit. Variables are tracked in blocks of H
+# entries along the last axis, because cells concatenate their gates and split them again.
 
 _EXPECTED = "Scan(), or a cell whose carry is only scaled, unit by unit, and added to"
 _ADDING = {"add", "sub", "neg", "copy", "add_any"}
 
 _Enters = set[int | str]
-"""What enters a block: leaves of the carry by number, obstacles in words."""
+"""What a block depends on: numbers of leaves of the carry, and texts that name non-affine operations."""
 
 
 def _feeds(cell: Step, carry: Carry, x: Any) -> tuple[list[set[int]], str | None]:
-    """Return which leaves enter each new leaf, and what in the step is not affine unit by unit."""
+    """Return the leaves that each new leaf depends on, and what in the step is not affine unit by unit."""
     program, _ = flat(lambda carry: cell(carry, x)[0], carry)
     avals = [program.avals[leaf] for leaf in program.inputs]
     if not all(map(is_inexact, avals)):
@@ -178,7 +179,7 @@ def _feeds(cell: Step, carry: Carry, x: Any) -> tuple[list[set[int]], str | None
 
 
 def _groups(feeds: list[set[int]]) -> list[list[int]]:
-    """Join leaves that feed each other, directly or not."""
+    """Group the leaves that depend on each other, directly or indirectly."""
     groups = [{i} | sources for i, sources in enumerate(feeds)]
     joined: list[set[int]] = []
     for group in groups:
@@ -192,11 +193,11 @@ def _width(aval: Any) -> int:
 
 
 def _follow(program: Flat, arguments: list[list[_Enters]], width: int) -> list[list[_Enters]]:
-    """Return what enters each result, block by block.
+    """Return what each result depends on, block by block.
 
     Args:
       program: a traced program.
-      arguments: what enters each block of each of its arguments.
+      arguments: what each block of each argument depends on.
       width: H.
     """
     enters: dict[Atom, list[_Enters]] = dict(zip(program.inputs, arguments, strict=True))
@@ -216,7 +217,7 @@ def _follow(program: Flat, arguments: list[list[_Enters]], width: int) -> list[l
 def _rearranged(
     equation: Equation, sources: list[list[_Enters]], width: int
 ) -> list[list[_Enters]] | None:
-    """Return the blocks of an operation that joins or cuts the last axis between blocks; None of another."""
+    """Return the blocks of an operation that joins or cuts whole blocks of the last axis, otherwise None."""
     whole, kept = equation.input_avals, equation.output_avals
     last, params = len(kept[0].shape) - 1, equation.params
     if last < 0 or any(_width(aval) % width for aval in (*whole, *kept)):
@@ -236,7 +237,7 @@ def _rearranged(
 
 
 def _combined(equation: Equation, sources: list[list[_Enters]], width: int) -> list[list[_Enters]]:
-    """Return the blocks of an operation that acts on all of them alike."""
+    """Return the blocks of any other operation, elementwise or not affine."""
     if _is_diagonal_and_affine(equation, sources):
         whole = [source for source in sources if any(source)]
         return [[set().union(*blocks) for blocks in zip(*whole, strict=True)]]
@@ -259,6 +260,6 @@ def _is_diagonal_and_affine(equation: Equation, sources: list[list[_Enters]]) ->
 
 
 def _holds_all_of(target: Any, source: Any) -> bool:
-    """Tell whether one dtype has every number of another: elsewhere a cast rounds."""
+    """Tell whether one dtype holds every number of another, so that a cast does not round."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.promote_types(source.dtype, target.dtype) == target.dtype

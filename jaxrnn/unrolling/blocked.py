@@ -1,15 +1,15 @@
-"""The default: whatever needs no carry leaves the loop, block by block of steps.
+"""The default method: computes what does not depend on the carry outside the loop, for blocks of steps.
 
-A scan over whole steps multiplies by the input weights inside the loop, and its derivative, taken
-mechanically, keeps a dozen arrays a step and adds to a weight-shaped gradient at every one of them. Here the
-step's traced program says what has to wait for the carry (`jaxrnn.unrolling.dataflow`), and one derivative
-rule keeps the weights' gradients out of the loop (`jaxrnn.unrolling.trajectory`). What sizes decide is in
-this file: how long a block is, and what is kept for the backward pass.
+A scan over whole steps multiplies by the input weights inside the loop. JAX's derivative of such a scan keeps
+a dozen arrays per step, and at every step adds to a gradient of the weights' shape. `Blocked` finds in the
+traced step what depends on the carry (`jaxrnn.unrolling.dataflow`), and uses one derivative rule that takes
+the weights' gradients out of the loop (`jaxrnn.unrolling.trajectory`). This file decides what depends on
+sizes: how long a block is, and which residuals are kept.
 
 Weakness: a step whose weights are not in matrix products gains nothing. What a step computes from weights
-alone is computed once for all steps, so a ``jax.custom_vjp`` there, such as one that clips cotangents, gets
-the sum of all steps' cotangents and not each. Steps that do something beside
-computing, such as to print, or whose carry, input or output is no float, are left to `Scan`.
+alone is computed once for all steps. A ``jax.custom_vjp`` there, such as one that clips cotangents, therefore
+receives the sum of the cotangents over all steps, and not one cotangent per step. Steps with side effects,
+such as printing, and steps whose carry, input or output has leaves that are not floats run as `Scan`.
 """
 
 from __future__ import annotations
@@ -36,32 +36,38 @@ from jaxrnn.unrolling.scan import Scan
 from jaxrnn.unrolling.trajectory import Arguments, Leaves, Plan, carry_through
 
 # Measured by `python -m benchmarks.constants` on 1 December 2026, on one core of an AMD EPYC with AVX-512,
-# which had other work too: differences below 5 % mean nothing. A figure is a time over that at the value set.
+# which had other work too: differences below 5 % mean nothing. The numbers without a unit are run times,
+# relative to the run time with the value set here; above 1 is slower.
 _WHOLE_BYTES = 2**23
-"""Sequences whose gates read no more are one block, which compiles faster. In blocks, an LSTM's 6.5 MB take
-0.96 to 1.00, an Elman network's 8.2 MB 1.5 to 1.7; in one block, a GRU's 33 MB take 1.8. Flat up to 16 MB."""
+"""All steps form one block if their gates read no more bytes than this; one block compiles faster. Cut into
+blocks, an LSTM's 6.5 MB take 0.96 to 1.00 and an Elman network's 8.2 MB 1.5 to 1.7; in one block, a GRU's
+33 MB take 1.8. The optimum is flat up to 16 MB."""
 
 _WHOLE_LINEAR_BYTES = 2**26
-"""The same where no weights are in the loop, of all that makes the drives: minGRU, minLSTM and RG-LRU, by
-`python -m benchmarks.revisions`. One block of 79 to 185 MB takes 1.3 to 1.6, blocks of 10 to 31 MB
-1.1 to 1.5."""
+"""The same limit for programs without weights in the loop (minGRU, minLSTM, RG-LRU). It counts everything
+from which the drives are computed. By `python -m benchmarks.revisions`, one block of 79 to 185 MB takes 1.3
+to 1.6, and blocks of 10 to 31 MB take 1.1 to 1.5."""
 
 _BLOCK_BYTES = 2**21
-"""A block's signals should stay in the cache. Half as much 0.99 to 1.05, twice 0.96 to 1.35, 8 times 1.6."""
+"""Bytes of signals in a block, chosen so that they stay in the cache. Half as many take 0.99 to 1.05, twice
+as many 0.96 to 1.35, 8 times as many 1.6."""
 
 _BLOCK_ROWS = 512
-"""A block's products should have rows enough. Flat: 0.86 to 1.04 from 128 to 2048 rows, without a trend."""
+"""Least number of rows of a block's products, so that they are large enough to be efficient. The optimum is
+flat: 0.86 to 1.04 from 128 to 2048 rows, without a trend."""
 
 _LOOP_ROWS = 8
-"""On a CPU, as many rows multiply as fast in the loop as before it, and need no room for drives. Flat below:
-4 rows in the loop 0.98 to 1.00; 16 rows before the loop 1.04 to 1.06."""
+"""On a CPU, the inputs' products stay in the loop if they have at least this many rows: they are as fast
+there as before it, and need no memory for drives. The optimum is flat below: 4 rows in the loop take 0.98 to
+1.00; 16 rows before the loop take 1.04 to 1.06."""
 
 _KEPT_BYTES = 2**24
-"""What gates read is kept if it is little. Flat between: 6.5 MB not kept 1.2, 33 MB kept 1.18."""
+"""What gates read is kept for the backward pass if it takes no more bytes than this. The optimum is flat in
+between: 6.5 MB not kept take 1.2, 33 MB kept take 1.18."""
 
 _KEPT_INTENSITY = 288
-"""It is kept, too, if so many weights enter each number of it that fresh memory is cheaper than another
-product: kept at 192 1.16 and at 256 1.07, not kept at 512 1.14."""
+"""What gates read is also kept if at least this many weights enter each of its numbers: fresh memory is then
+cheaper than a second product. Kept at 192 takes 1.16, kept at 256 1.07, not kept at 512 1.14."""
 
 _OTHERS = (
     "without inputs or weights that it multiplies by, with effects such as to print, or with numbers other "
@@ -72,22 +78,22 @@ _OTHERS = (
 @checked
 @dataclasses.dataclass(frozen=True)
 class Blocked(Method):
-    """Any step that multiplies by weights, block by block.
+    """The method for any step that multiplies by weights: it works block by block.
 
     Args:
-      block: steps in a block; the last may be shorter. By default so many that what their gates read fills
-        about 2 MB, or all, where all fill no more than 8 MB; a size that divides the number of steps is
-        preferred.
-      keep_signals: keep what the gates of all steps read for the backward pass, rather than compute it again
-        from the carries, a block at a time; by default whichever is likely to be faster. Not to keep it saves
-        memory where there are several blocks.
+      block: steps in a block; the last block may be shorter. By default, what the gates of a block read
+        fills about 2 MB, or all steps form one block where they fill no more than 8 MB. A size that divides
+        the number of steps is preferred.
+      keep_signals: whether to keep for the backward pass what the gates of all steps read. Otherwise it is
+        recomputed from the carries, one block at a time, which saves memory where there are several blocks.
+        By default, whichever is likely to be faster.
     """
 
     block: int | None = None
     keep_signals: bool | None = None
 
     def __post_init__(self):
-        """Refuse a block without steps."""
+        """Require at least one step in a block."""
         if self.block is not None:
             checks.count("block", self.block)
 
@@ -104,7 +110,7 @@ class Blocked(Method):
 def by_default(
     cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
 ) -> Unrolled:
-    """Carry a step through time by the fastest method that takes it: `Blocked`, or else `Scan`."""
+    """Carry a step through time with `Blocked`, or with `Scan` where `Blocked` does not support the step."""
     done = _unrolled(Blocked(), cell, carry, frames, initial, length)
     if done is None:
         return Scan()(cell, carry, frames, initial=initial, length=length)
@@ -114,7 +120,7 @@ def by_default(
 def _unrolled(
     method: Blocked, cell: Step, carry: Carry, frames: Frames, initial: Carry, length: int
 ) -> Unrolled | None:
-    """Carry a step through time; None where it is left to `Scan`."""
+    """Carry a step through time; return None if it has to run as `Scan`."""
     traced = _traced(cell, carry, frames)
     if traced is None:
         return None
@@ -139,7 +145,7 @@ def _unrolled(
 
 
 class _Traced(NamedTuple):
-    """A step's program, the arrays that it closes over, and the tree of its y."""
+    """A step's program, the arrays that it closes over, and the tree structure of its output y."""
 
     program: StepProgram
     constants: Leaves
@@ -147,7 +153,7 @@ class _Traced(NamedTuple):
 
 
 def _traced(cell: Step, carry: Carry, frames: Frames) -> _Traced | None:
-    """Trace a step, once; None where it is left to `Scan`."""
+    """Trace a step once; return None if it has to run as `Scan`."""
     inputs, leaves = jax.tree.leaves(frames.x), jax.tree.leaves(carry)
     if not inputs or not all(map(is_inexact, [*leaves, *inputs])):
         return None
@@ -170,12 +176,12 @@ def _outputs(program: StepProgram, weights: Leaves, carries: Leaves, length: int
 
 
 def _plan(method: Blocked, program: StepProgram, length: int) -> Plan:
-    """Decide what sizes decide."""
+    """Choose the block length and the other settings of a plan from the sizes of the arrays."""
     rows = max((math.prod(aval.shape[:-1]) for aval in _avals(program, program.kept)), default=1)
     bytes_read = _bytes(program, program.kept)
-    held = max(bytes_read, _bytes(program, program.drives))  # of each step, by a block
+    held = max(bytes_read, _bytes(program, program.drives))  # bytes that a block holds per step
     whole = _WHOLE_BYTES
-    # Most of a linear program's work is in what the drives are made of, and a block holds all of it.
+    # Most of a linear program's work is to compute the drives, and a block holds all intermediate arrays.
     if program.is_linear:
         held = max(held, _bytes(program, [v for e in program.to_drives for v in e.outputs]))
         whole = _WHOLE_LINEAR_BYTES
@@ -200,13 +206,13 @@ def _plan(method: Blocked, program: StepProgram, length: int) -> Plan:
 
 
 def _block(held: int, whole: int, rows: int, length: int) -> int:
-    """Return the steps in a block.
+    """Return the number of steps in a block.
 
     Args:
-      held: bytes that a block holds of each step.
-      whole: bytes up to which all steps are one block.
+      held: bytes that a block holds per step.
+      whole: bytes up to which all steps form one block.
       rows: rows of the products of one step.
-      length: how many steps there are.
+      length: the number of steps.
     """
     if held * length <= whole:
         return length
@@ -222,5 +228,5 @@ def _avals(program: StepProgram, of: Iterable[Variable]) -> list[Any]:
 
 
 def _width(program: StepProgram, of: Iterable[Variable]) -> int:
-    """Return the length of the longest row."""
+    """Return the size of the longest last axis."""
     return max((aval.shape[-1] for aval in _avals(program, of) if aval.shape), default=1)

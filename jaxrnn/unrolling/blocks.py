@@ -1,4 +1,4 @@
-"""Time cut into blocks of steps: what the methods that work block by block have in common."""
+"""Helpers to cut time into blocks of steps, shared by the methods that work block by block."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Neighbouring blocks of one size, which one compiled loop can take.
+    """Consecutive blocks of one size, which one compiled loop can run through.
 
     Attributes:
       first: the step at which the first block begins.
-      blocks: how many blocks.
-      size: steps in each.
+      blocks: the number of blocks.
+      size: steps in each block.
     """
 
     first: int
@@ -56,7 +56,7 @@ class Segment:
         Returns:
           The last state, and the results in the order of time [blocks·size, ...].
         """
-        if self.blocks == 1:  # no loop: it would be compiled for nothing
+        if self.blocks == 1:  # no loop is needed, which saves its compilation
             return run(state, jax.tree.map(lambda a: a[0], blocks))
         state, results = jax.lax.scan(run, state, blocks, length=self.blocks, reverse=reverse)
         steps = self.blocks * self.size
@@ -64,7 +64,7 @@ class Segment:
 
 
 def segments(length: int, block: int) -> list[Segment]:
-    """Cut `length` steps into blocks of `block`, and a shorter last one where that does not come out even."""
+    """Cut `length` steps into blocks of `block` steps, the last one shorter where `block` is no divisor."""
     whole, rest = divmod(length, block)
     cut = [Segment(0, whole, block), Segment(whole * block, 1, rest)]
     return [segment for segment in cut if segment.blocks * segment.size]
@@ -84,10 +84,10 @@ def scan_blocks(
     Args:
       run: ``(state, (of_block, arrays [size, ...])) -> (state, results [size, ...])``.
       state: where to begin.
-      arrays: of T steps [T, ...].
+      arrays: arrays over the T steps [T, ...].
       length: T.
-      block: steps in a block; the last may be shorter.
-      of_blocks: arrays with one entry a block.
+      block: steps in a block; the last block may be shorter.
+      of_blocks: arrays with one entry per block.
 
     Returns:
       The last state, and the results of all steps [T, ...].
@@ -104,7 +104,7 @@ def scan_blocks(
 def even(length: int, block: int) -> int:
     """Return the size nearest to `block`, within a factor of 2, that divides `length`; else `block`.
 
-    A shorter last block would be compiled apart, and cost as much to compile as all the others.
+    A shorter last block would be compiled separately, at the same cost as all the others together.
     """
     if block >= length:
         return length
@@ -113,7 +113,7 @@ def even(length: int, block: int) -> int:
 
 
 def joined(parts: list[Any]) -> Any:
-    """Put stretches of time [T_1, ...], [T_2, ...] one behind the other."""
+    """Concatenate arrays over consecutive stretches of time [T_1, ...], [T_2, ...]."""
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *p: jnp.concatenate(p), *parts)
 
 
@@ -123,12 +123,15 @@ def at(tree: Any, t: Any) -> Any:
 
 
 def before_blocks(carry: Any, carries: Any, block: int) -> Any:
-    """Return where each block of T steps starts [blocks, ...], and one more where no shorter one is left."""
+    """Return the carry before each block of steps [blocks, ...].
+
+    Where `block` divides the number of steps, the last carry follows as one more entry.
+    """
     return jax.tree.map(
         lambda c, after: jnp.concatenate([c[None], after[block - 1 :: block]]), carry, carries
     )
 
 
 def before_each(carry: Any, carries: Any) -> Any:
-    """Return where each of T steps starts [T, ...]: at `carry`, then at all of `carries` but the last."""
+    """Return the carry before each of T steps [T, ...]: `carry`, then all of `carries` but the last."""
     return jax.tree.map(lambda c, after: jnp.concatenate([c[None], after[:-1]]), carry, carries)

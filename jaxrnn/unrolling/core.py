@@ -1,8 +1,7 @@
-"""Carry any cell through time: the one entrance to all methods.
+"""`unroll`, the entry point to all methods of carrying a cell through time.
 
-`unroll` looks at what people pass (lengths, masks, resets, a missing carry), turns it into one plain
-form (`Frames` and an initial carry), and hands that to a method. A method therefore sees no options,
-only steps.
+`unroll` converts its arguments (lengths, masks, resets, a missing carry) to one canonical form, `Frames` and
+an initial carry, and passes that to a method. Methods therefore need not handle these options.
 """
 
 from __future__ import annotations
@@ -61,22 +60,22 @@ def unroll(
       seq_lengths: valid steps of each sequence [*B], 0 to T; the rest is padding on the right.
       mask: False where a step is padding, anywhere in the sequence [T, *B].
       resets: True where a new episode begins [T, *B]: its first step starts from `reset_carry`. With
-        `reverse` an episode is read from its last step, and that one does. A reset that falls on padding
-        takes effect at the next valid step, in the order of reading.
+        `reverse` an episode is read from its last step, which then starts from `reset_carry`. A reset at a
+        padded step takes effect at the next valid step, in the order of reading.
       reverse: read from the last step to the first; results stay in the order of `xs`.
-      method: how to do it; by default `Blocked` where weights are multiplied, and `Scan` for any other step.
-        ``Unrolled.method`` says which one ran.
-      reset_carry: where a reset goes back to, leaves [*B, H]; by default the cell's own
-        ``initialize_carry``, whatever `carry` is: that may be the end of an earlier piece. A step without
-        ``initialize_carry`` goes back to `carry`.
+      method: the method to use; by default `Blocked` for steps that multiply by weights, and `Scan` for all
+        others. ``Unrolled.method`` says which one ran.
+      reset_carry: the carry that a reset goes back to, leaves [*B, H]. By default it is the cell's own
+        ``initialize_carry``, whatever `carry` is, because `carry` may be the end of an earlier piece. A step
+        without ``initialize_carry`` goes back to `carry`.
 
     Returns:
-      An `Unrolled` with outputs [T, *B, Y], the last carry and all carries [T, *B, H]. At padded steps
-      the carry is held and the output is zero; a sequence of length 0 returns its initial carry. What
-      stands in the padding, NaN included, changes neither values nor gradients: the cell sees zeros
-      there, and must be differentiable at zero. Leaves of inputs, carry or outputs that do not begin with
-      the batch axes, such as a time step [T] or a counter without axes, are shared by all sequences:
-      lengths, masks and resets leave them as they are.
+      An `Unrolled` with outputs [T, *B, Y], the last carry and all carries [T, *B, H]. At padded steps the
+      carry is held and the output is zero; a sequence of length 0 returns its initial carry. Values in the
+      padding, NaN included, change neither results nor gradients: the cell receives zeros there, and must be
+      differentiable at zero. Leaves of inputs, carry or outputs that do not begin with the batch axes, such
+      as a time step [T] or a counter without axes, are shared by all sequences, and lengths, masks and resets
+      do not apply to them.
 
     Raises:
       InputError: an argument whose shape, dtype or range does not fit; the message names it.
@@ -104,7 +103,7 @@ def unroll(
         batch = _batch_of_flags(batch, carry, seq_lengths, mask, resets)
     valid = padding_mask(seq_lengths, mask, steps, batch)
     fresh = _flags("resets", resets, steps, batch)
-    if reverse and fresh is not None:  # read backwards, an episode starts at its last step
+    if reverse and fresh is not None:  # in reverse, an episode starts at its last step
         fresh = jnp.concatenate([fresh[1:], jnp.zeros_like(fresh[:1])])
     if valid is not None and fresh is not None:
         fresh = _at_valid_steps(fresh, valid, reverse)
@@ -118,7 +117,7 @@ def unroll(
     length = None if jax.tree.leaves(frames) else steps
     settings = {"method": method, "length": length, "reverse": reverse}
     if not isinstance(cell, WithoutEffects):
-        if is_plain_function(cell):  # which is traced for its batch, so once only
+        if is_plain_function(cell):  # `for_batch` traces it, so call that only once
             one = shapes_of_one(frames.x)
             cell = for_all if batch == found else for_batch(cell, carry, one, batch)
             batch = ()
@@ -131,7 +130,7 @@ def unroll(
 def _compiled_run(
     cell: Step, arrays: tuple[Carry, Frames, Carry], settings: dict[str, Any]
 ) -> Unrolled:
-    """Return what `_run` does, compiled once for all cells of one form and all functions of one program.
+    """Call `_run`, compiled once for all cells of one structure and all functions with the same program.
 
     Args:
       cell: the step; a plain function takes the whole batch.
@@ -139,7 +138,7 @@ def _compiled_run(
       settings: the other arguments of `_run`, by name.
     """
     carry, frames, _ = arrays
-    # Programs are compared by their text, which shows neither open sizes nor what varies over a mesh.
+    # Programs are compared by their text, which shows neither symbolic sizes nor what varies over a mesh.
     if not is_plain_function(cell) or _has_open_sizes(arrays) or is_varying(arrays):
         method = _suited(settings["method"], carry, frames)
         return _run(cell, *arrays, **{**settings, "method": method})
@@ -174,10 +173,10 @@ def _run(
 def _batch_of_flags(
     batch: tuple[Size, ...], carry: Carry, seq_lengths: Any, mask: Any, resets: Any
 ) -> tuple[Size, ...]:
-    """Return the batch axes of lengths or flags if the carry can have them, otherwise `batch`.
+    """Return the batch axes of lengths or flags if a leaf of the carry can have them, otherwise `batch`.
 
-    No step but a cell says which axes of its carry are batch. [B, H, H] may be a matrix of one sequence each,
-    and a leaf without axes one number for all.
+    Only a cell declares which axes of its carry are batch axes. For any other step, a leaf [B, H, H] may be
+    one matrix per sequence, and a leaf without axes one number for all sequences.
     """
     flags = [np.shape(each)[1:] for each in (mask, resets) if each is not None]
     shapes = [jnp.shape(leaf)[:-1] for leaf in jax.tree.leaves(carry)]
@@ -200,7 +199,7 @@ def _refuse_masks(method: Method, seq_lengths: Any, mask: Any, resets: Any, reve
 
 
 def _suited(method: Method | None, carry: Carry, frames: Frames) -> Method | None:
-    """Return the given method, or `Scan` where ``jax.export`` leaves sizes open: it alone takes these."""
+    """Return the given method, or `Scan` where sizes are symbolic (``jax.export``): only it allows these."""
     if not _has_open_sizes((carry, frames)):
         return method
     if method is not None and not isinstance(method, Scan):
@@ -209,7 +208,7 @@ def _suited(method: Method | None, carry: Carry, frames: Frames) -> Method | Non
 
 
 def _has_open_sizes(tree: Any) -> bool:
-    """Tell whether ``jax.export`` leaves a size open, so that blocks of steps cannot be planned."""
+    """Tell whether a size is symbolic, as under ``jax.export``, so that blocks cannot be planned."""
     return any(not isinstance(size, int) for leaf in jax.tree.leaves(tree) for size in leaf.shape)
 
 
@@ -220,7 +219,7 @@ def padding_mask(
     batch: tuple[Size, ...],
     argument: str = "seq_lengths",
 ) -> Any:
-    """Join lengths and mask into one array, False where a step is padding.
+    """Combine lengths and mask into one array, False where a step is padding.
 
     Args:
       seq_lengths: valid steps of each sequence [*B], or None.
@@ -244,9 +243,9 @@ def padding_mask(
 
 
 def _checked_lengths(argument: str, lengths: Any, steps: Size, batch: tuple[Size, ...]) -> Any:
-    """Return lengths [*B] as int32; of traced ones, whose values cannot be checked, as far as it reaches."""
+    """Check lengths [*B] and return them as int32; traced lengths are clipped instead of checked."""
     traced = not checks.concrete(lengths)
-    # NumPy keeps what is wider than int32, and JAX would trace a reduction of constants inside jit.
+    # Checked in NumPy: JAX would cut wider integers to int32, and inside jit it would trace the reductions.
     lengths = lengths if traced else checks.host_array(argument, lengths)
     checks.shape(argument, lengths, batch, "[*B]")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
@@ -263,7 +262,10 @@ def _checked_lengths(argument: str, lengths: Any, steps: Size, batch: tuple[Size
 
 
 def _at_valid_steps(resets: Any, valid: Any, reverse: bool) -> Any:
-    """Move each reset [T, *B] to the first valid step from there on, which has seen more than the last."""
+    """Move each reset [T, *B] to the first valid step at or after it.
+
+    It is a valid step up to which more resets have occurred than up to the valid step before it.
+    """
     count = jax.lax.cumsum(resets.astype(jnp.int32), axis=0, reverse=reverse)
     heeded = jax.lax.cummax(jnp.where(valid, count, 0), axis=0, reverse=reverse)
     none = jnp.zeros_like(heeded[:1])

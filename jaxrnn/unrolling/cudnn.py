@@ -1,10 +1,10 @@
-"""NVIDIA's own LSTM: one call for all steps, through ``jax.experimental.rnn``.
+"""cuDNN's LSTM: one call for all steps, through ``jax.experimental.rnn``.
 
-Elsewhere the host launches the kernels of every step, which for small cells takes longer than their work;
-cuDNN keeps its loop on the GPU. It knows the LSTM alone, in float32, with padding on the right; it returns
-all h and the last c, so the other c are computed from the h if somebody asks for them. It waits for the
-lengths on the host at each call, and cannot take a sequence of length 0: such a one runs for a step that
-counts for nothing. It has reverse mode alone, and only once.
+With the other methods the host launches the kernels of every step, which for small cells takes longer than
+the kernels run. cuDNN keeps its loop on the GPU. It supports only the LSTM, in float32, with padding on the
+right. It returns all h and the last c; the other c are computed from the h where the caller uses them. Each
+call waits for the lengths on the host. cuDNN rejects sequences of length 0, so these run for one step whose
+result is discarded. Only reverse mode is supported, and only first derivatives.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GATES = ("input", "forget", "cell", "output")
 @checked
 @dataclasses.dataclass(frozen=True)
 class CuDNN(Method):
-    """cuDNN's LSTM, on NVIDIA GPUs.
+    """The method that runs cuDNN's LSTM, on NVIDIA GPUs.
 
     Args:
       tf32: let the GPU round products to TensorFloat-32 (10 bits of mantissa), which is faster.
@@ -44,8 +44,8 @@ class CuDNN(Method):
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`."""
-        del initial  # it is for resets, which `unroll` does not let through to here
-        # Gates of the class's own: a subclass may have changed the equations under inherited names.
+        del initial  # only resets need it, and `unroll` refuses resets for this method
+        # The class itself must define the gates: a subclass may inherit the names and change the equations.
         if vars(type(cell)).get("gates") != _GATES:
             checks.refuse(
                 "method", f"CuDNN() for {type(cell).__name__}", "an LSTMCell, or Blocked()"
@@ -69,7 +69,7 @@ class CuDNN(Method):
 def carry_through(
     lstm: Any, cell: Any, carry: Carry, frames: Frames, length: int
 ) -> tuple[Carry, Carry]:
-    """Return the last carry and all carries, by a function with the arguments of ``rnn.lstm``."""
+    """Return the last carry and all carries, computed by a function with the signature of ``rnn.lstm``."""
     c, h = carry
     features, units = cell.in_features, cell.hidden_features
     lengths = jnp.full(h.shape[:1], length, jnp.int32)
@@ -88,7 +88,7 @@ def carry_through(
 
 
 def _cell_states(cell: Any, carry: Carry, frames: Frames, hs: Any) -> Any:
-    """Return all c [T, B, H] from all h: with these known, no product is left in the loop."""
+    """Return all c [T, B, H], computed from all h; as these are known, the loop contains no product."""
     c, h = carry
     befores = before_each(h, hs)
     drives = cell.project(seen(frames.x, frames.valid))
@@ -104,7 +104,7 @@ def _cell_states(cell: Any, carry: Carry, frames: Frames, hs: Any) -> Any:
 
 
 def packed(cell: Any) -> jax.Array:
-    """Return an LSTM's weights as cuDNN stores them: input, recurrent, then two biases, gate by gate."""
+    """Return an LSTM's weights in cuDNN's layout: input, recurrent, then two biases, each gate by gate."""
     bias = cell.bias[...]
     parts = (cell.kernel[...].T, cell.recurrent_kernel[...].T, bias, jnp.zeros_like(bias))
     return jnp.concatenate([part.reshape(-1) for part in parts])

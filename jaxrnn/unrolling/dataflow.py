@@ -1,27 +1,30 @@
-"""What in a step depends on what: its equations sorted by what has to wait for the carry.
+"""Dependency analysis of a step: the equations of a traced step, sorted by what they depend on.
 
-Each variable of a traced step depends on
+Each variable of a traced step has a kind:
 
-    constant   nothing: numbers that stand in the program
-    weight     weights alone: computed once for all steps
-    spread     weights alone, but larger than they are, such as a bias repeated for every row of a batch, or
-               no floats: evaluated again wherever it is read, for to store it would cost more
-    input      the step's input, and weights: computed for many steps at once
-    loop       the carry: computed step by step, in the loop
+    constant   It depends on nothing: a literal of the program.
+    weight     It depends on weights alone, and is computed once for all steps.
+    spread     It depends on weights alone, but is larger than those weights (such as a bias repeated for
+               every row of a batch) or holds no floats. It is recomputed wherever it is read, because storing
+               it would cost more.
+    input      It depends on the step's input, and possibly on weights. It is computed for many steps at once.
+    loop       It depends on the carry, and is computed step by step, in the loop.
 
-What makes more numbers out of an input is left to the loop too. So is an equation that only cuts an input's
-product into gates: the uncut array is one array to store.
+Two kinds of input-dependent equations are left to the loop as well: those that make an array larger, such as
+broadcasts, and splits and slices whose pieces only the loop reads, since the uncut array is one array to
+store.
 
-In the loop stand **products** with weights, and behind them a **linear region**: sums, reshapes and cuts of
-products and of what comes from the input. Gates are functions of what leaves the region:
+The loop contains **products** with weights. They feed a **linear region**: sums, reshapes, splits and slices
+("cuts") of products and of input-dependent variables. The **gates** are functions of the region's outputs:
 
-    carry' = gates(carry, signals)        signals: what gates read of the linear region
+    carry' = gates(carry, signals)        signals: outputs of the linear region that gates read
     signal = operand · W + tap            operand: what a product multiplies, the carry itself in most cells
 
-A **tap** is where everything that needs no loop enters the region: operand · dW from the weights' tangents,
-d input from the inputs'. Taps stand as far down a chain of sums as they can, so that there are few, but
-before a cut into gates, where one array is cheaper than several. A weight that multiplies the carry entry by
-entry is a product too, where it is a term of such a sum.
+A **tap** collects everything that enters the region without depending on the carry's tangent: operand · dW
+from the tangents of the weights, and d input from those of the inputs. Taps are placed as far down a chain of
+sums as possible, so that there are few, but before a cut into gates, where one array is cheaper than several.
+A weight that multiplies the carry elementwise counts as a product too where the result is a term of such a
+sum.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ NO_TANGENT = {"stop_gradient"}
 
 
 class Kind(enum.IntEnum):
-    """What a variable depends on; of an equation's inputs, the last in this order decides."""
+    """What a variable depends on. An equation's outputs get the largest kind among its inputs."""
 
     CONSTANT = 0
     WEIGHT = 1
@@ -64,29 +67,30 @@ _KindOf = Callable[[Atom], Kind]
 
 
 class StepProgram:
-    """The equations of a step ``(carry, x) -> (carry, y)``, sorted.
+    """The equations of a step ``(carry, x) -> (carry, y)``, sorted by what they depend on.
 
     Attributes:
       flat: the traced step, without the arrays that it closes over.
       avals: shape and dtype by variable.
       carry: variables of the carry's leaves.
       x: variables of the input's leaves.
-      next_carry: what the step returns as the next carry, leaf by leaf.
-      outputs: what it returns as y, leaf by leaf.
+      next_carry: atoms that the step returns as the next carry, leaf by leaf.
+      outputs: atoms that the step returns as y, leaf by leaf.
       reads_carry_alone: whether y is a function of the next carry and weights, so that it needs no loop.
-      loop_outputs: those of `outputs` that the loop computes: all or none.
+      loop_outputs: `outputs` if the loop computes them, otherwise empty.
       results: what the loop computes: the next carry and `loop_outputs`.
       loop: equations of the loop.
-      drives: variables that depend on the input and are read by the loop.
-      to_drives: the equations that compute these.
-      weights: variables that depend on weights alone, are computed once for all steps, and are read.
-      region: those of `loop` that make up the linear region, products included.
-      products: those of `region` that multiply something by a weight.
-      spread: those of `loop` that depend on weights alone.
-      gates: those of `loop` that are not in the region, nor in `spread` for the region alone.
-      kept: what gates and products read beside the carry and weights: signals, and drives.
-      read_weights: weights that gates read entry by entry, or that are results.
-      tapped: where taps stand: at drives and sums, but for those that one other sum alone takes over.
+      drives: input-dependent variables that the loop reads.
+      to_drives: equations that compute the drives.
+      weights: variables of kind WEIGHT that other equations or the results read.
+      region: equations of `loop` in the linear region, products included.
+      products: equations of `region` that multiply something by a weight.
+      spread: equations of `loop` that depend on weights alone.
+      gates: equations of `loop` outside the region, except those that only the region needs.
+      kept: what gates and products read besides the carry and weights: signals and drives.
+      read_weights: weights that gates read elementwise, or that are results.
+      tapped: variables with a tap: drives and outputs of the region, except where the only reader is a sum
+        of the region, which has the tap instead.
 
     Args:
       flat: the traced step.
@@ -95,7 +99,8 @@ class StepProgram:
     """
 
     def __init__(self, flat: Flat, leaves: int, *, is_masked: bool = False):
-        # A program is a key of what is compiled: an array in it would be kept, or leak.
+        # A program is a static argument of compiled functions. An array in it would be kept alive, and a
+        # tracer would leak.
         self.flat, self.avals = dataclasses.replace(flat, constants=[]), flat.avals
         self.carry, self.x = flat.inputs[:leaves], flat.inputs[leaves:]
         self.next_carry, self.outputs = flat.outputs[:leaves], flat.outputs[leaves:]
@@ -106,8 +111,10 @@ class StepProgram:
         )
         outside = once | of_input
 
-        # What is computed where. At padding the carry is held. A y that is computed from it there, and not
-        # from what the step returns, could be NaN, or differ in other rows of a step that mixes them.
+        # Decide what is computed outside the loop. A padded step holds the carry, so a y computed outside
+        # would read the held carry and not the one that the step returned. It could be NaN, or differ in
+        # other rows where a step mixes the rows of a batch. So with padding y is computed in the loop,
+        # unless it is a leaf of the next carry.
         after = {*variables(self.next_carry)}
         to_outputs = leading_to(flat.equations, self.outputs, outside | after)
         sources = _read_by(to_outputs, self.outputs) - _made_by(to_outputs) - after
@@ -120,7 +127,7 @@ class StepProgram:
         read = _read_by([*self.to_drives, *self.loop], flat.outputs)
         self.weights = sorted((read | sources) & once)
 
-        # What the loop consists of.
+        # Sort the equations of the loop.
         self.region = _region(self.loop, self.results, self.kind)
         inside, results = _made_by(self.region), {*variables(self.results)}
         self.products = [e for e in self.loop if e in self.region and _is_product(e, self.kind)]
@@ -141,7 +148,7 @@ class StepProgram:
         return Kind.CONSTANT if isinstance(atom, Literal) else self._kinds[atom]
 
     def factors(self, product: Equation) -> tuple[Variable, Variable]:
-        """Return what a product multiplies, and the weight by which it does."""
+        """Return the operand and the weight of a product."""
         weight, operand = variables(sorted(product.inputs, key=self.kind))
         return operand, weight
 
@@ -152,7 +159,7 @@ class StepProgram:
 
     @property
     def is_linear(self) -> bool:
-        """Whether the loop is linear in the carry, and no weights have a part in it."""
+        """Whether the loop is linear in the carry and reads no weights."""
         depends = reached_from(self.loop, self.carry)
 
         def is_linear(equation: Equation) -> bool:
@@ -163,7 +170,7 @@ class StepProgram:
         return not self.products and not self.read_weights and all(map(is_linear, self.loop))
 
     def perturbed_carry(self, perturbed: Iterable[Variable]) -> set[Variable]:
-        """Return the leaves of the carry that have a tangent, sooner or later, where `perturbed` have one."""
+        """Return the leaves of the carry that are perturbed at any step if the variables `perturbed` are."""
         reached, before = set(perturbed), set()
         while reached != before:
             before = reached
@@ -183,7 +190,7 @@ def _kinds(flat: Flat, carry: Iterable[Variable], x: Iterable[Variable]) -> dict
     for equation in flat.equations:
         kinds.update(dict.fromkeys(equation.outputs, _kind_of(equation, kinds)))
     readers = _readers(flat.equations)
-    for equation in reversed(flat.equations):  # cuts whose pieces the loop alone reads
+    for equation in reversed(flat.equations):  # cuts whose pieces only the loop reads
         read_in = {kinds[reader.outputs[0]] for v in equation.outputs for reader in readers[v]}
         is_cut = equation.name in _CUTS and kinds[equation.outputs[0]] is Kind.INPUT
         if is_cut and read_in == {Kind.LOOP}:
@@ -208,13 +215,13 @@ def _kind_of(equation: Equation, kinds: Mapping[Variable, Kind]) -> Kind:
 
 
 def _region(loop: Sequence[Equation], results: Iterable[Atom], kind: _KindOf) -> set[Equation]:
-    """Return products, and what is linear in them and in drives."""
+    """Return the equations that are products, or linear in products and drives."""
     region: set[Equation] = set()
     inside: set[Variable] = set()
     after_gates: set[Variable] = set()
     for equation in loop:
         read = set(variables(equation.inputs))
-        # Adds to something what comes from the input, or cuts that.
+        # A sum with an input-dependent term, or a cut of an input-dependent array.
         brings_in = equation.name in _SUMS | _CUTS and Kind.INPUT in map(kind, read)
         is_sum = brings_in or (read & inside and _is_linear(equation))
         if _multiplies(equation, kind) or (is_sum and not read & after_gates):
@@ -228,11 +235,11 @@ def _region(loop: Sequence[Equation], results: Iterable[Atom], kind: _KindOf) ->
 def _settled(
     region: set[Equation], loop: Sequence[Equation], results: Iterable[Atom], kind: _KindOf
 ) -> set[Equation]:
-    """Return the region without its ends, and with the terms of its sums that scale the carry.
+    """Return the region with its ends trimmed, and with terms of its sums that scale the carry added.
 
-    What only moves, cuts or scales on the way to gates is left to these: the array before it is kept. The
-    gradient of a weight that multiplies the carry entry by entry leaves the loop too, and costs no tap of its
-    own.
+    Equations that only move, cut or scale an array on its way to the gates are left to the gates, so that the
+    array before them is kept. Terms in which a weight multiplies the carry elementwise join the region: the
+    gradient of that weight leaves the loop too, and needs no tap of its own.
     """
     settled, readers = set(region), _readers(loop)
     inside, wanted = _made_by(region), {*variables(results)}
@@ -253,7 +260,7 @@ def _settled(
 
 
 def _multiplies(equation: Equation, kind: _KindOf) -> bool:
-    """Tell whether an equation multiplies something by one of the weights."""
+    """Tell whether an equation is a matrix product of a weight with an input- or carry-dependent operand."""
     if equation.name != "dot_general":
         return False
     weight, operand = sorted(map(kind, equation.inputs))
@@ -261,7 +268,7 @@ def _multiplies(equation: Equation, kind: _KindOf) -> bool:
 
 
 def _scales(equation: Equation, kind: _KindOf) -> bool:
-    """Tell whether an equation multiplies what depends on the carry by a weight, entry by entry."""
+    """Tell whether an equation multiplies a carry-dependent array by a weight elementwise."""
     by_weight = set(map(kind, equation.inputs)) in (
         {Kind.WEIGHT, Kind.LOOP},
         {Kind.SPREAD, Kind.LOOP},
@@ -274,8 +281,8 @@ def _is_product(equation: Equation, kind: _KindOf) -> bool:
 
 
 def _is_linear(equation: Equation) -> bool:
-    """Tell whether an equation is linear in all of its inputs that are variables, taken together."""
-    if equation.name == "broadcast_in_dim":  # new axes of one entry, or repetition
+    """Tell whether an equation is jointly linear in all of its inputs that are variables."""
+    if equation.name == "broadcast_in_dim":  # it counts only where it adds axes of size 1
         return not _grows(equation, variables(equation.inputs))
     numbers = [isinstance(atom, Literal) for atom in equation.inputs]
     is_scaled = (equation.name == "mul" and any(numbers)) or (equation.name == "div" and numbers[1])
@@ -283,7 +290,7 @@ def _is_linear(equation: Equation) -> bool:
 
 
 def _grows(equation: Equation, read: Iterable[Variable]) -> bool:
-    """Tell whether an equation makes more numbers than there are in some of its inputs."""
+    """Tell whether an equation's outputs have more entries than the inputs `read` together."""
     made = sum(aval.size for aval in equation.output_avals)
     return made > sum(equation.avals_read[v].size for v in read)
 

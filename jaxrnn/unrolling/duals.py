@@ -1,8 +1,8 @@
-"""Values and tangents of a program's variables, of one step or of n steps at once.
+"""Values and tangents of a program's variables, for one step or for n steps at once.
 
-The derivative of each equation is JAX's own (``jax.jvp`` of the one equation), taken by those of its inputs
-that are perturbed. A variable without a tangent has the tangent zero, and nothing is computed for it. Arrays
-of n steps have these as their first axis [n, …]: one axis more than their variable.
+The derivative of each equation is JAX's own: ``jax.jvp`` of that equation with respect to its perturbed
+inputs. A variable without a tangent has a symbolic zero as its tangent, and nothing is computed for it.
+Arrays over n steps have an additional first axis [n, …].
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ Function = Callable[..., Sequence[Value]]
 
 @dataclasses.dataclass
 class Dual:
-    """Values of variables, and the tangents of those that are perturbed.
+    """Values of variables, and tangents of the perturbed ones.
 
     Attributes:
-      values: by variable.
-      tangents: by variable; absent where they are zero.
+      values: values by variable.
+      tangents: tangents by variable; absent where they are symbolic zeros.
     """
 
     values: Values
     tangents: Values = dataclasses.field(default_factory=dict)
 
     def run(self, equations: Sequence[Equation], wanted: Iterable[Atom]) -> None:
-        """Compute the values of what is wanted, from those that are known."""
+        """Compute the values of `wanted` from the known values."""
         for equation in leading_to(equations, wanted, self.values):
             given = [self.values[v] for v in variables(equation.inputs)]
             found = _over_steps(equation, given)(*given)
             self.values.update(zip(equation.outputs, found, strict=True))
 
     def push(self, equations: Iterable[Equation]) -> None:
-        """Compute the values and the tangents of equations' outputs."""
+        """Compute the values and the tangents of the equations' outputs."""
         for equation in equations:
             values, tangents = self.jvp(equation)
             self.values.update(values)
@@ -49,13 +49,13 @@ class Dual:
             self.run([equation], equation.outputs)
 
     def jvp(self, equation: Equation, fixed: Container[Variable] = ()) -> tuple[Values, Values]:
-        """Return the values and the tangents of an equation's outputs; nothing, where it is not perturbed.
+        """Return the values and the tangents of an equation's outputs; two empty dicts if it is unperturbed.
 
-        Where it is linear, values need not be known for the tangents to be right.
+        Where the equation is linear, the tangents are right even if the values of its inputs are unknown.
 
         Args:
           equation: the equation.
-          fixed: variables whose tangents do not count.
+          fixed: variables whose tangents are ignored.
         """
         read = variables(equation.inputs)
         tangents = {v: self.tangents[v] for v in read if v in self.tangents and v not in fixed}
@@ -72,7 +72,7 @@ class Dual:
         return values, {v: tangent for v, tangent in pushed.items() if is_inexact(tangent)}
 
     def _value(self, variable: Variable, aval: Any) -> Value:
-        """Return a value, or a zero in its place where it is not known."""
+        """Return the value of a variable, or zeros where it is unknown."""
         if variable in self.values:
             return self.values[variable]
         if variable in self.tangents:
@@ -81,7 +81,7 @@ class Dual:
 
 
 def _over_steps(equation: Equation, given: Sequence[Value]) -> Function:
-    """Return an equation as a function of its inputs, for n steps at once where any of these has n."""
+    """Return an equation as a function of its inputs, mapped over n steps where any input has that axis."""
     pairs = zip(given, variables(equation.inputs), strict=True)
     axes = [0 if jnp.ndim(a) > len(equation.avals_read[v].shape) else None for a, v in pairs]
     if 0 not in axes:
@@ -101,11 +101,13 @@ def multiplies_rows(equation: Equation) -> bool:
 
 
 def rows_by_matrix(equation: Equation, rows: Value, matrix: Value, axis: int = 0) -> Value:
-    """Return a product [*B, N] of rows [*B, K] as one of two matrices: XLA's CPU backend is slow at others.
+    """Return the product of rows [*B, K] with a matrix, [*B, N], computed as a product of two matrices.
+
+    XLA's CPU backend is slow at products with more axes.
 
     Args:
       equation: the product.
-      rows: its rows.
+      rows: the rows [*B, K].
       matrix: [K, N], or [N, K] where `axis` is 1.
       axis: the axis of the matrix that is summed over.
     """

@@ -1,13 +1,13 @@
-"""Plain functions as steps, compiled once for all calls in which they compute the same.
+"""Compilation of plain functions as steps, once for all calls with the same program.
 
-What is compiled for a module depends on its arrays' shapes alone, and its arrays are arguments. A plain
-function may hold anything, and be made anew at every call. So it is traced at every call, which takes
-milliseconds: its program is what is compiled for, and the arrays that it closes over are arguments. Two
-programs are the same if their operations are, one after the other.
+For a module, JAX compiles once per set of array shapes, and the module's arrays are arguments. A plain
+function may close over anything, and may be a new object at every call. It is therefore traced at every call,
+which takes milliseconds. The compiled code is cached by the traced program, and the arrays that the function
+closes over are arguments. Two programs are the same if they consist of the same operations in the same order.
 
-Weakness: functions within a program, such as host callbacks, or rules for a derivative that is asked for
-(``jax.custom_jvp``), count as the same only if they are one object. A step that makes them anew is compiled
-anew.
+Weakness: functions inside a program count as the same only if they are the same object. These are host
+callbacks, and derivative rules (``jax.custom_jvp``) where a derivative is requested. A step that creates them
+at every call is compiled at every call.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from jaxrnn.steps import shapes_of_one
 from jaxrnn.typing import Carry, Step
 
 _KEPT = 64
-"""Programs whose compiled loops are kept."""
+"""Number of programs whose compiled loops are cached."""
 
 _WITH_RULES = ("custom_jvp_call", "custom_vjp_call")
-"""Operations some of whose parameters are rules for derivatives."""
+"""Operations that have derivative rules among their parameters."""
 
 
 class _NoKeyError(Exception):
-    """A program that cannot be compared with others."""
+    """Raised for a program that cannot be compared with others."""
 
 
 class Program:
-    """The program of a step; two are equal if they compute the same.
+    """The traced program of a step, hashable; two programs are equal if they compute the same.
 
     Args:
-      closed: the program, of the carry and the input.
-      form: the tree of its results.
-      key: what tells it from others.
+      closed: the program as a function of the carry and the input.
+      form: the tree structure of its results.
+      key: a hashable value that is equal for equal programs only.
     """
 
     def __init__(self, closed: ClosedJaxpr, form: Any, key: Hashable):
@@ -49,11 +49,11 @@ class Program:
         self._hash = hash(key)
 
     def __hash__(self) -> int:
-        """Return a number that equal programs share."""
+        """Return the hash of the key."""
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        """Tell whether both compute the same."""
+        """Tell whether both programs compute the same."""
         return isinstance(other, Program) and self._key == other._key
 
     def step(self, held: list[Any]) -> Step:
@@ -67,17 +67,17 @@ class Program:
 
 
 def program_of(step: Step, carry: Carry, xs: Any) -> tuple[Program, list[Any]] | None:
-    """Return the program of a step and the arrays that it closes over; None where it has no key.
+    """Return the program of a step and the arrays that it closes over, or None if it has no key.
 
     Args:
       step: a plain function.
       carry: a carry of one step.
       xs: inputs of all steps [T, *B, F].
     """
-    # A function of its own: JAX would trace a function that it knows no second time, whatever it now holds.
+    # The lambda is new at every call: JAX caches traces by function, and the step may now hold other arrays.
     trace = jax.make_jaxpr(lambda carry, x: step(carry, x), return_shape=True)
     closed, result = trace(carry, shapes_of_one(xs))
-    # A tracer may be differentiated from outside, of which its own class says nothing.
+    # Any tracer may be differentiated by an outer transformation, which its class does not show.
     leaves = jax.tree.leaves((carry, xs, closed.consts))
     differentiated = not all(map(checks.concrete, leaves))
     structure = jax.tree.structure((carry, xs)), jax.tree.structure(result)
@@ -90,7 +90,7 @@ def program_of(step: Step, carry: Carry, xs: Any) -> tuple[Program, list[Any]] |
 
 @functools.lru_cache(maxsize=_KEPT)
 def compiled_for(program: Program, run: Callable[..., Any], settings: tuple[str, ...]) -> Any:
-    """Return ``run(step, *arrays, **settings)``, compiled for a program; it takes ``(held, *arrays)``."""
+    """Return ``run(step, *arrays, **settings)`` compiled for a program, as a function of held and arrays."""
 
     def of_arrays(held: list[Any], *arrays: Any, **chosen: Any) -> Any:
         return run(program.step(held), *arrays, **chosen)
@@ -99,7 +99,7 @@ def compiled_for(program: Program, run: Callable[..., Any], settings: tuple[str,
 
 
 def _key_of(jaxpr: Jaxpr, differentiated: bool) -> Hashable:
-    """Return what tells a program from others: its operations, with variables by number."""
+    """Return the key of a program: its operations, with numbered variables."""
     numbers: dict[Any, int] = {}
 
     def number(var: Any) -> Hashable:
@@ -124,7 +124,7 @@ def _key_of(jaxpr: Jaxpr, differentiated: bool) -> Hashable:
 
 
 def _param_key(value: Any, differentiated: bool, rules: bool) -> Hashable:
-    """Return what tells a parameter of an operation from others; rules for derivatives may be left out."""
+    """Return the key of an operation's parameter; where `rules` is set, derivative rules have no key."""
     if isinstance(value, ClosedJaxpr):
         if value.consts:
             raise _NoKeyError

@@ -1,4 +1,4 @@
-"""What `Remat` and `Truncated` have in common: another method, applied to block after block of steps."""
+"""The base class of `Remat` and `Truncated`, which apply another method block by block."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from jaxrnn.unrolling.record import Frames, Method, Unrolled
 
 @dataclasses.dataclass(frozen=True)
 class Nested(Method, abc.ABC):
-    """A method that treats each block in its own way, and leaves the steps to another.
+    """A method that wraps each block of steps and runs another method inside the block.
 
     Args:
-      inside: the method inside a block; by default `Blocked` where it can, otherwise `Scan`.
+      inside: the method inside a block; by default `Blocked` where it supports the step, otherwise `Scan`.
     """
 
     inside: Method | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
-        """Refuse methods that do not nest."""
+        """Require an inner method that can be nested."""
         if self.inside is not None and not (isinstance(self.inside, Method) and self.inside.nests):
             got = checks.describe(self.inside)
             checks.refuse("inside", got, "Blocked(), Scan() or Associative()")
 
     @abc.abstractmethod
     def block_size(self, length: int) -> int:
-        """Return the steps in a block, 1 to `length`."""
+        """Return the number of steps in a block, 1 to `length`."""
 
     @abc.abstractmethod
     def treat(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``run(carry, frames) -> (carry, results)``, one block, as this method has it."""
+        """Wrap ``run(carry, frames) -> (carry, results)``, the function that runs one block."""
 
     def __call__(
         self, cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
         run_inside = self.inside or by_default
-        methods: list[Method] = []  # what ran, which is known when a block has been traced
+        methods: list[Method] = []  # the methods that ran, known once a block has been traced
         stretches = []
         for segment in segments(length, self.block_size(length)):
 

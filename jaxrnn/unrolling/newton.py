@@ -1,26 +1,27 @@
-"""All steps at once: the trajectory as the root of one system of equations, found by Newton's method.
+"""Newton's method over all steps at once: the trajectory is the root of one system of equations.
 
     r_t(s) = s_t − step(s_t−1, x_t) = 0 ,   t = 1 … T
 
-A trajectory s is guessed; the step is linearised around it, and the linear recurrence
+The method guesses a trajectory s, linearises the step around it, and solves the linear recurrence
 
     s_t ← step(s_t−1) + (1 − λ) J_t (s_t−1^new − s_t−1)        J_t = ∂step/∂s at s_t−1
 
-solved by an associative scan: Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence
-length" (DEER). With the diagonal of J_t alone it is quasi-DEER, whose solve costs S a step and
-not S³ (here the diagonal is taken from the whole J_t, and the gradient goes step by step); the damping λ,
-which shortens the reach of each linearisation, is Gonzalez et al.'s (2024, "Towards scalable
-and stable parallelization of nonlinear RNNs"; 2025, scale-ELK). Every iteration makes at least one more step
-exact, so T suffice; dynamics that contract need few, chaotic ones many, and may overflow on the way.
+by an associative scan: Lim et al. 2024, "Parallelizing non-linear sequential models over the sequence length"
+(DEER). With only the diagonal of J_t the method is quasi-DEER, whose solve costs S per step instead of S³
+(here the diagonal is taken from the whole J_t, and the gradient is computed step by step). The damping λ,
+which shortens the reach of each linearisation, is due to Gonzalez et al. (2024, "Towards scalable and stable
+parallelization of nonlinear RNNs"; 2025, scale-ELK). Every iteration makes at least one more step exact, so T
+iterations suffice. Contracting dynamics need few iterations; chaotic dynamics need many, and may overflow.
 
-The gradient is the implicit one, exact at the root, whatever Jacobian found it. If the tolerance is not met,
-the sequential path answers, and `Unrolled.convergence` says so; under ``jax.vmap`` both paths always run.
+The gradient is the implicit gradient. It is exact at the root, whichever Jacobian was used to find the root.
+If the tolerance is not met, the steps are computed sequentially, and `Unrolled.convergence` says so. Under
+``jax.vmap`` both paths always run.
 
-Sequences of a batch must know nothing of each other: a step that mixes its leading axes is refused nowhere,
-and its gradient is wrong.
+The sequences of a batch must be independent. A step that mixes its leading axes is not detected, and its
+gradient is wrong.
 
-Weakness: S³ work and S² memory a step for the dense Jacobian. Worth it for small states, long sequences and
-many parallel cores; on a CPU the loop is faster.
+Weakness: S³ work and S² memory per step for the dense Jacobian. The method pays off for small states, long
+sequences and many parallel cores; on a CPU the loop is faster.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ _Advance = Callable[..., Any]
 @checked
 @dataclasses.dataclass(frozen=True)
 class Newton(Method):
-    """Newton's method over all steps.
+    """Newton's method over all steps at once.
 
     Args:
-      tol: the residual |s_t − step(s_t−1)| at which the trajectory counts as found, relative to the largest
+      tol: the residual |s_t − step(s_t−1)| at which the iteration has converged, relative to the largest
         entry of s_t, at every t; by default 100 times the resolution of the dtype.
-      max_iters: iterations before the sequential path takes over.
+      max_iters: iterations after which the steps are computed sequentially.
       damping: λ from 0 (Newton's method) to 1 (fixed-point iteration); a little tames chaotic dynamics.
       jacobian: "dense", or "diagonal" for quasi-DEER.
     """
@@ -72,7 +73,7 @@ class Newton(Method):
     nests: ClassVar[bool] = False
 
     def __post_init__(self):
-        """Refuse settings out of range."""
+        """Require settings within their ranges."""
         if self.tol is not None:
             checks.positive("tol", self.tol)
         checks.count("max_iters", self.max_iters)
@@ -98,7 +99,7 @@ class Newton(Method):
             done = Scan()(cell, carry, frames, initial=initial, length=length)
             return flat_state(done.carries, 1 + depth)
 
-        # What the step closes over becomes an argument, so that the equations can be differentiated by it.
+        # Turn what the step closes over into arguments, to differentiate the equations with respect to it.
         pure, weights = jax.closure_convert(advance, start, at(frames, 0))
         found, convergence = self._search(
             pure, *jax.lax.stop_gradient((weights, start, frames)), length
@@ -111,7 +112,7 @@ class Newton(Method):
         return Unrolled(outputs, at(carries, length - 1), carries, self, convergence)
 
     def rounds(self, length: int, convergence: Convergence | None) -> Int[Array, ""]:
-        """Return the rounds of all iterations, and the loop's where they did not converge."""
+        """Return the rounds of all iterations, plus those of the loop where they did not converge."""
         assert convergence is not None  # `__call__` always gives one
         loop = jnp.where(convergence.converged, 0, length)
         return convergence.iterations * combinations(length) + loop
@@ -119,7 +120,7 @@ class Newton(Method):
     def _search(
         self, pure: _Advance, weights: Any, start: Any, frames: Frames, length: int
     ) -> tuple[Any, Convergence]:
-        """Return the states of the trajectory [T, *B, S], and how well it was found."""
+        """Return the states of the trajectory [T, *B, S] and the convergence of the iteration."""
         tol = 100 * jnp.finfo(start.dtype).eps if self.tol is None else self.tol
 
         def advanced(states):
@@ -142,8 +143,8 @@ class Newton(Method):
             linear = _jacobians(pure, weights, frames, before_each(start, states))
             left = new - states
             carried = self._solve(linear, left) - left
-            # Added to the step's own value, so that a step whose past is exact becomes exact to the last
-            # bit; and nothing is added where the products overflowed.
+            # The correction is added to the step's own value, so that a step whose past is exact becomes
+            # exact to the last bit. Nothing is added where the products overflowed.
             states = new + jnp.where(jnp.isfinite(carried), carried, 0)
             states = jnp.where(jnp.isfinite(states), states, 0)
             return iteration + 1, states, advanced(states)
@@ -203,9 +204,9 @@ def _jacobians(pure: _Advance, weights: Any, frames: Frames, states: Any) -> Any
 def _attached(
     pure: _Advance, dense: bool, weights: Any, start: Any, frames: Frames, found: Any
 ) -> Any:
-    """Return the states found, with the derivative that their equations give them.
+    """Attach the implicit derivative to the states found.
 
-    From s_t = step(s_t−1, θ) follows ds_t = J_t ds_t−1 + ∂step/∂θ dθ, a linear recurrence; transposed, it is
+    From s_t = step(s_t−1, θ) follows the linear recurrence ds_t = J_t ds_t−1 + ∂step/∂θ dθ. Its transpose is
     BPTT.
     """
 
@@ -236,7 +237,7 @@ def _attached(
         if not dense:
             return found, one_by_one(gain, d_start)
         matrices = _jacobians(pure, weights, frames, before)
-        # Products over long stretches may overflow where the gradient, which stops short of them, does not.
+        # Products of Jacobians over long stretches may overflow where the gradient does not: go step by step.
         finite = jnp.isfinite(_products(matrices)).all()
         at_once = functools.partial(_dense_recurrence, matrices)
         return found, jax.lax.cond(finite, at_once, one_by_one, gain, d_start)

@@ -1,4 +1,4 @@
-"""What an unrolling takes and gives, whichever method carries it out."""
+"""The inputs and results that all methods of unrolling share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jaxrnn.typing import Carry, Size, Step
 
 
 class Frames(NamedTuple):
-    """Everything a step needs beside its carry, stacked over time; absent parts are None.
+    """Everything a step needs besides its carry, stacked over time; absent parts are None.
 
     Attributes:
       x: inputs [T, *B, F].
       valid: False where a step is padding: the carry is held and the output is zero.
-      reset: True where a step starts from the carry that resets go back to.
+      reset: True where a step starts from the reset carry.
     """
 
     x: Any
@@ -28,11 +28,11 @@ class Frames(NamedTuple):
 
 
 class Method(abc.ABC):
-    """A way to carry a step through time; what it can do at all, it does with the numbers of `Scan`.
+    """A method of carrying a step through time; where it applies, its results agree with those of `Scan`.
 
     Attributes:
-      any_mask: it takes every mask, and resets; otherwise padding on the right alone.
-      nests: it can run inside another method, which needs any mask and has no place for a `Convergence`.
+      any_mask: whether it supports all masks and resets; otherwise only padding on the right.
+      nests: whether it can run inside another method. That requires `any_mask` and no `Convergence`.
     """
 
     any_mask: ClassVar[bool] = True
@@ -45,7 +45,7 @@ class Method(abc.ABC):
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
 
     def rounds(self, length: int, convergence: Convergence | None) -> int | Int[Array, ""]:
-        """Return how many rounds, each of which waits for the one before, `length` steps took."""
+        """Return how many sequentially dependent rounds `length` steps took."""
         del convergence
         return length
 
@@ -53,13 +53,13 @@ class Method(abc.ABC):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Convergence:
-    """How an iterative method fared.
+    """The convergence of an iterative method.
 
     Attributes:
-      iterations: how many it took, one number for the whole batch.
-      residual: the largest |carry_t − step(carry_t−1)| that was left.
-      converged: whether that was below the tolerance. Where it was not, what is returned was computed step
-        by step, at the price of both.
+      iterations: the number of iterations, one for the whole batch.
+      residual: the largest |carry_t − step(carry_t−1)| after the last iteration.
+      converged: whether the residual met the tolerance. Where it did not, the result was computed step by
+        step, in addition to the iterations.
     """
 
     iterations: Int[Array, ""]
@@ -70,14 +70,14 @@ class Convergence:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unrolled:
-    """A cell carried through time.
+    """The results of carrying a cell through time.
 
     Attributes:
-      outputs: what the cell gave at each step, [T, *B, Y]; zero at padded steps.
+      outputs: the cell's output at each step [T, *B, Y]; zero at padded steps.
       carry: the carry after each sequence's last valid step (with ``reverse``, its first).
       carries: the carry after every step, leaves [T, *B, H].
       method: the method that ran.
-      convergence: how an iterative method fared; None for the others.
+      convergence: the convergence of an iterative method; None for other methods.
     """
 
     outputs: Any
@@ -88,10 +88,10 @@ class Unrolled:
 
     @property
     def rounds(self) -> int | Int[Array, ""]:
-        """How many rounds of operations waited for one another.
+        """The number of sequentially dependent rounds of operations.
 
-        One a time step in a loop; 2 ⌊log₂ T⌋ in `Associative`, the dependent combinations of its scan; as
-        many for each iteration of `Newton`, and the loop's T on top where it did not converge.
+        A loop takes one round per time step. `Associative` takes 2 ⌊log₂ T⌋, the dependent combinations of
+        its scan. `Newton` takes 2 ⌊log₂ T⌋ for each iteration, and T more where it did not converge.
         """
         length = jax.tree.leaves(self.carries)[0].shape[0]
         return self.method.rounds(length, self.convergence)
@@ -100,8 +100,8 @@ class Unrolled:
 def where(condition: Shaped[Array, "..."], chosen: Any, other: Any) -> Any:
     """Select between two trees by a condition [*B] over the leading axes of their leaves.
 
-    A leaf that does not begin with these axes, such as a time step or a counter that all sequences share, has
-    no part that belongs to one sequence: there all of `chosen` is taken.
+    Leaves that do not begin with these axes, such as a time step or a counter that all sequences share, are
+    taken from `chosen` as a whole.
     """
 
     def select(a, b):
@@ -114,14 +114,14 @@ def where(condition: Shaped[Array, "..."], chosen: Any, other: Any) -> Any:
 
 
 def restarted(reset: Bool[Array, "..."], initial: Any, carry: Any) -> Any:
-    """Return `initial` where `reset` is True, and `carry` elsewhere and in leaves without batch axes."""
+    """Return `initial` where `reset` is True; elsewhere, and in leaves without batch axes, return `carry`."""
     return where(~reset, carry, initial)
 
 
 def seen(tree: Any, valid: Any) -> Any:
-    """Return a tree with zeros wherever a step is padding; as it is, where `valid` is None.
+    """Return a tree with zeros at padded steps, or unchanged where `valid` is None.
 
-    Random keys, which have no zero and can be no NaN, and leaves without batch axes stay as they are.
+    Random keys, which have no zero and cannot be NaN, and leaves without batch axes stay unchanged.
     """
     if valid is None:
         return tree
@@ -136,8 +136,8 @@ def seen(tree: Any, valid: Any) -> Any:
 def framed_step(cell: Step, initial: Carry) -> Step:
     """Return the step over `Frames`: `cell` with padding and resets taken into account.
 
-    An invalid step's input is replaced by zeros *before* the cell sees it: selecting the result alone
-    would leave NaN in the gradient, for 0 · ∂(NaN) is NaN.
+    The input of a padded step is replaced by zeros *before* the cell reads it. Selecting only the result
+    would leave NaN in the gradient, because 0 · ∂(NaN) is NaN.
     """
 
     def step(carry: Carry, frame: Frames) -> tuple[Carry, Any]:

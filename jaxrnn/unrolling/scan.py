@@ -1,9 +1,9 @@
-"""The reference: one step after another, by ``lax.scan``.
+"""The reference method: one step after another, by ``lax.scan``.
 
-Every other method is held to this one, forward and backward. It works for any step, under any
-transformation (forward mode and Hessians too), and keeps every carry. Its weakness is speed and
-memory: the backward pass stores what each step computed and adds to a weight-shaped gradient at each
-of them.
+Every other method is tested against this one, in the forward and the backward pass. It works for any step,
+under any transformation (forward mode and Hessians too), and keeps every carry. Its weakness is speed and
+memory: the residuals of the backward pass are all that each step computed, and every step adds to a gradient
+of the weights' shape.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from jaxrnn.unrolling.record import Frames, Method, Unrolled, framed_step
 @checked
 @dataclasses.dataclass(frozen=True)
 class Scan(Method):
-    """``lax.scan`` over the steps.
+    """The method that runs ``lax.scan`` over the steps.
 
     Args:
-      unroll: steps per iteration of the compiled loop; more costs compile time.
+      unroll: steps per iteration of the compiled loop; more steps cost compile time.
     """
 
     unroll: int = 1
 
     def __post_init__(self):
-        """Refuse a loop of no steps."""
+        """Require at least one step per iteration."""
         checks.count("unroll", self.unroll)
 
     def __call__(
@@ -43,7 +43,7 @@ class Scan(Method):
             carry, y = step(carry, frame)
             return carry, (carry, y)
 
-        # A length that ``jax.export`` leaves open is to be read off the frames.
+        # Under ``jax.export`` the length may be symbolic, so ``lax.scan`` has to infer it from the frames.
         given = None if jax.tree.leaves(frames) else length
         last, (carries, outputs) = jax.lax.scan(
             record, carry, frames, length=given, unroll=self.unroll

@@ -1,4 +1,4 @@
-"""A sequence that arrives piece by piece: each call goes on where the one before stopped."""
+"""Stateful unrolling of a sequence that arrives piece by piece: each call continues the preceding one."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from jaxrnn.unrolling.record import Unrolled
 
 
 class Stateful:
-    """`unroll` with a memory: the carry of one call is where the next one starts.
+    """`unroll` with a stored carry: each call starts from the last carry of the preceding call.
 
-    The gradient stops between calls (truncated BPTT, one window a call). For use outside ``jax.jit``, as in
-    evaluation or online prediction; inside, hand the carry on yourself:
+    The gradient stops between calls (truncated BPTT, one window per call). Use it outside ``jax.jit``, as in
+    evaluation or online prediction. Inside ``jax.jit`` pass the carry on explicitly:
     ``unroll(cell, xs, carry=jax.lax.stop_gradient(done.carry), reset_carry=start)``. A reset inside a piece
-    goes back to where the stream began.
+    goes back to the carry from which the stream began.
 
     Args:
       cell: the cell.
-      carry: where the first call starts; by default the cell's own initial carry.
+      carry: the carry of the first call; by default the cell's own initial carry.
 
     Attributes:
       carry: the carry after the last call, leaves [*B, H]; None before the first.
@@ -51,8 +51,8 @@ class Stateful:
         """Carry the cell through the next piece [T, *B, F]; `options` are those of `unroll`.
 
         Raises:
-          InputError: the call is traced by ``jax.jit`` or a derivative, where no memory may be written; or
-            what `unroll` refuses.
+          InputError: the call is traced by ``jax.jit`` or a derivative, where the carry cannot be stored, or
+            `unroll` refuses an argument.
         """
         for name in ("carry", "reverse"):
             if name in options:
@@ -67,10 +67,10 @@ class Stateful:
         return done
 
     def _start(self, xs: Any) -> Carry:
-        """Return where the stream began, and where episodes begin."""
+        """Return the carry from which the stream began, which is also the reset carry."""
         return begin(self.cell, xs, self._first)[0]
 
     @checked
     def reset(self, carry: Carry | None = None) -> None:
-        """Start anew, from `carry` or the cell's own initial carry."""
+        """Restart the stream from `carry`, or from the cell's own initial carry."""
         self.carry = self._first = carry

@@ -1,22 +1,25 @@
-"""A step carried through time, and the derivative of that: one ``jax.custom_jvp``.
+"""The trajectory of a step and its derivative, as one ``jax.custom_jvp``.
 
-Along a trajectory that is known, the tangents obey (`jaxrnn.unrolling.dataflow` has the words)
+Along a known trajectory the tangents obey (`jaxrnn.unrolling.dataflow` defines the terms)
 
     d carry'  = ∂gates/∂carry · d carry + ∂gates/∂signal · d signal      in the loop
     d signal  = d operand · W + d tap                                    in the loop
     d tap     = operand · dW + d input                                   a block of steps at once
 
-A tap is an extra term of a signal whose value is zero; only its tangent matters. This is all that is written
-here. It is linear in the tangents, so JAX transposes it: the loop of the backward pass carries cotangents of
-the carry alone. The cotangent of a tap equals that of its signal, and dW is operandᵀ times this cotangent,
-one product a block. Forward mode, ``jax.linearize`` and Hessians follow from this rule.
+A tap is an extra term of a signal. Its value is zero, and only its tangent matters. This module implements
+these three equations and nothing else. They are linear in the tangents, so JAX transposes them, and the loop
+of the backward pass carries cotangents of the carry alone. The cotangent of a tap equals that of its signal,
+and the cotangent of W is operandᵀ times it, one product per block. Forward mode, ``jax.linearize`` and
+Hessians follow from the same rule.
 
-The carries are kept for the backward pass. ``jax.checkpoint`` around each step makes it compute the gates
-again instead of reading them from memory, and around each block of steps the signals too, where these are not
-kept. A linear recurrence without weights in its loop is left to JAX's own derivative, which saves only the
-factors, and these the forward pass has computed anyway.
+The residuals are the carries, and the signals if `Plan.keep` is set. A ``jax.checkpoint`` around each step
+makes the backward pass recompute the gates instead of reading them from memory. A second one, around each
+block of steps, makes it recompute the signals where they are not kept. A linear recurrence without weights in
+its loop is left to JAX's own derivative. That derivative saves only the factors of the recurrence, which the
+forward pass has computed anyway.
 
-Weakness: a gradient of a gradient by reverse mode twice differentiates the forward loop as ``lax.scan`` does.
+Weakness: reverse mode over reverse mode differentiates the forward loop as ``lax.scan`` does, and is no
+faster.
 """
 
 from __future__ import annotations
@@ -44,10 +47,10 @@ Leaves = list[Value]
 _Flag = Value | None
 
 _Taken = tuple[Leaves, tuple[Leaves, Leaves, Values]]
-"""The next carry; with it, of each step: carry, outputs, and the values of some variables."""
+"""The next carry, and for each step the carry, the outputs and the values of some variables."""
 
 _Pushed = tuple[Values, tuple[Values, Leaves]]
-"""The tangents of the next carry; with it, of each step: those of carry and outputs."""
+"""The tangents of the next carry, and for each step those of the carry and the outputs."""
 
 _Step = Callable[[Leaves, tuple[Values, _Flag, _Flag]], _Taken]
 """``(carry, (drives, valid, reset)) -> (carry, results)``, as ``lax.scan`` takes it."""
@@ -58,15 +61,15 @@ _TangentStep = Callable[[Values, tuple[Values, Values, _Flag, _Flag]], _Pushed]
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is settled before anything is computed.
+    """The static decisions about how T steps are computed.
 
     Attributes:
-      program: of the step.
+      program: the program of the step.
       length: number T of steps.
       block: steps in a block.
-      keep: whether what gates read is kept for the backward pass, or computed again from the carries.
-      hoist: whether drives are computed for a block of steps at once, or step by step.
-      ahead: whether the forward loop fetches the drives of a step during the step before.
+      keep: whether what gates read is kept as a residual; otherwise it is recomputed from the carries.
+      hoist: whether drives are computed for a block of steps at once; otherwise step by step.
+      ahead: whether the forward loop fetches the drives of a step during the preceding step.
       transpose: whether weights are transposed once before the loop. XLA's CPU backend multiplies rows by a
         transposed matrix a third more slowly, and the backward loop would do so at every step.
     """
@@ -81,13 +84,13 @@ class Plan:
 
 
 class Arguments(NamedTuple):
-    """What a step is carried through time from.
+    """The arrays from which a trajectory is computed; the rule differentiates with respect to them.
 
     Attributes:
-      weights: `StepProgram.weights`.
+      weights: the values of `StepProgram.weights`.
       initial: leaves of the carry that a reset goes back to.
       carry: leaves of the first carry.
-      frames: masks, and leaves of the inputs [T, …].
+      frames: masks, and the leaves of the inputs [T, …].
     """
 
     weights: Leaves
@@ -97,12 +100,12 @@ class Arguments(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What comes of T steps.
+    """The results of T steps.
 
     Attributes:
       last: leaves of the last carry.
       carries: leaves of the carry after each step [T, …].
-      outputs: leaves of y [T, …], where it is not a function of the carry alone.
+      outputs: leaves of y [T, …]; empty where y is a function of the next carry and weights.
     """
 
     last: Leaves
@@ -111,13 +114,13 @@ class Steps(NamedTuple):
 
 
 class Tangents(NamedTuple):
-    """The tangents of what is perturbed, by variable.
+    """The tangents of the perturbed arguments, by variable.
 
     Attributes:
-      weights: in float32 at least, for their cotangents are added up over many steps.
-      initial: of the carry that a reset goes back to.
-      carry: of the first carry; zeros for leaves that a later step perturbs.
-      x: of the inputs [T, …].
+      weights: tangents of the weights, at least in float32, as their cotangents are summed over many steps.
+      initial: tangents of the carry that a reset goes back to.
+      carry: tangents of the first carry; zeros for leaves that are perturbed only at a later step.
+      x: tangents of the inputs [T, …].
     """
 
     weights: Values
@@ -127,7 +130,7 @@ class Tangents(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """What the derivative of n steps needs: `Steps.carries`, what is kept, masks and inputs, d inputs."""
+    """What the derivative of n steps reads: carries, kept signals, masks and inputs, tangents of inputs."""
 
     carries: Leaves
     kept: Values
@@ -136,7 +139,7 @@ class _Block(NamedTuple):
 
 
 def carry_through(plan: Plan, given: Arguments) -> Steps:
-    """Take T steps."""
+    """Compute the trajectory of T steps."""
     if plan.program.is_linear:
         return _forward(plan, given, again=not plan.keep)[0]
     return _carry_through(plan, given)
@@ -155,7 +158,7 @@ def _jvp(plan: Plan, primals: tuple[Arguments], tangents: tuple[Arguments]) -> t
 
 
 def _tangents_of(program: StepProgram, given: Arguments, d_given: Arguments) -> Tangents:
-    """Sort out what is perturbed: at once, or by what an earlier step makes of it."""
+    """Return the tangents without symbolic zeros, but with zeros for a carry that a later step perturbs."""
     variables = program.weights, program.carry, program.carry, program.x
     leaves = *d_given[:3], d_given.frames.x
     d_weights, d_initial, d_carry, d_x = (
@@ -172,19 +175,19 @@ def _tangents_of(program: StepProgram, given: Arguments, d_given: Arguments) -> 
     return Tangents(_widened(d_weights), initial, carry, d_x)
 
 
-# The steps themselves.
+# The forward pass.
 
 
 def _forward(
     plan: Plan, given: Arguments, kept: Sequence[Variable] = (), *, again: bool = False
 ) -> tuple[Steps, Values]:
-    """Return what comes of T steps, and the values of some variables at each step [T, …].
+    """Return the results of T steps, and the values of some variables at each step [T, …].
 
     Args:
-      plan: how.
-      given: from where.
-      kept: the variables.
-      again: compute each block once more in the backward pass, where JAX differentiates it.
+      plan: how the steps are computed.
+      given: the arrays to start from.
+      kept: the variables whose values are returned.
+      again: recompute each block in the backward pass, where JAX differentiates the loop itself.
     """
     program, weights = plan.program, _by(plan.program.weights, given.weights)
     step = _step(program, weights, given.initial, kept)
@@ -209,7 +212,7 @@ def _forward(
 
 
 def _drives(program: StepProgram, weights: Values, frames: Frames) -> Values:
-    """Return what depends on the inputs, of one step or of many."""
+    """Return the drives, for one step or for many at once."""
     dual = Dual({**weights, **_inputs(program, frames)})
     dual.run(program.flat.equations, program.drives)
     return {v: dual.values[v] for v in program.drives}
@@ -218,7 +221,7 @@ def _drives(program: StepProgram, weights: Values, frames: Frames) -> Values:
 def _step(
     program: StepProgram, weights: Values, initial: Leaves, kept: Sequence[Variable]
 ) -> _Step:
-    """Return one step, given the values of its drives."""
+    """Return the step as ``lax.scan`` takes it; it reads its drives and reports the variables `kept`."""
     read = _widened({v: weights[v] for v in program.read_weights if is_inexact(weights[v])})
 
     def step(carry: Leaves, now: tuple[Values, _Flag, _Flag]) -> _Taken:
@@ -240,10 +243,10 @@ def _step(
 def _scan_ahead(
     step: _Step, carry: Leaves, frames: tuple[Values, _Flag, _Flag], length: int
 ) -> _Taken:
-    """``lax.scan``, with each step's drives fetched one step before, into the loop's state.
+    """Run ``lax.scan`` with each step's drives fetched one step ahead, into the loop's state.
 
-    Gates are slices of a drive. Fetched in the step that reads them they are slices of a slice, which XLA's
-    CPU backend does not vectorise.
+    Gates read slices of a drive. If a drive were fetched in the step that reads it, these would be slices of
+    a slice, which XLA's CPU backend does not vectorise.
     """
     drives, valid, reset = frames
 
@@ -257,11 +260,11 @@ def _scan_ahead(
     return carry, results
 
 
-# Their tangents.
+# The tangents.
 
 
 def _push(plan: Plan, given: Arguments, steps: Steps, kept: Values, moving: Tangents) -> Steps:
-    """Return the tangents of what comes of T steps."""
+    """Return the tangents of the results of T steps."""
     program, weights = plan.program, _by(plan.program.weights, given.weights)
     step = _step_of_tangents(plan, weights, moving)
 
@@ -297,7 +300,7 @@ def _push(plan: Plan, given: Arguments, steps: Steps, kept: Values, moving: Tang
 def _known_and_taps(
     program: StepProgram, weights: Values, starts: Values, moving: Tangents, now: _Block
 ) -> tuple[Values, Values]:
-    """Return, of a block of steps, what gates read, where each starts included, and taps: all [n, …]."""
+    """Return the values that gates read in a block of steps (signals and first carries), and the taps."""
     tangents = _narrowed(moving.weights, weights) | seen(now.d_x, now.frames.valid)
     dual = Dual({**weights, **_inputs(program, now.frames)}, tangents)
     dual.push(leading_to(program.flat.equations, program.drives, dual.values))
@@ -310,7 +313,7 @@ def _known_and_taps(
 
 
 def _taps(program: StepProgram, dual: Dual) -> Values:
-    """Return the taps of a block, from the tangents of weights and drives and the values of operands."""
+    """Return the taps of a block, given tangents of weights and drives and values of operands."""
     taps: Values = {}
 
     def stop_at(variables: Sequence[Variable]) -> None:
@@ -327,7 +330,7 @@ def _taps(program: StepProgram, dual: Dual) -> Values:
 
 
 def _step_of_tangents(plan: Plan, weights: Values, moving: Tangents) -> _TangentStep:
-    """Return what one step makes of the tangents of its carry, given what its gates read and its taps."""
+    """Return the step of the tangents: it maps tangents of the carry to the next, given signals and taps."""
     program = plan.program
     read = {v: moving.weights[v] for v in program.read_weights if v in moving.weights}
     factors = [program.factors(product)[1] for product in program.products]
@@ -362,10 +365,11 @@ def _step_of_tangents(plan: Plan, weights: Values, moving: Tangents) -> _Tangent
 
 
 def _transposed(program: StepProgram, weights: Values) -> dict[Equation, Equation]:
-    """Return the products of rows with a weight as products with the transposed weight, held once for all."""
+    """Return each product of rows with a weight as a product with the weight transposed before the loop."""
 
     def of(product: Equation) -> Equation:
         operand, weight = program.factors(product)
+        # The barrier keeps XLA from folding the transposition back into the products of the loop.
         held = jax.lax.optimization_barrier(weights[weight].T)
         return dataclasses.replace(
             product,
@@ -383,20 +387,20 @@ def _inputs(program: StepProgram, frames: Frames) -> Values:
 
 
 def _by(variables: Sequence[Variable], leaves: Sequence[Value]) -> Values:
-    """Return leaves by the variables that stand for them."""
+    """Map variables to the leaves that they stand for."""
     return dict(zip(variables, leaves, strict=True))
 
 
 def _widened(arrays: Values) -> Values:
-    """Return arrays in float32 at least: cotangents of many steps are added up in the dtype of these."""
+    """Return arrays at least in float32, the dtype in which cotangents are summed over many steps."""
     return {v: a.astype(at_least_float32(a.dtype)) for v, a in arrays.items()}
 
 
 def _narrowed(arrays: Values, like: Values) -> Values:
-    """Return arrays in the dtypes that they had."""
+    """Return arrays in the dtypes of those of `like`."""
     return {v: a.astype(like[v].dtype) for v, a in arrays.items()}
 
 
 def _every_leaf(variables: Sequence[Variable], tangents: Values, values: Leaves) -> Leaves:
-    """Return the tangents of all leaves, zeros where there are none."""
+    """Return the tangents of all leaves, with symbolic zeros materialized."""
     return [tangents.get(v, jnp.zeros_like(a)) for v, a in _by(variables, values).items()]

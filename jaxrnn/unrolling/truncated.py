@@ -1,12 +1,12 @@
-"""Truncated BPTT: the gradient goes back to the edge of its window of steps, and no further.
+"""Truncated BPTT: the gradient goes back to the start of its window of steps, and no further.
 
-    carry_t+1 = step(carry_t, x_t)               as ever
+    carry_t+1 = step(carry_t, x_t)               as in every method
     ∂carry_t+1 / ∂carry_t := 0                   where t + 1 is the first step of a window
 
-The forward pass is that of every other method; the gradient is another, and biased: no dependence longer
-than the window is learnt, and the mean reach is half of it (Williams & Peng 1990; Tallec & Ollivier 2017,
-"Unbiasing Truncated Backpropagation Through Time"). `Truncated` cuts within one call; `Stateful` carries
-the state of one call on to the next, for sequences that arrive piece by piece.
+The forward pass equals that of every other method. The gradient differs, and is biased: no dependence longer
+than the window is learned, and the mean reach is half the window (Williams & Peng 1990; Tallec & Ollivier
+2017, "Unbiasing Truncated Backpropagation Through Time"). `Truncated` cuts the gradient within one call;
+`Stateful` passes the carry of one call on to the next, for sequences that arrive piece by piece.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from jaxrnn.unrolling.record import Frames, Unrolled
 @checked
 @dataclasses.dataclass(frozen=True)
 class Truncated(Nested):
-    """Stop the gradient at the edge of every window.
+    """The method that stops the gradient at the start of every window.
 
-    The first window's gradient reaches the initial carry; the last window is shorter where `window` does
+    The gradient of the first window reaches the initial carry. The last window is shorter where `window` does
     not divide the number of steps.
 
     Args:
@@ -41,16 +41,16 @@ class Truncated(Nested):
     window: int
 
     def __post_init__(self):
-        """Refuse a window without steps, and methods that do not nest."""
+        """Require at least one step in a window, and an inner method that can be nested."""
         super().__post_init__()
         checks.count("window", self.window)
 
     def block_size(self, length: int) -> int:
-        """Return the steps in a window."""
+        """Return the number of steps in a window."""
         return min(self.window, length)
 
     def treat(self, run: Callable[..., Any]) -> Callable[..., Any]:
-        """Hand the carry on without its derivative."""
+        """Wrap a block so that it passes its carry on without the gradient."""
 
         def cut(carry, frames):
             carry, results = run(carry, frames)
@@ -63,5 +63,5 @@ class Truncated(Nested):
     ) -> Unrolled:
         """Take `length` steps from `carry`; a reset goes back to `initial`."""
         done = super().__call__(cell, carry, frames, initial=initial, length=length)
-        # The last carry is a result, whose gradient goes back through its own window.
+        # The last carry is a result, so its gradient has to go back through the last window.
         return dataclasses.replace(done, carry=at(done.carries, length - 1))

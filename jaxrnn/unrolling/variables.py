@@ -1,13 +1,13 @@
-"""Cells of other libraries that change their own variables: random counts, batch statistics, counters.
+"""Support for Flax modules that change their own variables: random counts, batch statistics, counters.
 
-Our cells hold parameters alone, so a step is a function. A Flax module may change its variables at a step, as
-``nnx.Dropout`` and ``nnx.BatchNorm`` do, and as ``nnx.RNN`` allows: what a step leaves in them the next one
-finds. Here they become part of the carry,
+The cells of this package hold only parameters, so their step is a pure function. A Flax module may change its
+variables at a step, as ``nnx.Dropout`` and ``nnx.BatchNorm`` do; ``nnx.RNN`` supports this too. The next step
+then reads the changed variables. Here the variables become part of the carry,
 
     (carry_t+1, variables_t+1), y_t = step((carry_t, variables_t), x_t)
 
-and when all steps are done the module has the last ones. They belong to no sequence, so masks and resets
-leave them alone: a padded step changes them too.
+and after the last step they are written back to the module. They belong to no single sequence, so masks and
+resets do not apply to them: a padded step changes them too.
 
 Weakness: variables that a step adds, as ``module.sow`` does, are dropped.
 """
@@ -27,14 +27,14 @@ from jaxrnn.unrolling.record import Frames, Unrolled, framed_step
 
 
 def has_variables(cell: nnx.Module) -> bool:
-    """Tell whether a module has variables that are no parameters."""
+    """Tell whether a module has variables other than parameters."""
     return any(
         not isinstance(variable, nnx.Param) for _, variable in nnx.to_flat_state(nnx.state(cell))
     )
 
 
 class WithoutEffects:
-    """A module as a step that changes nothing; other attributes are the module's.
+    """A module wrapped as a pure step; all other attributes are those of the module.
 
     Args:
       cell: the module.
@@ -49,11 +49,11 @@ class WithoutEffects:
         return getattr(self._cell, name)
 
     def __call__(self, carry: Carry, x: Any) -> tuple[Carry, Any]:
-        """Take one step from the variables that the module has now."""
+        """Take one step from the current variables of the module."""
         return self._step(self._variables, carry, x)[1]
 
     def _step(self, variables: Any, carry: Carry, x: Any) -> tuple[Any, tuple[Carry, Any]]:
-        # Copies: only variables made while JAX traces the step may be changed there.
+        # Copy them: Flax lets a traced step change only variables that were created in the same trace.
         copies = jax.tree.map(lambda leaf: leaf, (self._params, variables))
         module = nnx.merge(self._form, *copies)
         result = module(carry, x)
@@ -62,7 +62,7 @@ class WithoutEffects:
         return nnx.from_flat_state([(p, v) for p, v in after if p in kept]), result
 
     def settled(self, carry: Carry, xs: Any) -> Step:
-        """Return the module itself where a step changes none of its variables, and otherwise this step."""
+        """Return the module itself if a step changes none of its variables, otherwise this wrapper."""
         changes = []
 
         def look(carry, x):
@@ -75,7 +75,7 @@ class WithoutEffects:
         return self if any(changes) else self._cell
 
     def threaded(self, initial: Carry) -> Step:
-        """Return the step over `Frames` whose carry is a pair of the module's variables and its own carry."""
+        """Return the step over `Frames` whose carry is the pair of the module's variables and its carry."""
 
         def step(carry: Any, frame: Frames) -> Any:
             variables, own = carry
@@ -96,7 +96,7 @@ class WithoutEffects:
         return self._variables, carry
 
     def finish(self, done: Unrolled) -> Unrolled:
-        """Give the module its last variables; return what belongs to the carry alone."""
+        """Write the last variables back to the module, and return the results without them."""
         variables, carry = done.carry
         nnx.update(self._cell, variables)
         return dataclasses.replace(done, carry=carry, carries=done.carries[1])
