@@ -1,6 +1,6 @@
 """jaxrnn: a laboratory for recurrent networks in JAX.
 
-Carry any cell through time (`unroll`), decompose its BPTT gradient into the step Jacobians that it is a
+Unroll any cell (`unroll`), decompose its BPTT gradient into the step Jacobians that it is a
 product of (`jaxrnn.analysis`), and measure what a recurrent network can and cannot do.
 
 Public names are imported on first use, so ``import jaxrnn`` itself loads nothing else.

@@ -108,7 +108,7 @@ class ResetBeforeGRUCell(DenseWeights):
     def step(
         self, carry: Float[Array, "*B H"], x: Float[Array, "*B F"]
     ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
-        """Return h' twice."""
+        """Return h' as carry and output."""
         drive_r, drive_z, drive_n = jnp.split(self.project(x), 3, axis=-1)
         u_r, u_z, u_n = jnp.split(self.recurrent_kernel[...], 3, axis=-1)
         r = sigmoid(drive_r + carry @ u_r)
@@ -119,7 +119,7 @@ class ResetBeforeGRUCell(DenseWeights):
 
 
 class OGRUCell(DenseWeights):
-    """Optimised GRU cell, in our reading of its abstract; carry h [*B, H], output h.
+    """Optimised GRU cell, as we read the paper's abstract; carry h [*B, H], output h.
 
     Args:
       in_features: size F of the input.
@@ -141,7 +141,7 @@ class OGRUCell(DenseWeights):
     def step(
         self, carry: Float[Array, "*B H"], x: Float[Array, "*B F"]
     ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
-        """Return h' twice."""
+        """Return h' as carry and output."""
         drive_r, drive_zn = jnp.split(self.project(x), [self.hidden_features], axis=-1)
         u_r, u_zn = jnp.split(self.recurrent_kernel[...], [self.hidden_features], axis=-1)
         r = sigmoid(drive_r + carry @ u_r)

@@ -8,7 +8,7 @@ gradients vanish or explode. Each function here returns an initialiser ``(key, s
 - `orthogonal`: every singular value equals `scale`, Saxe et al. 2014; no direction is lost.
 - `identity`: W = scale·I, the IRNN of Le, Jaitly & Hinton 2015.
 - `spectral_radius`: Gaussian entries rescaled so that max |λ| is exactly `rho`, as in echo state
-  networks (Jaeger 2001). Non-normal: ‖W‖ ≈ 2ρ, so it grows first even when ρ < 1.
+  networks (Jaeger 2001). W is non-normal with ‖W‖ ≈ 2ρ, so states grow at first even if ρ < 1.
 - `chrono`: gate biases whose time constants spread over 1 … max_lag, Tallec & Ollivier 2018.
 
 A gated cell's recurrent kernel [H, G·H] consists of G square blocks. `per_gate` draws each block separately,

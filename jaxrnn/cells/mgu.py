@@ -45,7 +45,7 @@ class MGUCell(DenseWeights):
     def step(
         self, carry: Float[Array, "*B H"], x: Float[Array, "*B F"]
     ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
-        """Return h' twice."""
+        """Return h' as carry and output."""
         drive_f, drive_n = jnp.split(self.project(x), 2, axis=-1)
         u_f, u_n = jnp.split(self.recurrent_kernel[...], 2, axis=-1)
         f = sigmoid(drive_f + carry @ u_f)

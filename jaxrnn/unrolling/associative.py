@@ -102,7 +102,7 @@ def _maps_of(cell: Step, carry: Carry, xs: Any, length: int, group: list[int]) -
 
 
 def _with_frames(maps: _Maps, anew: list[Any], frames: Frames) -> _Maps:
-    """Return the maps with resets, which start from `anew`, and with the identity at padded steps."""
+    """Return maps that start from `anew` at resets, and are the identity at padded steps."""
     matrix, gain = maps
     zero = jnp.zeros_like(gain[0])
     if frames.reset is not None:

@@ -110,7 +110,7 @@ class Blocked(Method):
 def by_default(
     cell: Step, carry: Carry, frames: Frames, *, initial: Carry, length: int
 ) -> Unrolled:
-    """Carry a step through time with `Blocked`, or with `Scan` where `Blocked` does not support the step."""
+    """Unroll a step with `Blocked`, or with `Scan` where `Blocked` does not support the step."""
     done = _unrolled(Blocked(), cell, carry, frames, initial, length)
     if done is None:
         return Scan()(cell, carry, frames, initial=initial, length=length)
@@ -120,7 +120,7 @@ def by_default(
 def _unrolled(
     method: Blocked, cell: Step, carry: Carry, frames: Frames, initial: Carry, length: int
 ) -> Unrolled | None:
-    """Carry a step through time; return None if it has to run as `Scan`."""
+    """Unroll a step with `Blocked`; return None if it has to run as `Scan`."""
     traced = _traced(cell, carry, frames)
     if traced is None:
         return None

@@ -45,7 +45,7 @@ class Segment:
         *,
         reverse: bool = False,
     ) -> tuple[Any, Any]:
-        """Carry a state through the blocks, as ``lax.scan`` does.
+        """Scan over the blocks, as ``lax.scan`` does.
 
         Args:
           run: ``(state, block) -> (state, results [size, ...])``.
@@ -79,7 +79,7 @@ def scan_blocks(
     block: int,
     of_blocks: Any = None,
 ) -> tuple[Any, Any]:
-    """Carry a state through time, `block` steps at once.
+    """Scan over T steps, one block of steps at a time.
 
     Args:
       run: ``(state, (of_block, arrays [size, ...])) -> (state, results [size, ...])``.

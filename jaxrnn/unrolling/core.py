@@ -1,4 +1,4 @@
-"""`unroll`, the entry point to all methods of carrying a cell through time.
+"""`unroll`, the entry point to all methods of unrolling a cell over time.
 
 `unroll` converts its arguments (lengths, masks, resets, a missing carry) to one canonical form, `Frames` and
 an initial carry, and passes that to a method. Methods therefore need not handle these options.
@@ -49,11 +49,11 @@ def unroll(
     method: Method | Any = None,
     reset_carry: Carry | None = None,
 ) -> Unrolled:
-    """Carry `cell` through time.
+    """Unroll `cell` over time: apply its step to one input after the other, and pass the carry on.
 
     Args:
-      cell: a cell, ours or Flax's, or any function ``(carry, x) -> (carry, y)``, of one sequence or of a
-        batch (`jaxrnn.batching`).
+      cell: a cell of this package or of Flax, or any function ``(carry, x) -> (carry, y)``, of one sequence
+        or of a batch (`jaxrnn.batching`).
       xs: inputs [T, *B, F], time first; or None with `length`, for an autonomous system.
       carry: initial carry, leaves [*B, H]; by default the cell's own ``initialize_carry``.
       length: number of steps; needed only when `xs` is None.

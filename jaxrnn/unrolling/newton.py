@@ -61,7 +61,7 @@ class Newton(Method):
       tol: the residual |s_t − step(s_t−1)| at which the iteration has converged, relative to the largest
         entry of s_t, at every t; by default 100 times the resolution of the dtype.
       max_iters: iterations after which the steps are computed sequentially.
-      damping: λ from 0 (Newton's method) to 1 (fixed-point iteration); a little tames chaotic dynamics.
+      damping: λ from 0 (Newton's method) to 1 (fixed-point iteration); a small λ helps with chaotic dynamics.
       jacobian: "dense", or "diagonal" for quasi-DEER.
     """
 

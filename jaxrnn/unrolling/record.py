@@ -28,7 +28,7 @@ class Frames(NamedTuple):
 
 
 class Method(abc.ABC):
-    """A method of carrying a step through time; where it applies, its results agree with those of `Scan`.
+    """A method of unrolling a step; where it applies, its results agree with those of `Scan`.
 
     Attributes:
       any_mask: whether it supports all masks and resets; otherwise only padding on the right.
@@ -70,7 +70,7 @@ class Convergence:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unrolled:
-    """The results of carrying a cell through time.
+    """The results of unrolling a cell.
 
     Attributes:
       outputs: the cell's output at each step [T, *B, Y]; zero at padded steps.

@@ -48,7 +48,7 @@ class Stateful:
         self._first = carry
 
     def __call__(self, xs: Any, **options: Any) -> Unrolled:
-        """Carry the cell through the next piece [T, *B, F]; `options` are those of `unroll`.
+        """Unroll the cell over the next piece [T, *B, F]; `options` are those of `unroll`.
 
         Raises:
           InputError: the call is traced by ``jax.jit`` or a derivative, where the carry cannot be stored, or
