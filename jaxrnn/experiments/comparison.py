@@ -1,4 +1,4 @@
-"""Cells side by side: trained on one task at matched size, their gradients taken apart before and after.
+"""Cells side by side: trained on one task at matched size, their gradients analysed before and after.
 
 This is the laboratory's first experiment and what `jaxrnn demo` runs. Each cell is a run of its own in a
 folder below, so an experiment that was broken off goes on where it stood. The report is made from the

@@ -110,7 +110,7 @@ class NetworkConfig:
     heads: int = 4
 
     def check(self) -> None:
-        """Refuse a cell that is not in the table, sizes that are none, and settings without effect."""
+        """Require a cell of the table, valid sizes, and no setting without effect."""
         checks.choice("cell", self.cell, CELLS)
         checks.choice("body", self.body, BODIES)
         for field, most in (

@@ -19,7 +19,7 @@ class Score:
     """The test scores of networks that differ in their seeds alone.
 
     Attributes:
-      settings: what they were trained with, of that of which several values were tried.
+      settings: the values of the swept hyperparameters.
       values: one score a seed.
     """
 

@@ -1,4 +1,4 @@
-"""What a model stands on: a layer of any kind, asked for the sizes that the parts around it must have."""
+"""The body of a model, a layer of any kind, and the sizes that the parts around it must have."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def last_output(
     return done.outputs[0] if layer.reverse else last_step(done.outputs, seq_lengths)
 
 
-_LARGEST = 2**40  # parameters, of which the machines that there are hold fewer
+_LARGEST = 2**40  # more parameters than any machine holds
 
 
 @checked

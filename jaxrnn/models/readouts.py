@@ -1,4 +1,4 @@
-"""From the outputs of a body to what is asked for: one answer a sequence, a step or a token, and its loss.
+"""From the outputs of a body to answers: one a sequence, a step or a token, and their loss.
 
     a sequence   logits   = V y_T + d      `SequenceClassifier`
     a step       logits_t = V y_t + d      `SequenceLabeller`, also called a tagger

@@ -7,7 +7,7 @@ what comes next (`next_token_loss`). Bidirectional, it says what stood where tok
 (`mask_tokens`, `masked_token_loss`): Devlin et al. 2019, "BERT", without its second task of sentence pairs
 and the extra layer before its output.
 
-Weakness: a masked model learns from the 15 % of the tokens that it is asked for, and gives no probability to
+Weakness: a masked model learns from the 15 % of the tokens that it must predict, and gives no probability to
 a text.
 """
 
@@ -102,7 +102,7 @@ class MaskedTokens(NamedTuple):
 
     Attributes:
       inputs: what the model reads [T, *B].
-      chosen: True where it is asked for the token that stood there [T, *B].
+      chosen: True where the model must predict the token that stood there [T, *B].
     """
 
     inputs: Int[Array, "T *B"]
@@ -119,7 +119,7 @@ def mask_tokens(
     rate: float = 0.15,
     eligible: Bool[ArrayLike, "T *B"] | Any = None,
 ) -> MaskedTokens:
-    """Choose tokens to be asked for, and hide most of them (Devlin et al. 2019).
+    """Choose tokens to predict, and hide most of them (Devlin et al. 2019).
 
     Each token is chosen with probability `rate`, each by itself, where BERT draws a fixed number. Of the
     chosen, 80 % become `mask_id`, 10 % a token drawn evenly from the vocabulary without the mask, and 10 %
@@ -196,7 +196,7 @@ def next_token_loss(
     """Return the mean cross-entropy of tokens 2 … T, each given those before it, in nats a token.
 
     Raises:
-      InputError: the model is not causal: it would read what it is asked for.
+      InputError: the model is not causal: it would read what it must predict.
     """
     if not model.stack.causal:
         checks.refuse("model", "a bidirectional Transformer", "one with causal=True")

@@ -32,7 +32,7 @@ def parity(longest: int = 40, tested: int = 500) -> Task:
     """Tell whether a string of a's and b's has an odd number of b's.
 
     Args:
-      longest: of the strings to train on; they have 1 to so many letters.
+      longest: the longest training string; lengths are uniform on 1 … longest.
       tested: longest of the strings to test on; each is longer than all of the training.
     """
     return _regular(
@@ -187,7 +187,7 @@ def dyck(kinds: int = 2, longest: int = 50, tested: int = 100, depth: int = 10) 
 
     Args:
       kinds: of brackets.
-      longest: of the strings to train on, which have 2 to so many brackets.
+      longest: the most brackets of a training string, which has at least 2.
       tested: longest of the strings to test on; each is longer than all of the training.
       depth: how many brackets may be open at once.
     """

@@ -26,7 +26,7 @@ def jsb_chorales(folder: str | os.PathLike[str] | None = None) -> Task:
     """Foretell Bach's chorales, chord by chord.
 
     229 pieces to train, 76 to validate, 77 to test. The score is −log p of the next chord, in nats a step,
-    its notes taken as independent given the past; the first chord is foretold from silence. Chance knows how
+    its notes taken as independent given the past; the first chord is predicted from silence. Chance knows how
     often each key sounds (Boulanger-Lewandowski et al. 2012; with about 20,000 parameters Chung et al. 2014
     report 9.10 for tanh, 8.67 for LSTM, 8.54 for GRU).
 
@@ -40,7 +40,7 @@ def jsb_chorales(folder: str | os.PathLike[str] | None = None) -> Task:
     (path,) = find_files("jsb", folder, {what: "JSB_Chorales.mat"}).values()
     found = read_cell_arrays(path, _PARTS, what)
     pieces = {part: _checked(path, part, found[part], what) for part in _PARTS}
-    train, valid, test = (_foretelling(pieces[part]) for part in _PARTS)
+    train, valid, test = (_predicting(pieces[part]) for part in _PARTS)
     often = np.concatenate(pieces["traindata"]).mean(axis=0)
     often = often.clip(_RAREST, 1 - _RAREST)
     asked = np.concatenate(pieces["testdata"])
@@ -62,7 +62,7 @@ def jsb_chorales(folder: str | os.PathLike[str] | None = None) -> Task:
     )
 
 
-def _foretelling(pieces: list[np.ndarray]) -> Source:
+def _predicting(pieces: list[np.ndarray]) -> Source:
     shown = [np.concatenate([np.zeros_like(piece[:1]), piece[:-1]]) for piece in pieces]
     return bucketed(shown, pieces, groups=4)
 

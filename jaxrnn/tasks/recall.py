@@ -1,4 +1,4 @@
-"""Tasks of memory: something is shown, time passes, and it is asked for.
+"""Tasks of memory: something is shown, time passes, and the network must answer what it was.
 
 Each sets one demand apart. Copying keeps much for long; selective copying also decides what to keep; recall
 of the first token keeps one thing through noise that looks alike; the flip-flop keeps and overwrites;
@@ -209,7 +209,7 @@ def _agreement(gap: int, fillers: int, cues: int, key: Key, batch: int) -> Batch
 def shifted_labels(shift: int = 10, length: int = 100, alphabet: int = 4) -> Task:
     """Name, at every step, the token of some steps ago, or of some steps ahead.
 
-    A shift above 0 asks for the past, which takes a memory of so many tokens; one below 0 asks for the
+    A shift above 0 asks for the past, which takes a memory of that many tokens; one below 0 asks for the
     future, which a network that reads forwards cannot know.
 
     Args:

@@ -1,6 +1,7 @@
-"""Time series: oscillation, chaos, memory in the system itself, and noise that nobody can foretell.
+"""Time series: oscillation, chaos, memory in the system itself, and noise that nobody can predict.
 
-Every series is given as its own past: at step t the values up to t are known and a later one is asked for.
+Every series is given as its own past: at step t the values up to t are known, and a later one is to be
+predicted.
 The systems are integrated once, by the Runge–Kutta rule of fourth order in float64 NumPy steps small enough
 that the data do not depend on them, and cut into examples. Series are scaled to mean 0 and variance 1, so
 that always answering the mean has an error of 1, but for FitzHugh–Nagumo, whose published errors are in its
@@ -65,7 +66,7 @@ def lorenz(ahead: int = 10, length: int = 200) -> Task:
     steps.
 
     Args:
-      ahead: steps between the last known value and the one that is asked for.
+      ahead: steps between the last known value and the one to predict.
       length: values of a series.
     """
     _check(length=length, ahead=ahead)
@@ -87,10 +88,10 @@ def mackey_glass(ahead: int = 84, length: int = 200, delay: float = 17.0) -> Tas
 
         x'(t) = 0.2 x(t − τ) / (1 + x(t − τ)¹⁰) − 0.1 x(t)
 
-    sampled every unit of time (Mackey & Glass 1977; foretelling 84 steps ahead since Lapedes & Farber 1987).
+    sampled every unit of time (Mackey & Glass 1977; predicted 84 steps ahead since Lapedes & Farber 1987).
 
     Args:
-      ahead: steps between the last known value and the one that is asked for.
+      ahead: steps between the last known value and the one to predict.
       length: values of a series.
       delay: τ; chaotic from about 17 on.
     """
@@ -192,7 +193,7 @@ def _forecast(
     solved: float,
     source: str,
 ) -> Task:
-    """Return the task of foretelling series some steps ahead; `sizes`: of training and validation."""
+    """Return the task of predicting series some steps ahead; `sizes`: of training and validation."""
     checks.count("ahead", ahead)
     cuts = np.cumsum(sizes)
     known, asked = values[:, :-ahead], values[:, ahead:]

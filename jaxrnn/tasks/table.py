@@ -34,7 +34,7 @@ from jaxrnn.tasks.series import fitzhugh_nagumo, lorenz, mackey_glass, random_wa
 from jaxrnn.tasks.translation import multi30k
 
 _FOLDER = "folder"
-_LARGEST = 10**6  # of a setting: no task has so many steps
+_LARGEST = 10**6  # the largest value of a setting: no task has as many steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Text(Source):
         return min(_EVALUATION_LANES, len(self))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Go through the whole text in so many lanes; what fills their ends up does not count."""
+        """Go through the whole text in parallel lanes; the padding at their ends does not count."""
         asked = len(self.tokens) - 1
         lane = -(-asked // batch_size)
         windows = -(-lane // self.window)

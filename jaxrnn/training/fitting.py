@@ -73,7 +73,7 @@ class FitResult:
       chance: the score of an answer that ignores the inputs.
       solved: the score from which the task counts as solved; None where there is no such line.
       initial: the ensemble before training; every leaf has a leading axis of networks.
-      models: the ensemble after training: the last weights, or the best ones if they were asked for.
+      models: the ensemble after training: the last weights, or with ``select="best"`` the best ones.
       history: rows as in ``metrics.jsonl``, one a report, beginning with step 0 before training.
       valid_score: the task's metric of `models` on the validation data, one a network.
       test_score: the task's metric on the test data, one a network.
@@ -191,7 +191,7 @@ def fit(
       A `FitResult`. The test data are looked at once, at the end; nothing is chosen by them.
 
     Raises:
-      InputError: a batch larger than the training data, devices that there are not, or a checkpoint of
+      InputError: a batch larger than the training data, more devices than exist, or a checkpoint of
         another network.
       Stopped: the process was asked to end (SIGTERM); the state is in the checkpoint.
       ProcessLostError: another process of the job is gone; the last checkpoint is good.
@@ -205,7 +205,7 @@ def fit(
             with Interruption() as interruption:
                 return _result(run, first, run.train(start, Nowhere(), interruption))
         say = ProgressBar(title, config.steps).say
-        # Signals are heard until the result is written: until then there is something to save or to say.
+        # Signals are handled until the result is written: until then there is something to save or to report.
         with folder.opened(), Interruption() as interruption:
             with Checkpoints(folder.checkpoints, say, origin=lambda: folder.origin) as checkpoints:
                 keeper = Keeper(folder, checkpoints)

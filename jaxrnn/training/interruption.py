@@ -1,4 +1,4 @@
-"""A request to end, heard at a moment when everything can be saved.
+"""A request to end, handled at a moment when everything can be saved.
 
 A scheduler that takes a machine back sends SIGTERM and waits a little; a person presses Ctrl-C. Either is
 noted, and between two pieces of training the state is saved and the run ends. A second Ctrl-C ends it at
@@ -54,7 +54,7 @@ def together() -> Iterator[None]:
 
 
 class Interruption:
-    """Listens for SIGTERM and SIGINT while it is entered; outside the main thread it hears nothing."""
+    """Listens for SIGTERM and SIGINT while it is entered; outside the main thread it receives nothing."""
 
     def __init__(self):
         self._heard: int | None = None

@@ -2,7 +2,7 @@
 
 A report evaluates, notes which weights were the best so far, and keeps a line of metrics and a checkpoint
 that belong together. Between two of them, training is cut into calls of half a second, so that progress shows
-and a request to end is heard.
+and a request to end is noticed.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Run:
                     first, left, begin = first + count, left - count, begin + count
 
     def _adapt(self, count: int, seconds: float) -> None:
-        """Let a call take as many steps as fit into half a second: progress shows, and signals are heard.
+        """Let a call take as many steps as fit into half a second: progress shows, and signals are noticed.
 
         Several processes must cut alike, and so do not cut at all.
         """

@@ -4,7 +4,7 @@
     spectral     Σ_i max(σ_i − 1, 0)²      of the singular values of each gate's recurrent weights: none may
                                            stretch a state
     omega        Pascanu's Ω               Σ_t (‖∂L/∂s_t+1 · J_t+1‖ / ‖∂L/∂s_t+1‖ − 1)²: the gradient keeps
-                                           its length on the way back (Pascanu, Mikolov & Bengio 2013)
+                                           its length in the backward pass (Pascanu, Mikolov & Bengio 2013)
     flossing     Σ λ_i²                    of the leading Lyapunov exponents: no direction shrinks or grows
                                            (Engelken 2023, "Gradient flossing")
     gradient     ‖∂L/∂θ‖²                  of the loss's own gradient: a flat place is preferred

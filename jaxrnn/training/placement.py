@@ -35,7 +35,7 @@ class Placement:
     data_devices: int = 1
 
     def check(self, networks: int, batch: int) -> None:
-        """Refuse devices that there are not, or that do not divide networks and batch."""
+        """Require devices that exist and that divide the networks and the batch."""
         for field in ("member_devices", "data_devices"):
             checks.count(field, getattr(self, field))
         if networks % self.member_devices:

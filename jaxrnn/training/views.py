@@ -60,7 +60,7 @@ def view(model: Any, task: Task, batch: Batch) -> View | None:
 
 @checked
 def whole_sequences(source: Source, count: int) -> Batch:
-    """Return up to so many sequences of one length, the longest there is among the first `_SEARCHED`."""
+    """Return up to `count` sequences of equal length, the longest among the first `_SEARCHED`."""
     batch = source.take(count)
     if batch.lengths is None:
         return batch
@@ -80,7 +80,7 @@ def whole_sequences(source: Source, count: int) -> Batch:
 
 
 def required(seen: View | None) -> View:
-    """Refuse a network that cannot be taken apart as one cell."""
+    """Require a network that can be analysed as one cell."""
     if seen is None:
         got = "a network of several layers or directions, with zoneout, a learnt initial carry or no cell"
         checks.refuse("run", got, "one forward layer that starts from zeros, without zoneout")
